@@ -1,0 +1,1 @@
+"""Logs to instances, instances to requests, answers to LLaMA-Factory datasets and recipes."""

@@ -1,0 +1,1 @@
+"""Requests to predictions, predictions to scores, scores to tables."""

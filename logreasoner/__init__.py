@@ -1,0 +1,1 @@
+"""What data_builders and eval share: records, prompts, answers, declarations, chat."""

@@ -1,0 +1,77 @@
+"""The think-then-answer form (sections 3.3.1 and appendix A) and nothing else about answers.
+
+Strict: after an optional `<think>` part, exactly one `<answer>` element whose content is one of the task's labels.
+A trajectory also needs exactly one `<solutions>` element before it, with steps numbered 1, 2, 3 ...
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+THINK = re.compile(r"\A\s*(?:<think>)?.*?</think>", re.DOTALL)
+ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+SOLUTIONS = re.compile(r"<solutions>(.*?)</solutions>", re.DOTALL)
+STEP = re.compile(r"^[ \t]*(?:\*\*)?(\d{1,3})[.)][ \t]*", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Numbered reasoning steps (without their numbers) and the label they end in."""
+
+    steps: tuple[str, ...]
+    answer: str
+
+    def render(self) -> str:
+        """The text a model is trained to write."""
+        return f"{render_steps(self.steps)}\n<answer> {self.answer} </answer>"
+
+
+def render_steps(steps: Sequence[str]) -> str:
+    """A `<solutions>` element with the steps numbered from 1."""
+    lines = [f"{number}. {step}" for number, step in enumerate(steps, 1)]
+    return "\n".join(["<solutions>", *lines, "</solutions>"])
+
+
+def parse_label(text: str, labels: Sequence[str]) -> str | None:
+    """The label in the text's one `<answer>` element, as the task spells it, or None.
+
+    Case, surrounding white space, quotes and a final full stop do not matter; anything else does.
+    """
+    text = THINK.sub("", text)
+    found = ANSWER.findall(text)
+    if len(found) != 1 or text.count("<answer>") != 1 or text.count("</answer>") != 1:
+        return None
+    answer = found[0].strip().strip("\"'`*").rstrip(".").strip().casefold()
+    return next((label for label in labels if label.casefold() == answer), None)
+
+
+def parse_steps(body: str) -> tuple[str, ...] | None:
+    """Steps numbered 1, 2, 3 ... in a text; a number out of order belongs to the step it stands in. None without a 1."""
+    starts: list[tuple[int, int]] = []
+    for match in STEP.finditer(body):
+        if int(match.group(1)) == len(starts) + 1:
+            starts.append((match.start(), match.end()))
+    if not starts or body[: starts[0][0]].strip():
+        return None
+    ends = [start for start, _ in starts[1:]] + [len(body)]
+    steps = tuple(body[begin:end].strip() for (_, begin), end in zip(starts, ends, strict=True))
+    return steps if all(steps) else None
+
+
+def parse_trajectory(text: str, labels: Sequence[str]) -> Trajectory | None:
+    """A whole answer: `<solutions>` with numbered steps, then `<answer>` with a label; None if anything is off."""
+    text = THINK.sub("", text)
+    bodies = SOLUTIONS.findall(text)
+    label = parse_label(text, labels)
+    if label is None or len(bodies) != 1 or text.count("<solutions>") != 1:
+        return None
+    if text.index("</solutions>") > text.index("<answer>"):
+        return None
+    steps = parse_steps(bodies[0])
+    return Trajectory(steps, label) if steps else None
+
+
+def same_text(one: str, other: str) -> bool:
+    """Equal after white-space normalisation, which is how kept steps are compared."""
+    return one.split() == other.split()
+

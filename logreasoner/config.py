@@ -1,0 +1,362 @@
+"""What is declared under experiments/, typed and checked; and where a run's artefacts lie.
+
+A run is a declared experiment. `declare` (python -m logreasoner.config) resolves the declaration with its
+overrides once into build/runs/<run>/run.json; every later command reads only that file.
+"""
+
+import functools
+import os
+import re
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from logreasoner import cli
+from logreasoner.cli import UserError
+from logreasoner.files import BUILD, EXPERIMENTS, PROMPTS, digest, read_json, sha256, write_json
+
+StageName = Literal["form-sft", "thought-sft", "solution-sft", "dpo"]
+T = TypeVar("T", bound=BaseModel)
+Counts = dict[str, dict[str, int]]  # task -> group (a vendor, or a source without one) -> rows
+
+
+class Declared(BaseModel):
+    """A declaration; an unknown key is an error, not a surprise."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Task(Declared):
+    """experiments/tasks/<name>.yaml."""
+
+    name: str
+    title: str
+    question: str
+    labels: list[str] = Field(min_length=2)
+    positive: str | None = None
+    metrics: list[str]
+    mask_level: bool = False
+    paper: str = ""
+
+
+class Model(Declared):
+    """A row of models.yaml. `path` is a hub name or a folder; {run} stands for the run's folder."""
+
+    title: str
+    path: str
+    template: str
+    parameters: float = Field(gt=0, description="how many weights, for the memory estimate")
+    committed: bool = False
+
+
+class Stage(Declared):
+    """A row of stages.yaml; `arguments` are LLaMA-Factory's own names."""
+
+    method: Literal["sft", "dpo"]
+    starts_from: str
+    dataset: str
+    section: str
+    needs: str
+    global_batch: int = Field(gt=0)
+    arguments: dict[str, Any]
+
+
+class Hardware(Declared):
+    """A row of hardware.yaml. Memory in GiB a device; max_per_device is the largest micro-batch that fits."""
+
+    title: str
+    devices: int = Field(gt=0)
+    memory: float
+    cpu: bool = False
+    max_per_device: dict[Literal["sft", "dpo"], int]
+    deepspeed: dict[Literal["lora", "qlora", "full"], str] = {}
+    arguments: dict[str, Any] = {}
+
+
+class Teacher(Declared):
+    """Who writes rationales, thoughts and corrections. base_url "$NAME" is read from the environment when asked."""
+
+    model: str
+    base_url: str | None = None
+    key: str = "OPENAI_API_KEY"
+    scripted: bool = False
+
+    def url(self) -> str | None:
+        """The base URL to use now. Raises UserError where it names an unset variable."""
+        if self.base_url and self.base_url.startswith("$"):
+            if self.base_url[1:] not in os.environ:
+                raise UserError(f"the teacher's address is read from {self.base_url}, which is not set")
+            return os.environ[self.base_url[1:]]
+        return self.base_url
+
+
+class Stage1(Declared):
+    """Section 4.1: how many analyses are collected and how many the DPP keeps."""
+
+    handbook: int
+    samples: Counts
+    select: int
+
+
+class Stage2(Declared):
+    """Section 4.1: how many instances pi_thought answers."""
+
+    samples: Counts
+
+
+class Data(Declared):
+    """Where instances come from: the catalogue of sources.yaml, or a folder of this project."""
+
+    kind: Literal["public", "bundled"]
+    train: str = ""
+    seed: int = 0
+
+
+class Experiment(Declared):
+    """experiments/runs/<name>.yaml, complete."""
+
+    name: str
+    title: str
+    seed: int
+    tasks: list[str]
+    data: Data
+    finetuning: Literal["lora", "qlora", "full"]
+    teacher: Teacher
+    corrections_by: Literal["teacher", "self"]
+    embedding: str
+    over_length: Literal["drop", "stop"]
+    stage1: Stage1
+    stage2: Stage2
+    examples: int
+    test_rows: int | None = Field(None, description="at most so many rows of each test set; null is all")
+    stages: dict[str, dict[str, Any]] = Field({}, description="what differs from stages.yaml")
+
+
+class Run:
+    """A declared run: its experiment and the paths of everything it makes."""
+
+    def __init__(self, name: str, experiment: Experiment):
+        self.name = name
+        self.experiment = experiment
+        self.dir = run_dir(name)
+        self.pools = self.dir / "pools"
+
+    @property
+    def mark(self) -> str:
+        """What a result of this run must carry so that no table mixes it with a real teacher's."""
+        return "scripted" if self.experiment.teacher.scripted else "model"
+
+    def dataset(self, model: str, stage: str) -> Path:
+        """Folder of a stage's dataset; stage 1 is the same for all models, so it lies under `shared`."""
+        return self.dir / "datasets" / model / stage
+
+    def recipe(self, model: str, stage: str) -> Path:
+        """The rendered LLaMA-Factory configuration."""
+        return self.dir / "recipes" / model / f"{stage}.yaml"
+
+    def stage_dir(self, model: str, stage: str) -> Path:
+        """Folder of a trained stage: adapter/ (LoRA) or none, model/ (complete weights), manifest.json."""
+        return self.dir / "models" / model / stage
+
+    def weights(self, model: str, stage: str) -> str:
+        """What to load for a stage: for `base` the declared path, else the stage's complete model."""
+        if stage == "base":
+            return models()[model].path.format(run=self.dir)
+        return str(self.stage_dir(model, stage) / "model")
+
+    def stage(self, name: str) -> Stage:
+        """A stage as this run declares it."""
+        declared = stages().get(name)
+        if declared is None:
+            raise UserError(f"unknown stage {name!r}; known: {', '.join(stages())}")
+        changes = self.experiment.stages.get(name, {})
+        arguments = {**declared.arguments, **changes.get("arguments", {})}
+        return Stage(**{**declared.model_dump(), **changes, "arguments": arguments})
+
+    def tasks(self) -> dict[str, Task]:
+        """The run's tasks by name."""
+        return {name: task(name) for name in self.experiment.tasks}
+
+
+def run_dir(name: str) -> Path:
+    """build/runs/<name>. Raises UserError for a name that is not one plain folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"run name {name!r}: letters, digits, '.', '_' and '-' only")
+    return BUILD / "runs" / name
+
+
+def load_yaml(path: Path) -> Any:
+    """Read one YAML file safely. Raises UserError with file and line."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def checked(kind: type[T], value: Any, where: str) -> T:
+    """Validate a declaration. Raises UserError naming the key."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: {key}: {first['msg']}") from None
+
+
+def _rows(kind: type[T], file: str) -> dict[str, T]:
+    path = EXPERIMENTS / file
+    return {name: checked(kind, row, f"{path}: {name}") for name, row in load_yaml(path).items()}
+
+
+@functools.cache
+def models() -> dict[str, Model]:
+    """experiments/models.yaml."""
+    return _rows(Model, "models.yaml")
+
+
+@functools.cache
+def stages() -> dict[str, Stage]:
+    """experiments/stages.yaml."""
+    return _rows(Stage, "stages.yaml")
+
+
+@functools.cache
+def hardware() -> dict[str, Hardware]:
+    """experiments/hardware.yaml."""
+    return _rows(Hardware, "hardware.yaml")
+
+
+@functools.cache
+def decoding() -> dict[str, Any]:
+    """experiments/decoding.yaml: the one place for sampling settings."""
+    return dict(load_yaml(EXPERIMENTS / "decoding.yaml"))
+
+
+def model(name: str) -> Model:
+    """One model. Raises UserError with the known names."""
+    if name not in models():
+        raise UserError(f"unknown model {name!r}; experiments/models.yaml has {', '.join(models())}")
+    return models()[name]
+
+
+@functools.cache
+def task(name: str) -> Task:
+    """One task. Raises UserError with the known names."""
+    known = sorted(path.stem for path in (EXPERIMENTS / "tasks").glob("*.yaml"))
+    if name not in known:
+        raise UserError(f"unknown task {name!r}; experiments/tasks has {', '.join(known)}")
+    path = EXPERIMENTS / "tasks" / f"{name}.yaml"
+    found = checked(Task, {"name": name, **load_yaml(path)}, str(path))
+    if found.positive is not None and found.positive not in found.labels:
+        raise UserError(f"{path}: positive: {found.positive!r} is not one of the labels")
+    return found
+
+
+def experiment(name: str) -> dict[str, Any]:
+    """The raw declaration, with what it extends merged in (maps by key, everything else replaced)."""
+    path = EXPERIMENTS / "runs" / f"{name}.yaml"
+    if not path.exists():
+        known = sorted(found.stem for found in path.parent.glob("*.yaml"))
+        raise UserError(f"unknown experiment {name!r}; experiments/runs has {', '.join(known)}")
+    declared = dict(load_yaml(path))
+    base = declared.pop("extends", None)
+    return _merged(experiment(base) if base else {}, {**declared, "name": name})
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = _merged(result[key], value) if both else value
+    return result
+
+
+def resolve(name: str, overrides: list[str]) -> Experiment:
+    """An experiment with `key=value` overrides (finetuning, teacher, teacher_base_url, tasks, seed)."""
+    declared = experiment(name)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key == "teacher" and value == "self":
+            declared["corrections_by"] = "self"
+        elif key in ("teacher", "teacher_base_url"):
+            field = "model" if key == "teacher" else "base_url"
+            declared["teacher"] = {**declared["teacher"], field: value, "scripted": False}
+        elif key == "tasks":
+            declared["tasks"] = [part for part in re.split(r"[,\s]+", value) if part]
+        elif key in ("finetuning", "seed"):
+            declared[key] = value
+        else:
+            raise UserError(f"unknown override {key!r}; known: finetuning, teacher, teacher_base_url, tasks, seed")
+    result = checked(Experiment, declared, f"experiments/runs/{name}.yaml")
+    for listed in result.tasks:
+        task(listed)
+    return result
+
+
+def _declaration(name: str, found: Experiment) -> dict[str, Any]:
+    run = Run(name, found)
+    return {
+        "run": name,
+        "experiment": found.model_dump(),
+        "stages": {stage: run.stage(stage).model_dump() for stage in stages()},
+        "tasks": {key: value.model_dump() for key, value in run.tasks().items()},
+        "decoding": decoding(),
+        "prompts": {path.name: sha256(path) for path in sorted(PROMPTS.glob("*.j2"))},
+    }
+
+
+def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
+    """`key: one -> other` for every leaf in which two JSON values differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = sorted(set(one) | set(other))
+        return [line for key in keys for line in differences(one.get(key), other.get(key), f"{prefix}{key}.")]
+    return [] if one == other else [f"{prefix.rstrip('.')}: {one!r} -> {other!r}"]
+
+
+def declare(name: str, found: Experiment) -> Run:
+    """Write run.json, or check that the one there declares the same. Raises UserError listing what differs."""
+    path = run_dir(name) / "run.json"
+    wanted = _declaration(name, found)
+    if path.exists():
+        changed = differences(read_json(path), wanted)
+        if changed:
+            listed = "; ".join(changed[:5])
+            raise UserError(f"{path} was declared otherwise ({listed}). Nothing is reused silently: give the changed "
+                            f"one a name of its own (RUN={name}-2) or set back what changed")
+    else:
+        write_json(path, wanted)
+    return Run(name, found)
+
+
+def load_run(name: str) -> Run:
+    """A run that was declared before."""
+    path = run_dir(name) / "run.json"
+    if not path.exists():
+        raise UserError(f"{path}: run {name!r} was not declared; make does it, or: python -m logreasoner.config --run {name}")
+    return Run(name, checked(Experiment, read_json(path)["experiment"], str(path)))
+
+
+def identity(run: Run) -> str:
+    """Short hash of the declaration, for manifests."""
+    return digest(_declaration(run.name, run.experiment))[:16]
+
+
+def main() -> None:
+    """Declare a run."""
+    arguments = cli.parser("logreasoner.config", "Declare a run: resolve an experiment and its overrides once.", """
+python -m logreasoner.config --run paper
+python -m logreasoner.config --run paper-full --experiment paper finetuning=full""")
+    arguments.add_argument("--run", required=True, help="name of the folder under build/runs")
+    arguments.add_argument("--experiment", help="a file of experiments/runs (default: the run's name)")
+    arguments.add_argument("overrides", nargs="*", metavar="key=value",
+                           help="finetuning, teacher, teacher_base_url, tasks or seed")
+    cli.run(arguments, lambda given: print("run", declare(given.run, resolve(
+        given.experiment or given.run, given.overrides)).dir))
+
+
+if __name__ == "__main__":
+    main()

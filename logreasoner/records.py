@@ -1,0 +1,91 @@
+"""An instance: one labelled question about a log (design: "What an instance is")."""
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from logreasoner.cli import UserError
+from logreasoner.files import read_jsonl
+
+LEVEL_MASK = "[MASK]"
+# Vendor logs read MODULE/LEVEL/MNEMONIC. The first such level may have any prefix and blanks around it; a log that
+# repeats it does so with the module's name, which keeps interface names like GigabitEthernet1/0/2 as they are.
+FIRST_LEVEL = re.compile(r"\A(\s*[^/]*/\s*)\d+(?=\s*/)")
+OTHER_LEVEL = re.compile(r"(?<![\w/])([A-Za-z]\w*\s*/\s*)\d+(?=\s*/\s*[A-Za-z])")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One labelled log. `log` is a string, or a tuple of strings for a session."""
+
+    id: str
+    task: str
+    source: str
+    log: str | tuple[str, ...]
+    label: str
+    vendor: str = ""
+    device: str = ""
+    split: str = ""
+    description: str = ""
+
+    @property
+    def text(self) -> str:
+        """The log as one string, a line of a session on each line."""
+        return self.log if isinstance(self.log, str) else "\n".join(self.log)
+
+    @property
+    def masked(self) -> str:
+        """What decides whether two logs are the same log: level masked, white space collapsed."""
+        return " ".join(mask_level(self.text).split())
+
+    def as_json(self) -> dict[str, Any]:
+        """The JSONL form; empty optional fields are left out."""
+        record = asdict(self)
+        return {key: value for key, value in record.items() if value != "" or key in ("log", "label")}
+
+
+def mask_level(log: str) -> str:
+    """Replace every risk level of a vendor log (MODULE/4/MNEMONIC) by [MASK], also where the log repeats it."""
+    for level in (FIRST_LEVEL, OTHER_LEVEL):
+        log = level.sub(rf"\g<1>{LEVEL_MASK}", log)
+    return log
+
+
+def instance(record: dict[str, Any], where: str) -> Instance:
+    """Check one JSON object. Raises UserError that begins with `where` (file:line)."""
+    known = Instance.__dataclass_fields__
+    missing = [key for key in ("id", "task", "source", "log", "label") if key not in record]
+    if missing:
+        raise UserError(f"{where}: an instance needs {', '.join(missing)}")
+    unknown = sorted(set(record) - set(known))
+    if unknown:
+        raise UserError(f"{where}: unknown field {unknown[0]!r}; an instance has {', '.join(known)}")
+    log = record["log"]
+    if isinstance(log, list):
+        log = tuple(log)
+    for key, value in {**record, "log": None}.items():
+        if value is not None and not isinstance(value, str):
+            raise UserError(f"{where}: {key} must be a string, found {type(value).__name__}")
+    if not isinstance(log, str) and not (isinstance(log, tuple) and log and all(isinstance(x, str) for x in log)):
+        raise UserError(f"{where}: log must be a string or a list of strings that is not empty")
+    if not record["id"] or "#" in record["id"]:
+        raise UserError(f"{where}: id {record['id']!r} is empty or contains '#' (kept for sample numbers)")
+    return Instance(**{**record, "log": log})
+
+
+def read_instances(path: Path | str) -> Iterator[Instance]:
+    """Yield the instances of a JSONL file. Raises UserError on a malformed row or an id that comes twice."""
+    seen: set[str] = set()
+    for number, record in read_jsonl(path):
+        item = instance(record, f"{path}:{number}")
+        if item.id in seen:
+            raise UserError(f"{path}:{number}: id {item.id!r} comes twice; ids must be unique")
+        seen.add(item.id)
+        yield item
+
+
+def by_id(instances: Iterable[Instance]) -> dict[str, Instance]:
+    """Instances keyed by their id."""
+    return {item.id: item for item in instances}

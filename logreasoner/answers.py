@@ -8,10 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-THINK = re.compile(r"\A\s*(?:<think>)?.*?</think>", re.DOTALL)
-ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
-SOLUTIONS = re.compile(r"<solutions>(.*?)</solutions>", re.DOTALL)
-STEP = re.compile(r"^[ \t]*(?:\*\*)?(\d{1,3})[.)][ \t]*", re.MULTILINE)
+MARKS = "\"'`*\u201c\u201d\u2018\u2019"  # quotes and Markdown's emphasis
+STEP = re.compile(r"^[ \t]*(?:\*\*)?(\d{1,3})[.)](?!\d)[ \t]*", re.MULTILINE)  # not 2.5, nor an address
 
 
 @dataclass(frozen=True)
@@ -32,21 +30,43 @@ def render_steps(steps: Sequence[str]) -> str:
     return "\n".join(["<solutions>", *lines, "</solutions>"])
 
 
+def after_thinking(text: str) -> str:
+    """What follows the first `</think>` (a chat template may have opened it); nothing where thinking never ended."""
+    before, mark, after = text.partition("</think>")
+    if mark:
+        return after
+    return "" if before.lstrip().startswith("<think>") else text
+
+
+def element(text: str, tag: str) -> str | None:
+    """The content of a text's one `<tag>` element, None unless both of its tags come once and in order."""
+    if text.count(f"<{tag}>") != 1 or text.count(f"</{tag}>") != 1:
+        return None
+    body, mark, _ = text.partition(f"<{tag}>")[2].partition(f"</{tag}>")
+    return body if mark else None
+
+
 def parse_label(text: str, labels: Sequence[str]) -> str | None:
     """The label in the text's one `<answer>` element, as the task spells it, or None.
 
     Case, surrounding white space, quotes and a final full stop do not matter; anything else does.
     """
-    text = THINK.sub("", text)
-    found = ANSWER.findall(text)
-    if len(found) != 1 or text.count("<answer>") != 1 or text.count("</answer>") != 1:
+    found = element(after_thinking(text), "answer")
+    if found is None:
         return None
-    answer = found[0].strip().strip("\"'`*").rstrip(".").strip().casefold()
-    return next((label for label in labels if label.casefold() == answer), None)
+    if found.strip() in labels:
+        return found.strip()
+    answer = _plain(found)
+    return next((label for label in labels if answer and _plain(label) == answer), None)
+
+
+def _plain(answer: str) -> str:
+    inner = answer.strip().strip(MARKS).strip().removesuffix(".").strip().strip(MARKS).strip()
+    return inner.casefold()
 
 
 def parse_steps(body: str) -> tuple[str, ...] | None:
-    """Steps numbered 1, 2, 3 ... in a text; a number out of order belongs to the step it stands in. None without a 1."""
+    """Steps numbered 1, 2, 3 ...; a number out of order belongs to the step it stands in. None without a 1."""
     starts: list[tuple[int, int]] = []
     for match in STEP.finditer(body):
         if int(match.group(1)) == len(starts) + 1:
@@ -60,14 +80,12 @@ def parse_steps(body: str) -> tuple[str, ...] | None:
 
 def parse_trajectory(text: str, labels: Sequence[str]) -> Trajectory | None:
     """A whole answer: `<solutions>` with numbered steps, then `<answer>` with a label; None if anything is off."""
-    text = THINK.sub("", text)
-    bodies = SOLUTIONS.findall(text)
     label = parse_label(text, labels)
-    if label is None or len(bodies) != 1 or text.count("<solutions>") != 1:
+    text = after_thinking(text)
+    body = element(text, "solutions")
+    if label is None or body is None or text.index("</solutions>") > text.index("<answer>"):
         return None
-    if text.index("</solutions>") > text.index("<answer>"):
-        return None
-    steps = parse_steps(bodies[0])
+    steps = parse_steps(body)
     return Trajectory(steps, label) if steps else None
 
 

@@ -76,28 +76,26 @@ class Journal:
             self._load()
 
     def _load(self) -> None:
-        lines = self.path.read_bytes().split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line)
-                self.answers[record["custom_id"], record["request_sha256"]] = record
-            except (ValueError, KeyError, TypeError):
-                if number < len(lines):  # only a line that a kill cut short may be broken, and it ends the file
-                    raise UserError(f"{self.path}:{number}: not a journal line; move the file away or mend it") from None
+        with open(self.path, "rb") as stream:
+            for line in stream:
+                try:
+                    record = json.loads(line)
+                    self.answers[record["custom_id"], record["request_sha256"]] = record
+                except (ValueError, KeyError, TypeError):
+                    continue  # a line that a kill cut short: its request is asked again
 
-    def add(self, asked: Record, response: Record) -> None:
-        """Append one answer, on disk before this returns."""
-        record = {**response, "custom_id": asked["custom_id"], "request_sha256": digest(asked["body"])}
+    def add(self, *pairs: tuple[Record, Record]) -> None:
+        """Append (request, response) pairs; they are on disk before this returns."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab+") as stream:
+        with open(self.path, "ab") as stream:
             if stream.tell() and not self._ends_whole():
                 stream.write(b"\n")
-            stream.write(dump(record).encode() + b"\n")
+            for asked, response in pairs:
+                key = asked["custom_id"], digest(asked["body"])
+                self.answers[key] = {**response, "custom_id": key[0], "request_sha256": key[1]}
+                stream.write(dump(self.answers[key]).encode() + b"\n")
             stream.flush()
             os.fsync(stream.fileno())
-        self.answers[asked["custom_id"], record["request_sha256"]] = record
 
     def _ends_whole(self) -> bool:
         with open(self.path, "rb") as stream:
@@ -129,12 +127,13 @@ async def ask_live(requests: list[Record], journal: Journal, base_url: str | Non
     from tqdm import tqdm
 
     live = decoding()["live"]
-    client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=live["max_retries"], timeout=live["timeout"])
+    client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=live["max_retries"],
+                                timeout=live["timeout"])
     waiting = iter(requests)
 
     async def worker(bar: Any) -> None:
         for asked in waiting:
-            journal.add(asked, await _ask_one(client, asked))
+            journal.add((asked, await _ask_one(client, asked)))
             bar.update()
 
     with tqdm(total=len(requests), unit="answer", disable=None) as bar:
@@ -154,7 +153,7 @@ async def _ask_one(client: Any, asked: Record) -> Record:
             raise UserError(f"{client.base_url} refused: {error.message}") from None
         return {"response": {"status_code": error.status_code, "body": {"error": error.message}}, "error": None}
     except openai.APIConnectionError as error:
-        raise UserError(f"{client.base_url} cannot be reached ({error}); what was answered is kept, run again") from None
+        raise UserError(f"{client.base_url} cannot be reached ({error}); answers so far are kept, run again") from None
     return {"id": answer.id, "response": {"status_code": 200, "body": answer.model_dump(mode="json")}, "error": None}
 
 
@@ -191,8 +190,7 @@ def ask_offline(requests: list[Record], journal: Journal, command: list[str]) ->
             inputs, outputs, log = (Path(folder) / name for name in ("in.jsonl", "out.jsonl", "log"))
             write_jsonl(inputs, chunk)
             _run_logged([*command, "-i", str(inputs), "-o", str(outputs)], log)
-            for _, response in read_jsonl(outputs):
-                journal.add(by_id[response["custom_id"]], response)
+            journal.add(*((by_id[response["custom_id"]], response) for _, response in read_jsonl(outputs)))
 
 
 def _run_logged(command: list[str], log: Path) -> None:
@@ -332,12 +330,12 @@ def served_name(name: str, stage: str) -> str:
 
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
-    if given.role == "teacher":
+    if given.role == "teacher" or (given.role == "corrector" and run.experiment.corrections_by == "teacher"):
         engine = teacher_engine(run)
     elif given.model and given.stage:
         engine = policy_engine(run, given.model, given.stage, given.engine, given.base_url)
     else:
-        raise UserError("--role policy needs --model and --stage")
+        raise UserError(f"--role {given.role} needs --model and --stage")
     answer(given.requests, given.responses, engine)
 
 
@@ -348,7 +346,8 @@ python -m logreasoner.chat --run paper --role teacher --requests X.requests.json
 python -m logreasoner.chat --run paper --role policy --model qwen2.5-7b --stage dpo --engine vllm \\
     --requests X.requests.jsonl --responses X.responses.jsonl""")
     arguments.add_argument("--run", required=True)
-    arguments.add_argument("--role", required=True, choices=["teacher", "policy"])
+    arguments.add_argument("--role", required=True, choices=["teacher", "policy", "corrector"],
+                           help="corrector: the teacher, or the policy where the run says corrections_by: self")
     arguments.add_argument("--model", help="a name of models.yaml")
     arguments.add_argument("--stage", help="base, thought-sft, solution-sft or dpo")
     arguments.add_argument("--engine", default="vllm", choices=["openai", "vllm", "vllm-server"])

@@ -336,7 +336,7 @@ def load_run(name: str) -> Run:
     """A run that was declared before."""
     path = run_dir(name) / "run.json"
     if not path.exists():
-        raise UserError(f"{path}: run {name!r} was not declared; make does it, or: python -m logreasoner.config --run {name}")
+        raise UserError(f"{path}: run {name!r} is not declared; do: python -m logreasoner.config --run {name}")
     return Run(name, checked(Experiment, read_json(path)["experiment"], str(path)))
 
 

@@ -31,8 +31,8 @@ def writing(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(name, 0o644)  # mkstemp makes private files; these are ordinary ones
-        os.replace(name, path)
+        Path(name).chmod(0o644)  # mkstemp makes private files; these are ordinary ones
+        Path(name).replace(path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
@@ -76,11 +76,9 @@ def read_json(path: Path | str) -> Any:
 
 def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) for each line that is not blank. Raises UserError naming file and line."""
-    try:
-        stream = open(path, "rb")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    with stream:
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file")
+    with open(path, "rb") as stream:
         for number, line in enumerate(stream, 1):
             if not line.strip():
                 continue

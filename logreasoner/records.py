@@ -10,10 +10,12 @@ from logreasoner.cli import UserError
 from logreasoner.files import read_jsonl
 
 LEVEL_MASK = "[MASK]"
-# Vendor logs read MODULE/LEVEL/MNEMONIC. The first such level may have any prefix and blanks around it; a log that
-# repeats it does so with the module's name, which keeps interface names like GigabitEthernet1/0/2 as they are.
-FIRST_LEVEL = re.compile(r"\A(\s*[^/]*/\s*)\d+(?=\s*/)")
-OTHER_LEVEL = re.compile(r"(?<![\w/])([A-Za-z]\w*\s*/\s*)\d+(?=\s*/\s*[A-Za-z])")
+# Vendor logs read MODULE/LEVEL/MNEMONIC. The first number between slashes may have any prefix and blanks around it:
+# the public failure labels come from that place, also where a log that begins with prose has an interface there. One
+# log gives two levels (MODULE/4/2/MNEMONIC). A log that repeats its level does so with the module's name, also behind
+# a header such as "%%01"; further interface names (GigabitEthernet1/0/2) stay as they are.
+FIRST_LEVEL = re.compile(r"\A([^/]*/\s*)\d+(?:\s*/\s*\d+(?=\s*/\s*[A-Za-z]))?(?=\s*/)")
+OTHER_LEVEL = re.compile(r"(?<![\w/])(\d*[A-Za-z]\w*+\s*/\s*)\d+(?=\s*/\s*[A-Za-z])")
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,11 @@ class Instance:
 
     @property
     def masked(self) -> str:
-        """What decides whether two logs are the same log: level masked, white space collapsed."""
-        return " ".join(mask_level(self.text).split())
+        """What decides whether two logs are the same log: level masked, white space removed.
+
+        Removed, not collapsed: where one public file breaks a line, another joins the two words (1,500 logs).
+        """
+        return "".join(mask_level(self.text).split())
 
     def as_json(self) -> dict[str, Any]:
         """The JSONL form; empty optional fields are left out."""

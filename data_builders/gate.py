@@ -1,0 +1,111 @@
+"""The last look before training (runs in the train environment): lengths, then the dataset LLaMA-Factory reads.
+
+LLaMA-Factory cuts samples longer than cutoff_len without a word: an answer loses its end, DPO pairs can become equal.
+So every sample is tokenised with the recipe's own model and template, and those that would be cut are dropped, or
+stop the run, as the experiment's over_length says.
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from data_builders.answered import count, show
+from logreasoner import cli
+from logreasoner.cli import UserError
+from logreasoner.config import Run, Stage, load_run, load_yaml
+from logreasoner.files import manifest, read_jsonl, write_json
+
+Row = dict[str, Any]
+Encoder = Callable[[str, str], tuple[list[int], list[int]]]
+RESPONSES = {"sft": ("response",), "dpo": ("chosen", "rejected")}
+
+
+def dataset_info(stage: Stage) -> dict[str, Any]:
+    """The dataset_info.json entry: once `columns` is there, LLaMA-Factory takes every column not listed for absent."""
+    columns = {"prompt": "instruction", "query": "input"}
+    entry: dict[str, Any] = {"file_name": f"{stage.dataset}.json", "formatting": "alpaca"}
+    if stage.method == "dpo":
+        return {stage.dataset: {**entry, "ranking": True,
+                                "columns": {**columns, "chosen": "chosen", "rejected": "rejected"}}}
+    return {stage.dataset: {**entry, "columns": {**columns, "response": "output"}}}
+
+
+def alpaca(sample: Row, stage: Stage) -> Row:
+    """One row of the dataset file; the prompt is the whole user turn."""
+    row = {"instruction": sample["prompt"], "input": ""}
+    if stage.method == "dpo":
+        return {**row, "chosen": sample["chosen"], "rejected": sample["rejected"]}
+    return {**row, "output": sample["response"]}
+
+
+def encoder(weights: str, template: str) -> Encoder:
+    """(prompt, response) -> their token ids, exactly as LLaMA-Factory makes them for training."""
+    from llamafactory.data import get_template_and_fix_tokenizer
+    from llamafactory.hparams import DataArguments
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
+    form = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
+
+    def encode(prompt: str, response: str) -> tuple[list[int], list[int]]:
+        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+        source, target = form.encode_oneturn(tokenizer, messages)
+        return source, target
+
+    return encode
+
+
+def length(sample: Row, stage: Stage, encode: Encoder) -> int:
+    """Tokens of a sample with its longest response, the end-of-turn mark included."""
+    return max(sum(map(len, encode(sample["prompt"], sample[key]))) for key in RESPONSES[stage.method])
+
+
+def gate(run: Run, model: str, stage_name: str, source: Path, encode: Encoder | None = None) -> None:
+    """Write <dataset>.json, dataset_info.json and manifest.json for one stage.
+
+    Raises UserError if nothing is left, or if a sample is too long and over_length is `stop`.
+    """
+    from tqdm import tqdm
+
+    stage, folder = run.stage(stage_name), run.dataset(model, stage_name)
+    recipe = load_yaml(run.recipe(model, stage_name))
+    encode = encode or encoder(recipe["model_name_or_path"], recipe["template"])
+    rows = [{**row, "tokens": length(row, stage, encode)}
+            for _, row in tqdm(read_jsonl(source), unit="sample", desc="lengths", disable=None)]
+    limit = recipe["cutoff_len"]
+    for row in rows:
+        row["outcome"] = "kept" if row["tokens"] <= limit else "too long"
+    kept = [row for row in rows if row["outcome"] == "kept"]
+    counts = count(rows)
+    show(f"{stage.dataset}: {len(kept)} of {len(rows)} samples fit in {limit} tokens "
+         f"(longest: {max((row['tokens'] for row in rows), default=0)})", counts)
+    cut = [row["id"] for row in rows if row["outcome"] == "too long"]
+    if cut and run.experiment.over_length == "stop":
+        raise UserError(f"{source}: {len(cut)} samples are longer than {limit} tokens, the first {cut[0]}; raise cutoff_len "
+                        "in experiments/stages.yaml, or set over_length: drop")
+    if not kept:
+        raise UserError(f"{source}: no sample is left for {stage.dataset}")
+    write_json(folder / f"{stage.dataset}.json", [alpaca(row, stage) for row in kept])
+    write_json(folder / "dataset_info.json", dataset_info(stage))
+    manifest(folder / f"{stage.dataset}.json", [source], counts=counts, cutoff_len=limit, samples=len(kept),
+             longest=max(row["tokens"] for row in kept), dropped=cut, template=recipe["template"], mark=run.mark)
+
+
+def _main(given: argparse.Namespace) -> None:
+    gate(load_run(given.run), given.model, given.stage, given.samples)
+
+
+def main() -> None:
+    """Check lengths and write the dataset of one stage."""
+    arguments = cli.parser("data_builders.gate", "Check sample lengths and write what LLaMA-Factory reads.", """
+python -m data_builders.gate --run paper --model qwen2.5-7b --stage dpo --samples SAMPLES.jsonl""")
+    arguments.add_argument("--run", required=True)
+    arguments.add_argument("--model", required=True)
+    arguments.add_argument("--stage", required=True)
+    arguments.add_argument("--samples", required=True, type=Path, help="prompt with response, or chosen and rejected")
+    cli.run(arguments, _main)
+
+
+if __name__ == "__main__":
+    main()

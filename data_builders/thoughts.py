@@ -1,0 +1,82 @@
+"""What a high-level thought is, and which answers are one (sections 3.2.1 (3) and 6.2.2, equation 1)."""
+
+import json
+import re
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from logreasoner import prompts
+
+LEAST_STEPS, MOST_STEPS = 3, 8  # figure 10 (b): most thoughts have 4 or 5 steps
+Text = Annotated[str, Field(min_length=3)]
+
+# What belongs to one instance and not to a reusable thought: addresses, interface names, identifiers, long numbers.
+DETAIL = re.compile(
+    r"""\b\d{1,3}(?:\.\d{1,3}){3}\b                        # IPv4
+    | \b(?:[0-9a-f]{2,4}[:-]){2,}[0-9a-f]{2,4}\b           # MAC
+    | \b[0-9a-f]{0,4}(?:::?[0-9a-f]{1,4}){2,}\b            # IPv6
+    | \b0x[0-9a-f]{2,}\b                                   # hexadecimal
+    | \b[a-z][a-z-]*\d+(?:/\d+)+\b                         # GigabitEthernet1/0/2
+    | \b(?:eth|ens|enp|wlan|vlanif|eth-trunk)-?\d\w*\b     # eth0, Vlanif10
+    | \b(?=\w*\d)(?=\w*[a-z])\w+(?:-\w*\d\w*)+\b           # R02-M1-N0
+    | \b\w+=\S+                                            # key=value
+    | \b\d{4,}\b                                           # identifiers, times, sizes
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+TOKEN = re.compile(r"[^\s\"'(),;<>]{4,}")
+
+
+class Thought(BaseModel):
+    """A thought template: C_high is the overview with the challenges, T_high the reasoning steps."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    problem_overview: Text
+    key_challenges: list[Text] = Field(min_length=1)
+    reasoning_steps: list[Text] = Field(min_length=LEAST_STEPS, max_length=MOST_STEPS)
+
+    def render(self) -> str:
+        """The response that thought-sft trains towards."""
+        return prompts.render("thought_answer", overview=self.problem_overview, challenges=self.key_challenges,
+                              steps=self.reasoning_steps)
+
+
+def json_object(text: str) -> object:
+    """The JSON in a model's answer, also where it stands in a code fence. Raises ValueError."""
+    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
+    try:
+        return json.loads(fenced.group(1) if fenced else text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def details(steps: list[str], problem: str) -> list[str]:
+    """Instance details that steps carry: by form (addresses, interfaces, ids), or a token of the problem with a digit,
+    an underscore or brackets in it, which no general advice contains by chance."""
+    instance_tokens = {token.strip(".:") for token in TOKEN.findall(problem) if re.search(r"[\d_\[\]]", token)}
+    found = []
+    for step in steps:
+        found += [match.group(0) for match in DETAIL.finditer(step)]
+        found += [token for token in TOKEN.findall(step) if token.strip(".:") in instance_tokens]
+    return found
+
+
+def parse_thought(text: str, problem: str) -> tuple[Thought | None, str]:
+    """(thought, "") or (None, why the answer is not one)."""
+    try:
+        value = json_object(text)
+    except ValueError:
+        return None, "not JSON"
+    return check_thought(value, problem)
+
+
+def check_thought(value: object, problem: str) -> tuple[Thought | None, str]:
+    """(thought, "") or (None, why the JSON value is not one)."""
+    try:
+        thought = Thought.model_validate(value)
+    except ValidationError as error:
+        return None, f"schema: {error.errors()[0]['loc'][0] if error.errors()[0]['loc'] else 'not an object'}"
+    carried = details(thought.reasoning_steps, problem)
+    return (None, "instance detail in a step") if carried else (thought, "")

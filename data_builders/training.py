@@ -1,0 +1,105 @@
+"""Before and after `llamafactory-cli train`: never train a finished folder again, resume what was stopped, check what
+came out, and write the lineage."""
+
+import argparse
+import math
+import shutil
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from data_builders.recipes import output_dir
+from logreasoner import cli
+from logreasoner.cli import UserError
+from logreasoner.config import Run, load_run
+from logreasoner.files import commit, digest, read_json, sha256, write_json
+
+LN2 = math.log(2)
+# DPO starts with policy = reference, so the first loss is ln 2 whatever the data; half precision moves it a little.
+LN2_TOLERANCE = 0.02
+
+
+def _inputs(run: Run, model: str, stage: str) -> dict[str, Any]:
+    """What a training is made of. Two trainings with the same inputs are the same."""
+    parent = run.stage_dir(model, run.stage(stage).starts_from) / "manifest.json"
+    recipe = run.recipe(model, stage)
+    return {
+        "recipe": sha256(recipe),
+        "dataset": sha256(run.dataset(model, stage) / f"{run.stage(stage).dataset}.json"),
+        "starts_from": run.weights(model, run.stage(stage).starts_from),
+        "parent": digest(read_json(parent)["weights"]) if parent.exists() else None,
+    }
+
+
+def before(run: Run, model: str, stage: str) -> None:
+    """Refuse a folder that was begun with other inputs; clear one that was stopped before its first checkpoint."""
+    folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
+    begun, inputs = folder / "inputs.json", _inputs(run, model, stage)
+    if begun.exists() and read_json(begun) != inputs:
+        changed = [key for key, value in inputs.items() if read_json(begun).get(key) != value]
+        raise UserError(f"{folder} was trained from another {' and '.join(changed)}; nothing is trained over it: "
+                        f"use another RUN=, or remove {folder}")
+    write_json(begun, inputs)
+    if finished(output) or any(output.glob("checkpoint-*")):
+        return
+    shutil.rmtree(output, ignore_errors=True)  # LLaMA-Factory refuses a folder with files but no checkpoint
+
+
+def finished(output: Path) -> bool:
+    """Whether LLaMA-Factory came to the end: it writes trainer_state.json last."""
+    return (output / "trainer_state.json").exists()
+
+
+def _losses(output: Path) -> list[dict[str, Any]]:
+    history = read_json(output / "trainer_state.json")["log_history"]
+    return [entry for entry in history if "loss" in entry]
+
+
+def check_first_loss(losses: list[dict[str, Any]], where: Path) -> None:
+    """Raises UserError unless DPO's first loss is ln 2, which it is exactly when the reference equals the policy."""
+    first = losses[0]["loss"] if losses else math.nan
+    if not abs(first - LN2) <= LN2_TOLERANCE:
+        raise UserError(f"{where}: DPO's first loss is {first:.4f}, not ln 2 = {LN2:.4f}: the reference is not the "
+                        "model that training started from")
+
+
+def after(run: Run, model: str, stage: str) -> None:
+    """Check what came out and write manifest.json: inputs, weights' hashes, losses, versions."""
+    folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
+    if not finished(output):
+        raise UserError(f"{output}: training did not finish; run the same command again to resume")
+    losses = _losses(output)
+    if run.stage(stage).method == "dpo":
+        check_first_loss(losses, output)
+    weights = {path.name: sha256(path) for path in sorted((folder / "model").glob("*.safetensors"))}
+    if not weights:
+        raise UserError(f"{folder / 'model'}: no weights; the adapter was not merged")
+    state = read_json(output / "trainer_state.json")
+    packages = ("llamafactory", "torch", "transformers", "trl", "peft")
+    write_json(folder / "manifest.json", {
+        "run": run.name, "model": model, "stage": stage, "mark": run.mark, "commit": commit(),
+        "finetuning": run.experiment.finetuning, "inputs": read_json(folder / "inputs.json"), "weights": weights,
+        "steps": state["global_step"], "epochs": state["epoch"],
+        "first_loss": losses[0]["loss"] if losses else None, "last_loss": losses[-1]["loss"] if losses else None,
+        "versions": {name: version(name) for name in packages},
+    })
+    print(f"{folder}: {state['global_step']} steps, loss {losses[0]['loss']:.4f} -> {losses[-1]['loss']:.4f}")
+
+
+def _main(given: argparse.Namespace) -> None:
+    (before if given.when == "before" else after)(load_run(given.run), given.model, given.stage)
+
+
+def main() -> None:
+    """Check a training before or after it."""
+    arguments = cli.parser("data_builders.training", "Check a training before or after it.", """
+python -m data_builders.training before --run paper --model qwen2.5-7b --stage dpo""")
+    arguments.add_argument("when", choices=["before", "after"])
+    arguments.add_argument("--run", required=True)
+    arguments.add_argument("--model", required=True)
+    arguments.add_argument("--stage", required=True)
+    cli.run(arguments, _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Stage 1 and stage 2 as pure functions from files to files, on a handful of instances."""
+
+import json
+
+import pytest
+
+from data_builders import stage1, stage2
+from logreasoner import chat
+from logreasoner.cli import UserError
+from logreasoner.config import Run, declare, resolve
+from logreasoner.files import read_json, read_jsonl, write_json, write_jsonl
+from logreasoner.records import Instance
+
+PFP = "potential_failure_prediction"
+ITEMS = [Instance(f"p-{number}", PFP, "made-switches", f"FAN/[MASK]/STUCK: Fan {word} stopped.", "True")
+         for number, word in enumerate(["left", "right", "front", "rear"])]
+RIGHT = "<solutions>\n1. A fan stopped.\n2. Heat follows.\n</solutions>\n<answer> True </answer>"
+WRONG = "<solutions>\n1. A fan stopped.\n2. No matter.\n</solutions>\n<answer> False </answer>"
+THOUGHT = {"problem_overview": "Judge an event.", "key_challenges": ["Few words."],
+           "reasoning_steps": ["Name the event.", "Ask what follows.", "Decide."]}
+
+
+def response(custom_id, text, status=200):
+    body = {"choices": [{"message": {"role": "assistant", "content": text}}]} if status == 200 else {"error": text}
+    return {"custom_id": custom_id, "response": {"status_code": status, "body": body}, "error": None}
+
+
+@pytest.fixture
+def run(workdir) -> Run:
+    run = declare("t", resolve("paper", [f"tasks={PFP}"]))
+    for pool in ("stage1", "stage2"):
+        write_jsonl(run.pools / f"{pool}.jsonl", (item.as_json() for item in ITEMS))
+    write_jsonl(run.pools / "handbook.jsonl", [{
+        "id": "hb-1", "source": "made", "vendor": "made", "symptom": "The fan of a device does not turn.",
+        "analysis": ["Look at the cable.", "Swap the fan.", "Call support."]}])
+    return run
+
+
+def rows(path):
+    return [row for _, row in read_jsonl(path)]
+
+
+def to_thoughts(run):
+    folder = stage1.folder(run)
+    stage1.rationale_requests(run)
+    write_jsonl(folder / "rationales.responses.jsonl", [
+        response("p-0", RIGHT), response("p-1", WRONG), response("p-2", "True"), response("p-3", "filtered", 400)])
+    stage1.rationales(run)
+    write_json(folder / "selected.json", [1, 0])
+    stage1.thought_requests(run)
+    return folder
+
+
+def test_rationales_are_asked_without_the_label_and_at_the_papers_temperature(run):
+    stage1.rationale_requests(run)
+    asked = chat.read_requests(stage1.folder(run) / "rationales.requests.jsonl")
+    assert [row["custom_id"] for row in asked] == ["p-0", "p-1", "p-2", "p-3"]
+    assert asked[0]["body"]["temperature"] == 0.8 and asked[0]["body"]["model"] == "gpt-4o-2024-08-06"
+
+
+def test_only_right_rationales_and_the_handbook_are_kept_and_every_loss_is_counted(run):
+    folder = to_thoughts(run)
+    assert [row["id"] for row in rows(folder / "analyses.jsonl")] == ["p-0", "hb-1"]
+    counts = read_json(folder / "analyses.jsonl.manifest.json")["counts"]
+    assert counts == {"handbook": {"right": 1},
+                      PFP: {"refused": 1, "right": 1, "unparsed": 1, "wrong answer": 1}}
+
+
+def test_thoughts_are_asked_in_the_order_of_the_selection(run):
+    asked = chat.read_requests(to_thoughts(run) / "thoughts.requests.jsonl")
+    assert [row["custom_id"] for row in asked] == ["hb-1", "p-0"]
+
+
+def d_thought(run, *answers):
+    folder = to_thoughts(run)
+    write_jsonl(folder / "thoughts.responses.jsonl", answers)
+    stage1.thoughts(run)
+    return folder
+
+
+def test_without_a_review_everything_valid_goes_in_and_the_manifest_says_so(run):
+    folder = d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
+    stage1.dataset(run)
+    samples = rows(folder / "samples.jsonl")
+    assert [row["id"] for row in samples] == ["hb-1"]
+    assert samples[0]["response"].startswith("Problem overview: Judge an event.")
+    assert read_json(folder / "samples.jsonl.manifest.json")["review"] == "not reviewed"
+
+
+def test_a_review_decides_and_the_last_decision_counts(run):
+    folder = d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
+    edited = {**THOUGHT, "problem_overview": "Edited by hand."}
+    write_jsonl(stage1.review_file(run), [
+        {"id": "hb-1", "decision": "accepted"}, {"id": "hb-1", "decision": "rejected"},
+        {"id": "p-0", "decision": "edited", "thought": edited}])
+    stage1.dataset(run)
+    assert [row["id"] for row in rows(folder / "samples.jsonl")] == ["p-0"]
+    assert "Edited by hand." in rows(folder / "samples.jsonl")[0]["response"]
+
+
+@pytest.mark.parametrize(("decision", "said"), [
+    ({"id": "x", "decision": "accepted"}, "no thought has id 'x'"),
+    ({"id": "hb-1", "decision": "maybe"}, "must be accepted"),
+    ({"id": "hb-1", "decision": "edited", "thought": {}}, "not valid"),
+    ({"id": "p-0", "decision": "accepted"}, "is not valid"),
+    ({"id": "hb-1", "decision": ""}, "D_thought is empty"),
+])
+def test_a_wrong_review_is_named(run, decision, said):
+    d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
+    write_jsonl(stage1.review_file(run), [decision])
+    with pytest.raises(UserError, match=said):
+        stage1.dataset(run)
+
+
+def test_a_draft_never_overwrites_decisions(run):
+    d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
+    stage1.review_draft(run)
+    assert [row["decision"] for row in rows(stage1.review_file(run))] == [""]
+    with pytest.raises(UserError, match="is there already"):
+        stage1.review_draft(run)
+
+
+@pytest.mark.parametrize(("answers", "said"), [
+    ([], "4 of 4 answers are missing"), ([response("p-0", RIGHT)] * 2, "comes twice"),
+    ([response("q-9", RIGHT)], "'q-9' was not asked"),
+])
+def test_answers_that_do_not_fit_the_requests_are_named(run, answers, said):
+    write_jsonl(stage1.folder(run) / "rationales.responses.jsonl", answers)
+    with pytest.raises(UserError, match=said):
+        stage1.rationales(run)
+
+
+def solve(run, *texts):
+    stage2.solution_requests(run, "qwen2.5-7b")
+    folder = run.dataset("qwen2.5-7b", "solution-sft")
+    write_jsonl(folder / "solutions.responses.jsonl",
+                (response(item.id, text) for item, text in zip(ITEMS, texts, strict=True)))
+    stage2.solutions(run, "qwen2.5-7b")
+    return folder
+
+
+def test_right_solutions_are_d_corr_with_the_prompt_they_were_sampled_by(run):
+    folder = solve(run, RIGHT, WRONG, "nothing", RIGHT)
+    samples = rows(folder / "samples.jsonl")
+    asked = {row["custom_id"]: row["body"]["messages"][0]["content"]
+             for row in chat.read_requests(folder / "solutions.requests.jsonl")}
+    assert {row["id"] for row in samples} == {"p-0", "p-3"}
+    assert all(row["prompt"] == asked[row["id"]] and row["response"] == RIGHT for row in samples)
+    assert [row["outcome"] for row in rows(folder / "solutions.jsonl")] == ["right", "wrong", "unparsed", "right"]
+
+
+def test_no_right_solution_stops_the_run(run):
+    with pytest.raises(UserError, match="D_corr is empty"):
+        solve(run, WRONG, WRONG, WRONG, "nothing")
+
+
+def correct(run, steps, answer="True"):
+    folder = run.dataset("qwen2.5-7b", "dpo")
+    stage2.correction_requests(run, "qwen2.5-7b")
+    text = json.dumps({"first_error": 2, "reason": "Heat matters.", "steps": steps, "answer": answer})
+    write_jsonl(folder / "corrections.responses.jsonl", [response("p-1", text)])
+    stage2.corrections(run, "qwen2.5-7b")
+    return folder
+
+
+def test_a_correction_becomes_a_preference_pair(run):
+    solve(run, RIGHT, WRONG, "nothing", RIGHT)
+    folder = correct(run, ["A fan stopped.", "Wait: heat follows."])
+    asked = chat.read_requests(folder / "corrections.requests.jsonl")
+    assert [row["custom_id"] for row in asked] == ["p-1"] and "### Correct answer\nTrue" in str(
+        asked[0]["body"]["messages"][0]["content"])
+    (pair,) = rows(folder / "samples.jsonl")
+    assert pair["rejected"] == WRONG
+    assert pair["chosen"] == "<solutions>\n1. A fan stopped.\n2. Wait: heat follows.\n</solutions>\n<answer> True </answer>"
+
+
+def test_no_accepted_correction_stops_the_run(run):
+    solve(run, RIGHT, WRONG, "nothing", RIGHT)
+    with pytest.raises(UserError, match="D_pref is empty"):
+        correct(run, ["A fan stopped.", "Wait."], answer="False")
+
+
+def test_self_correction_asks_pi_thought(workdir):
+    run = declare("self", resolve("paper", [f"tasks={PFP}", "teacher=self"]))
+    write_jsonl(run.pools / "stage2.jsonl", (item.as_json() for item in ITEMS))
+    solve(run, RIGHT, WRONG, "nothing", RIGHT)
+    stage2.correction_requests(run, "qwen2.5-7b")
+    (asked,) = chat.read_requests(run.dataset("qwen2.5-7b", "dpo") / "corrections.requests.jsonl")
+    assert asked["body"]["model"] == "qwen2.5-7b/thought-sft"

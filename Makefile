@@ -101,8 +101,8 @@ preflight: | declare
 .PHONY: data data-ad
 data: $(D)/pools/manifest.json ## download, verify and normalise the public data; show the pools and Tables 1 and 2
 	@$(PY) -m data_builders.pools --run $(RUN) --show
-data-ad: | $(CORE) ## the large raw logs for anomaly detection (BGL.zip, spirit2.gz), before `make data`
-	$(PY) -m data_builders.fetch --group ad
+data-ad: | $(CORE) ## the large raw logs for anomaly detection, before `make data`; or BGL=FILE SPIRIT=FILE
+	$(PY) -m data_builders.fetch --group ad $(if $(BGL),--file 'BGL.zip=$(BGL)') $(if $(SPIRIT),--file 'spirit2.gz=$(SPIRIT)')
 
 PUBLIC := build/data/public/manifest.json
 BUNDLED := build/data/bundled/manifest.json

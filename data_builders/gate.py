@@ -82,8 +82,8 @@ def gate(run: Run, model: str, stage_name: str, source: Path, encode: Encoder | 
          f"(longest: {max((row['tokens'] for row in rows), default=0)})", counts)
     cut = [row["id"] for row in rows if row["outcome"] == "too long"]
     if cut and run.experiment.over_length == "stop":
-        raise UserError(f"{source}: {len(cut)} samples are longer than {limit} tokens, the first {cut[0]}; raise cutoff_len "
-                        "in experiments/stages.yaml, or set over_length: drop")
+        raise UserError(f"{source}: {len(cut)} samples are longer than {limit} tokens, the first {cut[0]}; raise "
+                        "cutoff_len in experiments/stages.yaml, or set over_length: drop")
     if not kept:
         raise UserError(f"{source}: no sample is left for {stage.dataset}")
     write_json(folder / f"{stage.dataset}.json", [alpaca(row, stage) for row in kept])

@@ -15,8 +15,8 @@ from data_builders.corrections import parse_correction
 from logreasoner import chat, cli, prompts
 from logreasoner.answers import Trajectory, parse_trajectory
 from logreasoner.cli import UserError
-from logreasoner.config import Run, load_run
-from logreasoner.files import manifest, read_jsonl, write_jsonl
+from logreasoner.config import Run, load_run, load_yaml
+from logreasoner.files import EXPERIMENTS, manifest, read_jsonl, write_jsonl
 from logreasoner.records import by_id, read_instances
 
 Row = dict[str, Any]
@@ -47,6 +47,7 @@ def solutions(run: Run, model: str) -> None:
     write_jsonl(path / "solutions.jsonl", rows)
     counts = answered.count(rows)
     answered.show(f"solutions of {len(rows)} instances by {model}'s pi_thought:", counts)
+    _beside_table1(counts, "right", "sft")
     right = [row for row in rows if row["outcome"] == "right"]
     if not right:
         raise UserError(f"{path}: D_corr is empty: pi_thought solved no instance; see solutions.jsonl")
@@ -54,6 +55,15 @@ def solutions(run: Run, model: str) -> None:
     _write_samples(path, run, [
         {"id": row["id"], "task": row["task"], "prompt": prompts.solution(prompt[row["id"]], tasks[row["task"]]),
          "response": _trajectory(row).render()} for row in right], [path / "solutions.jsonl"], counts)
+
+
+def _beside_table1(counts: dict[str, dict[str, int]], outcome: str, column: str) -> None:
+    """Print how many rows of each task came out, beside Table 1's."""
+    published = {row["task"]: row[column] for row in load_yaml(EXPERIMENTS / "tables_data.yaml")["table1"]["rows"]
+                 if row["stage"] == "stage2"}
+    for task, outcomes in counts.items():
+        print(f"  {task:<30}{outcomes.get(outcome, 0):,} rows for {column.upper()}; "
+              f"Table 1 has {published.get(task, '-')} for its models")
 
 
 def _trajectory(row: Row) -> Trajectory:
@@ -101,6 +111,7 @@ def corrections(run: Run, model: str) -> None:
     write_jsonl(path / "corrections.jsonl", rows)
     counts = answered.count(rows)
     answered.show(f"corrections of {len(wrong)} wrong solutions:", counts)
+    _beside_table1(counts, "accepted", "dpo")
     if not pairs:
         raise UserError(f"{path}: D_pref is empty: no correction was accepted; see corrections.jsonl for the reasons")
     _write_samples(path, run, pairs, [path / "corrections.jsonl"], counts)

@@ -40,10 +40,15 @@ def request(custom_id: str, model_name: str, purpose: str, prompt: str, vllm: bo
             "body": {"model": model_name, "messages": messages, **settings, **body}}
 
 
+def _inner(response: Record) -> Record:
+    inner = response.get("response")
+    return inner if isinstance(inner, dict) else {}
+
+
 def content(response: Record) -> str | None:
     """The text of a good answer, else None (error status, no choice, no text)."""
-    inner = response.get("response")
-    if response.get("error") or not isinstance(inner, dict) or inner.get("status_code") != 200:
+    inner = _inner(response)
+    if response.get("error") or inner.get("status_code") != 200:
         return None
     try:
         text = inner["body"]["choices"][0]["message"]["content"]
@@ -54,16 +59,15 @@ def content(response: Record) -> str | None:
 
 def trouble(response: Record) -> str:
     """What a response without a text says went wrong, on one line."""
-    inner = response.get("response") or {}
-    body = inner.get("body") if isinstance(inner, dict) else None
+    inner = _inner(response)
+    body = inner.get("body")
     said = response.get("error") or (body.get("error") if isinstance(body, dict) else None) or "no text in the answer"
     return f"status {inner.get('status_code', 'none')}: {' '.join(str(said).split())[:200]}"
 
 
 def final(response: Record) -> bool:
     """Whether asking again is pointless: an answer, or a refusal of this very request (bad request, too long)."""
-    inner = response.get("response") or {}
-    return content(response) is not None or inner.get("status_code") in (400, 413, 422)
+    return content(response) is not None or _inner(response).get("status_code") in (400, 413, 422)
 
 
 class Journal:

@@ -107,11 +107,9 @@ class Stage2(Declared):
 
 
 class Data(Declared):
-    """Where instances come from: the catalogue of sources.yaml, or a folder of this project."""
+    """Where instances come from: the catalogue of sources.yaml, or the logs that this project brings."""
 
     kind: Literal["public", "bundled"]
-    train: str = ""
-    seed: int = 0
 
 
 class Experiment(Declared):

@@ -21,8 +21,8 @@ PAPER = {
 GLOBAL_BATCH = {"thought-sft": 16, "solution-sft": 16, "dpo": 4}
 # What is set although the paper is silent; each has a line in README.md, "Where the paper is silent".
 OURS = {"bf16", "cutoff_len", "logging_steps", "logging_first_step", "save_strategy", "save_total_limit", "report_to"}
-NECESSARY = {"model_name_or_path", "trust_remote_code", "stage", "do_train", "finetuning_type", "dataset_dir", "dataset",
-             "template", "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"}
+NECESSARY = {"model_name_or_path", "trust_remote_code", "stage", "do_train", "finetuning_type", "dataset_dir",
+             "dataset", "template", "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"}
 
 
 def paths():
@@ -88,7 +88,8 @@ def test_a_split_that_is_not_even_is_an_error():
     with pytest.raises(UserError, match="16 cannot be split over 3"):
         split_batch(stages()["thought-sft"], three)
     six = stages()["dpo"].model_copy(update={"global_batch": 6})
-    assert split_batch(six, hardware()["2xA100"].model_copy(update={"max_per_device": {"sft": 2, "dpo": 2}})) == Split(1, 3)
+    two_at_once = hardware()["2xA100"].model_copy(update={"max_per_device": {"sft": 2, "dpo": 2}})
+    assert split_batch(six, two_at_once) == Split(1, 3)
 
 
 def test_memory_is_16_bytes_a_parameter_for_full_fine_tuning():
@@ -136,6 +137,7 @@ def test_an_unknown_hardware_is_named(workdir):
 
 
 def test_make_shows_the_whole_chain():
-    done = subprocess.run(["make", "-n", "dpo", "MODEL=qwen2.5-7b", "RUN=never"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(["make", "-n", "dpo", "MODEL=qwen2.5-7b", "RUN=never"], cwd=ROOT, capture_output=True,
+                          text=True)
     trained = [line.split("llamafactory-cli train ")[1] for line in done.stdout.splitlines() if "cli train " in line]
     assert [path.rsplit("/", 1)[1] for path in trained] == ["thought-sft.yaml", "solution-sft.yaml", "dpo.yaml"]

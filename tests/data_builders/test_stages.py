@@ -171,7 +171,7 @@ def test_a_correction_becomes_a_preference_pair(run):
         asked[0]["body"]["messages"][0]["content"])
     (pair,) = rows(folder / "samples.jsonl")
     assert pair["rejected"] == WRONG
-    assert pair["chosen"] == "<solutions>\n1. A fan stopped.\n2. Wait: heat follows.\n</solutions>\n<answer> True </answer>"
+    assert pair["chosen"] == RIGHT.replace("2. Heat", "2. Wait: heat")
 
 
 def test_no_accepted_correction_stops_the_run(run):

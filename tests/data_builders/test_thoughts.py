@@ -14,7 +14,8 @@ GOOD = {"problem_overview": "Judge whether a link event is a failure.", "key_cha
 def test_a_valid_thought_renders():
     thought, why = parse_thought(json.dumps(GOOD), PROBLEM)
     assert why == ""
-    assert thought.render().endswith("Reasoning steps:\n1. Find the event.\n2. Ask what it does to traffic.\n3. Decide.")
+    assert thought.render().endswith(
+        "Reasoning steps:\n1. Find the event.\n2. Ask what it does to traffic.\n3. Decide.")
 
 
 def test_a_code_fence_is_taken_off():
@@ -40,7 +41,8 @@ def test_general_advice_is_not_a_detail(step):
 
 @pytest.mark.parametrize(("text", "why"), [
     ("no json", "not JSON"), ("[1]", "schema: not an object"), ("[" * 100_000, "not JSON"),
-    (json.dumps({**GOOD, "extra": 1}), "schema: extra"), (json.dumps({**GOOD, "key_challenges": []}), "schema: key_challenges"),
+    (json.dumps({**GOOD, "extra": 1}), "schema: extra"),
+    (json.dumps({**GOOD, "key_challenges": []}), "schema: key_challenges"),
     (json.dumps({**GOOD, "reasoning_steps": ["One step."]}), "schema: reasoning_steps"),
     (json.dumps({**GOOD, "reasoning_steps": "Find it."}), "schema: reasoning_steps"),
 ])

@@ -1,0 +1,238 @@
+"""Raw system logs -> labelled sessions: fixed windows of consecutive lines (section 4.3.1).
+
+    python -m data_builders.sessions --format bgl --window 20 --limit 1000000 --out bgl.jsonl BGL.zip
+
+The model sees the message only: BGL's Content (not the node, type, component or level), and for Spirit and Thunderbird
+what follows "component[pid]:". That is also how the training templates of LogPrompt look. A session is abnormal if the
+label column of any of its lines is not "-". Lines without a complete header (and blank ones) cannot be told from noise:
+they are skipped and counted, never shown. Plain `lines` carry no labels, so their label is "": what scores refuses it.
+"""
+
+import argparse
+import gzip
+import hashlib
+import lzma
+import random
+import re
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from logreasoner import cli
+from logreasoner.cli import UserError
+from logreasoner.files import manifest, write_jsonl
+
+BLOCK = 1 << 20
+LONGEST = 1 << 24  # bytes of one line; what is longer is not a log, and would fill the memory
+Parsed = tuple[bool, bytes, bytes]  # alert, level, content
+
+EXAMPLES = """
+python -m data_builders.sessions --format bgl --window 20 --out sessions.jsonl BGL.log
+python -m data_builders.sessions --format bgl --limit 1000000 --seed 42 --out bgl.jsonl BGL.zip
+python -m data_builders.sessions --format spirit --limit 1000000 --source spirit --out spirit.jsonl spirit2.gz
+python -m data_builders.sessions --format lines --out mine.jsonl /var/log/syslog"""
+
+
+def _bgl(line: bytes) -> Parsed | None:
+    """Label Timestamp Date Node Time NodeRepeat Type Component Level Content."""
+    fields = line.split(b" ", 9)
+    if len(fields) < 9 or not fields[1].isdigit():
+        return None
+    return fields[0] != b"-", fields[8], fields[9] if len(fields) == 10 else b""
+
+
+def _syslog(line: bytes) -> Parsed | None:
+    """Label Timestamp Date User Month Day Time Location Component[PID]: Content (Spirit and Thunderbird)."""
+    fields = line.split(None, 8)
+    if len(fields) < 8 or not fields[1].isdigit():
+        return None
+    rest = fields[8] if len(fields) == 9 else b""
+    component, colon, content = (rest + b" ").partition(b": ")
+    # Some lines name no component; then a colon further on belongs to the message.
+    return fields[0] != b"-", b"", content[:-1] if colon and b" " not in component else rest
+
+
+def _plain(line: bytes) -> Parsed | None:
+    return (False, b"", line) if line.strip() else None
+
+
+LAYOUTS: dict[str, Callable[[bytes], Parsed | None]] = {
+    "bgl": _bgl, "spirit": _syslog, "thunderbird": _syslog, "lines": _plain,
+}
+
+
+def _member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
+    files = [info.filename for info in archive.infolist()
+             if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
+    logs = [name for name in files if name.endswith(".log")]
+    if member is not None:
+        if member in files:
+            return member
+        raise UserError(f"{path}: has no file {member!r}; it has {', '.join(files[:10])}")
+    for found in (logs, files):
+        if len(found) == 1:
+            return found[0]
+    raise UserError(f"{path}: should hold exactly one log file, holds {len(files)} files ({', '.join(files[:10])}); "
+                    "name one with --member")
+
+
+def _opened(path: Path, member: str | None) -> BinaryIO:
+    with open(path, "rb") as stream:
+        magic = stream.read(4)
+    if path.suffix == ".zip" or magic == b"PK\x03\x04":
+        archive = zipfile.ZipFile(path)
+        return cast(BinaryIO, archive.open(_member(archive, path, member)))
+    if path.suffix == ".gz" or magic[:2] == b"\x1f\x8b":
+        return cast(BinaryIO, gzip.open(path))
+    return open(path, "rb")
+
+
+def blocks(path: Path, member: str | None = None) -> Generator[bytes, None, None]:
+    """Yield a log's bytes, unpacked, 1 MiB at a time. Raises UserError for a file or archive that cannot be read."""
+    try:
+        with _opened(path, member) as stream:
+            while block := stream.read(BLOCK):
+                if block[257:262] == b"ustar":
+                    raise UserError(f"{path}: is a tar archive; unpack it and give the log file itself")
+                yield block
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
+            ValueError) as error:
+        raise UserError(f"{path}: the archive cannot be read ({error or 'it ends too early'}); download it again, "
+                        "or unpack it and give the log file itself") from None
+
+
+def lines(path: Path, member: str | None = None) -> Generator[bytes, None, None]:
+    """Yield a log's lines without their ends (LF or CRLF); memory does not grow with the log."""
+    rest = b""
+    with closing(blocks(path, member)) as source:
+        for block in source:
+            found = (rest + block).split(b"\n")
+            rest = found.pop()
+            if len(rest) > LONGEST:
+                raise UserError(f"{path}: a line is longer than {LONGEST >> 20} MiB; this is not a line-based log")
+            for line in found:
+                yield line[:-1] if line.endswith(b"\r") else line
+    if rest:
+        yield rest.removesuffix(b"\r")
+
+
+def count_lines(path: Path, member: str | None = None) -> int:
+    """How many lines there are, the last one with or without an end."""
+    total, last = 0, b"\n"
+    for block in blocks(path, member):
+        total += block.count(b"\n")
+        last = block[-1:]
+    return total + (last != b"\n")
+
+
+def windows(rows: Iterable[bytes], layout: str, window: int, source: str, counts: Counter[str],
+            first: int = 1, level: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield the sessions of consecutive lines as JSON-ready instances; `counts` receives what was seen.
+
+    first is the number of the first line; with level, BGL's level stands before each message.
+    """
+    parse, abnormal, start = LAYOUTS[layout], False, first
+    contents: list[bytes] = []
+    for number, line in enumerate(rows, first):
+        counts["lines"] += 1
+        parsed = parse(line)
+        if parsed is None:
+            counts["malformed"] += 1
+            continue
+        if not contents:
+            abnormal, start = False, number
+        abnormal = abnormal or parsed[0]
+        contents.append(parsed[1] + b" " + parsed[2] if level else parsed[2])
+        if len(contents) == window:
+            joined = b"\n".join(contents)
+            label = "" if layout == "lines" else "abnormal" if abnormal else "normal"
+            counts["sessions"] += 1
+            counts[label] += 1
+            yield {"id": f"{source}-{start}-{hashlib.sha256(joined).hexdigest()[:12]}", "task": "anomaly_detection",
+                   "source": source, "log": joined.decode("utf-8", "replace").split("\n"), "label": label,
+                   "split": "test"}
+            contents = []
+    counts["dropped"] = len(contents)
+
+
+def sessions(path: Path, layout: str, window: int, source: str, counts: Counter[str], *, limit: int | None = None,
+             seed: int | None = None, level: bool = False, member: str | None = None) -> Iterator[dict[str, Any]]:
+    """Sessions of a log file: of its first `limit` lines, with a seed of one random block of `limit` lines.
+
+    Raises UserError for a layout without a level, an unreadable archive, and a log in which no line has the layout.
+    """
+    if level and layout != "bgl":
+        raise UserError(f"--level: the {layout} layout has no level column; only bgl has")
+    start = 0
+    if seed is not None and limit is not None:
+        start = random.Random(seed).randint(0, max(0, count_lines(path, member) - limit))
+    with closing(lines(path, member)) as source_lines:
+        block = islice(source_lines, start, None if limit is None else start + limit)
+        yield from windows(block, layout, window, source, counts, start + 1, level)
+    if counts["malformed"] == counts["lines"] > 0:
+        raise UserError(f"{path}: none of {counts['lines']:,} lines has the {layout} layout; is --format right?")
+
+
+def source_name(path: Path) -> str:
+    """What a log is called if nobody says: BGL_2k.log is bgl-2k."""
+    stem = re.sub(r"(\.(gz|zip|log|txt))+$", "", path.name, flags=re.IGNORECASE)
+    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "log"
+
+
+def report(name: str, window: int, counts: Counter[str]) -> str:
+    """One line that says what became of every line."""
+    labelled = "labels unknown" if counts[""] else f"{counts['abnormal']:,} abnormal"
+    return (f"{name}: {counts['lines']:,} lines -> {counts['sessions']:,} sessions of {window} lines, {labelled}; "
+            f"{counts['malformed']:,} malformed lines skipped, {counts['dropped']:,} of a short last window dropped")
+
+
+def build(given: argparse.Namespace) -> None:
+    """Write the sessions of one log file and say what was seen."""
+    from tqdm import tqdm
+
+    if given.out.exists() and given.input.exists() and given.out.samefile(given.input):
+        raise UserError(f"{given.out}: --out is the log itself; name another file")
+    counts: Counter[str] = Counter()
+    source = given.source or source_name(given.input)
+    if "#" in source:
+        raise UserError(f"--source {source!r}: '#' is kept for sample numbers; choose another name")
+    found = sessions(given.input, given.format, given.window, source, counts, limit=given.limit, seed=given.seed,
+                     level=given.level, member=given.member)
+    write_jsonl(given.out, tqdm(found, unit=" sessions", disable=None))
+    settings = {key: getattr(given, key) for key in ("format", "window", "limit", "seed", "level", "member")}
+    manifest(given.out, [given.input], source=source, settings=settings, counts=counts)
+    print(report(str(given.input), given.window, counts))
+
+
+def positive(text: str) -> int:
+    """A whole number from 1, for argparse."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def main() -> None:
+    """The command line."""
+    arguments = cli.parser("data_builders.sessions", "Cut a raw log into labelled sessions of consecutive lines.",
+                           EXAMPLES)
+    arguments.add_argument("--format", required=True, choices=LAYOUTS, help="how a line is laid out")
+    arguments.add_argument("--window", type=positive, default=20, help="lines of a session (default: 20, the paper's)")
+    arguments.add_argument("--limit", type=positive, help="read so many lines (default: all)")
+    arguments.add_argument("--seed", type=int, help="with --limit: one random block instead of the first lines")
+    arguments.add_argument("--level", action="store_true", help="show BGL's level before each message")
+    arguments.add_argument("--source", help="name of the source (default: from the file's name)")
+    arguments.add_argument("--member", help="which file of a zip archive that holds several")
+    arguments.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
+    arguments.add_argument("input", type=Path, metavar="INPUT", help="a log: plain, .gz or .zip")
+    cli.run(arguments, build)
+
+
+if __name__ == "__main__":
+    main()

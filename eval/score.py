@@ -1,0 +1,283 @@
+"""Responses -> scores with 95% intervals (sections 4.2.3 and 4.3; docs/evaluation.md).
+
+Two forms: one task's instances (--task, --instances), or every test set of a run (--run, --model, --stage).
+An answer that cannot be parsed is scored as wrong and counted; an answer that is not there is an error.
+"""
+
+import argparse
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from logreasoner import cli
+from logreasoner.answers import parse_label
+from logreasoner.chat import content, trouble
+from logreasoner.cli import UserError
+from logreasoner.config import Run, Task, identity, load_run, model, task
+from logreasoner.files import manifest, read_jsonl, write_json
+from logreasoner.records import Instance, by_id, read_instances
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Z = 1.959963984540054  # the normal distribution's 97.5% point
+RESAMPLES = 2_000
+SEED = 42
+NOTE = {"level": 0.95, "proportions": "Wilson", "f1": "percentile bootstrap", "resamples": RESAMPLES, "seed": SEED}
+Scores = dict[str, dict[str, float]]  # metric -> value, low, high, all fractions
+
+
+def read_test_set(path: Path, name: str | None = None) -> list[Instance]:
+    """The instances of a file. Raises UserError for an unknown label, and for a task other than `name` if given."""
+    items = list(read_instances(path))
+    for row, item in enumerate(items, 1):
+        where = f"{path}: instance {row} ({item.id[:80]!r})"
+        if name is not None and item.task != name:
+            raise UserError(f"{where} is of task {item.task!r}, not {name!r}; score each task by itself")
+        if item.label not in task(item.task).labels:
+            raise UserError(f"{where} has the label {item.label!r}, which {item.task} does not know; "
+                            f"its labels are {', '.join(task(item.task).labels)}")
+    return items
+
+
+def reply(response: Mapping[str, Any]) -> str | None:
+    """The text of a response, None where there is none.
+
+    A model that answered without a text (a refusal, every token spent on thinking) gave an answer that cannot be
+    parsed, so that is "" and not a missing one.
+    """
+    text = content(dict(response))
+    if text is None and not response.get("error"):
+        try:
+            inner = response["response"]
+            if inner["status_code"] == 200 and inner["body"]["choices"][0]["message"]["content"] is None:
+                return ""
+        except (KeyError, IndexError, TypeError):
+            return None
+    return text
+
+
+def predictions(path: Path, items: Mapping[str, Instance]) -> dict[str, str | None]:
+    """Instance id -> predicted label, None where the answer cannot be parsed; exactly the ids of `items`.
+
+    Raises UserError for ids that are unknown, answered twice or missing; an error response is a missing one.
+    """
+    found: dict[str, str | None] = {}
+    answered: dict[str, str] = {}
+    failed: dict[str, str] = {}
+    unknown: list[str] = []
+    twice: list[str] = []
+    samples: list[str] = []
+    for number, response in read_jsonl(path):
+        custom_id = response.get("custom_id")
+        if not isinstance(custom_id, str):
+            raise UserError(f"{path}:{number}: a response needs a custom_id")
+        key, mark, sample = custom_id.partition("#")
+        text = reply(response)
+        if key not in items or (mark and not sample.isdecimal()):
+            unknown.append(custom_id)
+        elif text is None:
+            failed[key] = trouble(response)
+        elif key in answered:
+            (twice if answered[key] == custom_id else samples).append(custom_id)
+        else:
+            answered[key] = custom_id
+            found[key] = parse_label(text, task(items[key].task).labels)
+    missing = [key for key in items if key not in found]
+    reason = f" ({failed[missing[0]]})" if missing and missing[0] in failed else ""
+    _refuse(path, unknown, "of no instance of this test set", "score the responses with the instances they answer")
+    _refuse(path, twice, "answered twice", "keep one response an id")
+    _refuse(path, samples, "a further sample of an instance", "several samples of one instance cannot be scored yet")
+    _refuse(path, missing, f"without an answer{reason}", "run the engine again; it asks only what is missing")
+    return found
+
+
+def _refuse(path: Path, ids: list[str], what: str, then: str) -> None:
+    if ids:
+        raise UserError(f"{path}: {len(ids):,} id{'s' * (len(ids) > 1)}, the first {ids[0][:80]!r}: {what}; {then}")
+
+
+def confusion(items: Iterable[Instance], predicted: Mapping[str, str | None], labels: list[str]) -> list[list[int]]:
+    """Counts: a row for each true label, a column for each predicted one and a last column for unparsed answers."""
+    cells = Counter((item.label, predicted[item.id]) for item in items)
+    return [[cells[truth, answer] for answer in (*labels, None)] for truth in labels]
+
+
+def measures(counts: "np.ndarray[Any, Any]", positive: int | None) -> "dict[str, np.ndarray[Any, Any]]":
+    """Metric -> values for confusion matrices of shape (..., labels, labels + 1); `positive` is a row number.
+
+    A ratio without a denominator is 0, and weighted F1 weights by true labels, both as in scikit-learn.
+    """
+    import numpy as np
+
+    def ratio(above: Any, below: Any) -> "np.ndarray[Any, Any]":
+        share: np.ndarray[Any, Any] = np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)
+        return share
+
+    parsed = counts[..., :-1]
+    hits = np.diagonal(parsed, axis1=-2, axis2=-1)
+    support, claimed = counts.sum(-1), parsed.sum(-2)
+    f1 = ratio(2 * hits, support + claimed)
+    total = support.sum(-1)
+    result = {"accuracy": ratio(hits.sum(-1), total), "weighted_f1": ratio((f1 * support).sum(-1), total)}
+    if positive is not None:
+        result["precision"] = ratio(hits[..., positive], claimed[..., positive])
+        result["recall"] = ratio(hits[..., positive], support[..., positive])
+        result["f1"] = f1[..., positive]
+    return result
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% interval of a proportion; nothing is known of one without trials: (0, 1)."""
+    if n == 0:
+        return 0.0, 1.0
+    share, square = hits / n, Z * Z / n
+    middle = share + square / 2
+    spread = Z * math.sqrt(share * (1 - share) / n + square / (4 * n))
+    low, high = (middle - spread) / (1 + square), (middle + spread) / (1 + square)
+    return (0.0 if hits == 0 else low), (1.0 if hits == n else high)  # exact there, but for rounding
+
+
+def scores(matrix: list[list[int]], rules: Task) -> Scores:
+    """Every metric of a confusion matrix with its 95% interval.
+
+    Accuracy, precision and recall: Wilson. F1: percentiles of multinomial resamples of the matrix, which is
+    resampling instances. At 0 and 1 all resamples agree and would claim certainty: there the interval is Wilson's of
+    the proportion that F1 is a function of, accuracy for weighted F1, J = TP / (TP + FP + FN) for F1 = 2J / (1 + J).
+    """
+    import numpy as np
+
+    counts = np.array(matrix, dtype=np.int64)
+    positive = None if rules.positive is None else rules.labels.index(rules.positive)
+    n, right = int(counts.sum()), int(np.trace(counts))
+    points = {name: float(value) for name, value in measures(counts, positive).items()}
+    for name in set(rules.metrics) - set(points):
+        raise UserError(f"experiments/tasks/{rules.name}.yaml: metrics: {name!r} is not one of {', '.join(points)} "
+                        "(precision, recall and f1 need a positive class)")
+    draws = np.random.default_rng(SEED).multinomial(n, counts.ravel() / n, size=RESAMPLES)
+    resampled = measures(draws.reshape(-1, *counts.shape), positive)
+    limits = {"accuracy": wilson(right, n), "weighted_f1": wilson(right, n)}
+    if positive is not None:
+        hits, claimed, support = (int(part) for part in (
+            counts[positive, positive], counts[:, positive].sum(), counts[positive].sum()))
+        limits["precision"], limits["recall"] = wilson(hits, claimed), wilson(hits, support)
+        low, high = wilson(hits, claimed + support - hits)
+        limits["f1"] = 2 * low / (1 + low), 2 * high / (1 + high)
+    for name in {"weighted_f1", "f1"} & set(points):
+        if 0 < points[name] < 1:
+            low, high = np.percentile(resampled[name], [2.5, 97.5])
+            limits[name] = min(float(low), points[name]), max(float(high), points[name])
+    return {name: {"value": value, "low": limits[name][0], "high": limits[name][1]} for name, value in points.items()}
+
+
+def summary(matrix: list[list[int]], rules: Task) -> dict[str, Any]:
+    """What a result says of one test set: n, unparsed, label counts, the confusion matrix and its scores."""
+    return {
+        "n": sum(map(sum, matrix)),
+        "unparsed": sum(row[-1] for row in matrix),
+        "label_counts": {label: sum(row) for label, row in zip(rules.labels, matrix, strict=True)},
+        "confusion": {"rows": rules.labels, "columns": [*rules.labels, "unparsed"], "counts": matrix},
+        "metrics": scores(matrix, rules),
+    }
+
+
+def score_file(instances: Path, responses: Path, rules: Task) -> dict[str, Any]:
+    """The result of one task's instances, all of them one test set."""
+    items = read_test_set(instances, rules.name)
+    if not items:
+        raise UserError(f"{instances}: no instances, so there is nothing to score")
+    found = predictions(responses, by_id(items))
+    return {"task": rules.name, **summary(confusion(items, found, rules.labels), rules), "intervals": NOTE}
+
+
+def read_test_pools(run: Run) -> tuple[list[Instance], list[Instance]]:
+    """A run's test instances: those disjoint from training, and those whose log text training has seen."""
+    clean, seen = (read_test_set(run.pools / name) for name in ("test.jsonl", "test_seen.jsonl"))
+    both = {item.id for item in clean} & {item.id for item in seen}
+    if both:
+        raise UserError(f"{run.pools}: id {min(both)!r} is in test.jsonl and in test_seen.jsonl; make the pools again")
+    if not clean and not seen:
+        raise UserError(f"{run.pools}: test.jsonl and test_seen.jsonl are empty, so there is nothing to evaluate")
+    return clean, seen
+
+
+def score_run(run: Run, name: str, stage: str, responses: Path) -> dict[str, Any]:
+    """The result of a model at a stage on each (task, source) of a run.
+
+    Test set `disjoint`: logs that no training pool holds; `all`: those and the rest of the test file (section 4.3
+    claims the first, the published counts fit the second).
+    """
+    clean, seen = read_test_pools(run)
+    found = predictions(responses, by_id([*clean, *seen]))
+    results = []
+    for task_name, source in sorted({(item.task, item.source) for item in (*clean, *seen)}):
+        rules = task(task_name)
+        for test_set, pool in (("disjoint", clean), ("all", [*clean, *seen])):
+            items = [item for item in pool if (item.task, item.source) == (task_name, source)]
+            if items:
+                scored = summary(confusion(items, found, rules.labels), rules)
+                results.append({"task": task_name, "source": source, "test_set": test_set, **scored})
+    return {"run": run.name, "identity": identity(run), "model": name, "stage": stage, "teacher": run.mark,
+            "results": results, "intervals": NOTE}
+
+
+def cell(metrics: Scores, names: Iterable[str], n: int, unparsed: int) -> str:
+    """`61.2 [58.0, 64.1] / ... n=1,673 u=3`: percent, 95% intervals, size of the test set, unparsed answers."""
+    percents = [[100 * metrics[name][part] for part in ("value", "low", "high")] for name in names]
+    shown = " / ".join(f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in percents)
+    return f"{shown} n={n:,} u={unparsed:,}"
+
+
+def _facts(pairs: list[str]) -> dict[str, str]:
+    for pair in pairs:
+        if not pair.partition("=")[0] or "=" not in pair:
+            raise UserError(f"--fact {pair}: expected key=value")
+    return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
+
+
+def _main(given: argparse.Namespace) -> None:
+    one, whole = (given.task, given.instances), (given.run, given.model, given.stage)
+    facts = _facts(given.fact)
+    if all(one) and not any(whole):
+        inputs = [given.instances]
+        result = score_file(given.instances, given.responses, task(given.task))
+        lines = [(name, [name], result) for name in result["metrics"]]
+    elif all(whole) and not any(one):
+        run = load_run(given.run)
+        model(given.model)
+        if given.stage != "base":
+            run.stage(given.stage)
+        inputs = [run.pools / "test.jsonl", run.pools / "test_seen.jsonl"]
+        result = score_run(run, given.model, given.stage, given.responses)
+        lines = [(f"{row['task']} {row['source']} {row['test_set']}: {' / '.join(task(row['task']).metrics)}",
+                  task(row["task"]).metrics, row) for row in result["results"]]
+    else:
+        raise UserError("give either --task and --instances, or --run, --model and --stage")
+    write_json(given.out, {**result, "facts": facts} if facts else result)
+    manifest(given.out, [*inputs, given.responses], intervals=NOTE, facts=facts)
+    for title, names, row in lines:
+        print(f"{title:<12} {cell(row['metrics'], names, row['n'], row['unparsed'])}")
+    print(given.out)
+
+
+def main() -> None:
+    """Score a response file."""
+    arguments = cli.parser("eval.score", "Score responses (OpenAI Batch output format), joined by custom_id.", """
+python -m eval.score --task root_cause_analysis --instances I.jsonl --responses R.jsonl --out result.json
+python -m eval.score --run paper --model qwen2.5-7b --stage dpo --responses R.jsonl \\
+    --out build/runs/paper/results/qwen2.5-7b/dpo/result.json""")
+    arguments.add_argument("--task", help="a file of experiments/tasks; with --instances")
+    arguments.add_argument("--instances", type=Path, help="the test set, JSONL; with --task")
+    arguments.add_argument("--run", help="score every test set of this run; with --model and --stage")
+    arguments.add_argument("--model", help="a name of models.yaml")
+    arguments.add_argument("--stage", help="base, thought-sft, solution-sft or dpo")
+    arguments.add_argument("--responses", required=True, type=Path, help="JSONL, custom_id <instance id>[#<sample>]")
+    arguments.add_argument("--out", required=True, type=Path)
+    arguments.add_argument("--fact", action="append", default=[], metavar="key=value", help="kept in the result")
+    cli.run(arguments, _main)
+
+
+if __name__ == "__main__":
+    main()

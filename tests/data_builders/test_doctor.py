@@ -1,0 +1,169 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from data_builders.doctor import Gpu, environment, examine, gpus, lacking, pins, report, require
+from logreasoner.cli import UserError
+from logreasoner.config import declare, hardware, resolve
+from logreasoner.files import ROOT, write_json
+
+A100, A10 = "NVIDIA A100-SXM4-80GB, 81920", "NVIDIA A10, 23028"
+
+
+@pytest.fixture
+def smi(tmp_path, monkeypatch):
+    """Put an nvidia-smi on PATH that prints these lines; none: it fails, as without a driver."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
+
+    def install(*lines):
+        program = tmp_path / "bin" / "nvidia-smi"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text("#!/bin/sh\n" + "".join(f"echo '{line}'\n" for line in lines) + f"exit {int(not lines)}\n")
+        program.chmod(0o755)
+
+    install()
+    return install
+
+
+@pytest.fixture
+def paper(workdir, monkeypatch, smi):
+    """The paper's run with all it needs, and two A100; each test takes one thing away."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("HF_HOME", str(workdir / "hub-home"))
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    smi(A100, A100)
+    return declare("paper", resolve("paper", []))
+
+
+def test_gpus_are_read_and_hidden_ones_left_out(smi, monkeypatch):
+    assert gpus() == []
+    smi(A100, "NVIDIA GB10, [N/A]", A10)
+    assert gpus() == [Gpu("NVIDIA A100-SXM4-80GB", 80.0), Gpu("NVIDIA GB10", None), Gpu("NVIDIA A10", 22.5)]
+    for visible, seen in (("2", ["NVIDIA A10"]), ("", []), ("-1", []), ("0,9", ["NVIDIA A100-SXM4-80GB"])):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert [gpu.name for gpu in gpus()] == seen
+
+
+def test_profiles_say_what_they_lack():
+    two = [Gpu("A100", 80.0), Gpu("A10", 22.5)]
+    assert lacking(hardware()["cpu"], []) is None
+    assert lacking(hardware()["1xA100"], two) is None
+    assert lacking(hardware()["1x24GB"], two[1:]) is None  # sold as 24 GB
+    assert lacking(hardware()["2xA100"], two) == "needs 2 GPUs of 80 GiB; here: A100 (80.0 GiB), A10 (22.5 GiB)"
+    assert lacking(hardware()["1x24GB"], []) == "needs 1 GPU of 24 GiB; here: no GPU"
+
+
+def test_versions_are_compared_with_pins_without_starting_the_environment(tmp_path):
+    (tmp_path / "core.txt").write_text("# why\nFlag_Embedding==1.4.2  # a comment\ntorch==2.13.0\nray[default]==2.0\n"
+                                       "numpy==2.0 ; python_version > '3'\nother>=1\n-c lock.txt\n")
+    wanted = {"Flag_Embedding": "1.4.2", "torch": "2.13.0", "ray": "2.0", "numpy": "2.0"}
+    assert pins(tmp_path / "core.txt") == wanted
+    assert environment(tmp_path / "env", [tmp_path / "core.txt"]) == {"made": False, "pins": 4, "wrong": {}}
+    for name, version in (("flag-embedding", "1.4.2"), ("torch", "2.13.0+cpu"), ("numpy", "1.9")):
+        info = tmp_path / "env" / "lib" / "python3.11" / "site-packages" / f"{name}-{version}.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (tmp_path / "env" / ".ready").touch()
+    assert environment(tmp_path / "env", [tmp_path / "core.txt"]) == {
+        "made": True, "pins": 4, "wrong": {"ray": ["2.0", None], "numpy": ["2.0", "1.9"]}}
+
+
+def test_the_report_names_everything_and_no_key(smi, monkeypatch):
+    smi(A10)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    text = report(examine())
+    for part in ("NVIDIA A10, 22.5 GiB", "OPENAI_API_KEY   set", "HF_TOKEN         not set", ".venv-serve",
+                 "HARDWARE=1x24GB  can run here", "HARDWARE=2xA100  needs 2 GPUs of 80 GiB"):
+        assert part in text
+    assert "secret" not in text
+
+
+def test_the_command_as_text_and_as_json():
+    def doctor(*more):
+        return subprocess.run([sys.executable, "-m", "data_builders.doctor", *more], cwd=ROOT, capture_output=True,
+                              text=True, check=True).stdout
+
+    assert set(json.loads(doctor("--json"))["profiles"]) == set(hardware())
+    assert "CPU cores" in doctor()
+
+
+def test_a_machine_that_has_it_all_is_not_bothered(paper, capsys):
+    for stage in ("base", "thought-sft", "solution-sft", "dpo"):
+        require(paper, "qwen2.5-7b", stage, "2xA100")
+    assert capsys.readouterr() == ("", "")
+
+
+def test_an_unknown_profile_model_or_stage(paper):
+    with pytest.raises(UserError, match="unknown hardware profile '8xH100'.*here can run: 2xA100"):
+        require(paper, "qwen2.5-7b", "dpo", "8xH100")
+    with pytest.raises(UserError, match="unknown model 'gpt-2'"):
+        require(paper, "gpt-2", "dpo", "2xA100")
+    with pytest.raises(UserError, match="unknown stage 'ppo'"):
+        require(paper, "qwen2.5-7b", "ppo", "2xA100")
+
+
+def test_a_missing_gpu(paper, smi):
+    smi(A10)
+    with pytest.raises(UserError, match="HARDWARE=2xA100 needs 2 GPUs of 80 GiB; .*can run: HARDWARE=1x24GB, cpu"):
+        require(paper, "qwen2.5-7b", "dpo", "2xA100")
+
+
+def test_a_key_counts_only_while_the_teacher_is_still_to_be_asked(paper, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    require(paper, "qwen2.5-7b", "base", "2xA100")
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set.*asked for thoughts and corrections"):
+        require(paper, "qwen2.5-7b", "dpo", "2xA100")
+    write_json(paper.dataset("shared", "thought-sft") / "thoughts.responses.jsonl", {})
+    require(paper, "qwen2.5-7b", "solution-sft", "2xA100")
+    with pytest.raises(UserError, match="asked for corrections"):
+        require(paper, "qwen2.5-7b", "dpo", "2xA100")
+    write_json(paper.dataset("qwen2.5-7b", "dpo") / "corrections.responses.jsonl", {})
+    require(paper, "qwen2.5-7b", "dpo", "2xA100")
+
+
+@pytest.mark.parametrize("override", ["teacher_base_url=http://localhost:1/v1", "teacher=self"])
+def test_other_teachers_need_no_key_for_corrections(workdir, paper, monkeypatch, override):
+    monkeypatch.delenv("OPENAI_API_KEY")
+    run = declare("other", resolve("paper", [override]))
+    write_json(run.dataset("shared", "thought-sft") / "thoughts.responses.jsonl", {})
+    require(run, "qwen2.5-7b", "dpo", "2xA100")
+
+
+def test_a_hub_model_offline_must_be_in_the_cache(paper, workdir, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(UserError, match="Qwen/Qwen2.5-7B-Instruct: not in .*hub-home/hub, and HF_HUB_OFFLINE"):
+        require(paper, "qwen2.5-7b", "dpo", "2xA100")
+    (workdir / "hub-home/hub/models--Qwen--Qwen2.5-7B-Instruct/snapshots/abc").mkdir(parents=True)
+    with pytest.raises(UserError, match="BAAI/bge-large-en-v1.5: not in"):
+        require(paper, "qwen2.5-7b", "dpo", "2xA100")
+    (workdir / "hub-home/hub/models--BAAI--bge-large-en-v1.5/snapshots/abc").mkdir(parents=True)
+    require(paper, "qwen2.5-7b", "dpo", "2xA100")
+
+
+def test_models_the_run_makes_are_not_looked_for(workdir, smi, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    require(declare("demo", resolve("demo", [])), "tiny", "dpo", "cpu")
+
+
+def test_full_fine_tuning_needs_the_memory_for_it(paper, smi):
+    full = declare("full", resolve("paper", ["finetuning=full"]))
+    require(full, "qwen2.5-7b", "thought-sft", "2xA100")  # ZeRO-3 shares 16 bytes a parameter
+    with pytest.raises(UserError, match="full of qwen2.5-7b at thought-sft needs about 114 GiB; here are 80"):
+        require(full, "qwen2.5-7b", "thought-sft", "1xA100")
+    smi(A10)
+    require(paper, "llama3.1-8b", "dpo", "1x24GB")  # LoRA fits
+
+
+def test_preflight_is_silent_once_the_goal_is_there(workdir):
+    (workdir / "manifest.json").touch()
+    asked = [sys.executable, "-m", "data_builders.doctor", "--require", "--run", "never-declared", "--model", "m",
+             "--stage", "dpo", "--hardware", "2xA100", "--goal"]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    done = subprocess.run([*asked, "manifest.json"], capture_output=True, text=True, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    failed = subprocess.run([*asked, "missing.json"], capture_output=True, text=True, env=environment)
+    assert failed.returncode == 1 and "was not declared" in failed.stderr

@@ -1,0 +1,179 @@
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_builders import normalise, pools
+from logreasoner import config
+from logreasoner.cli import UserError
+from logreasoner.files import ROOT, write_jsonl
+from logreasoner.records import Instance, read_instances
+
+RCA, PFP, LSM = "root_cause_analysis", "potential_failure_prediction", "log_semantic_matching"
+
+
+def row(task: str, number: int, label: str, split: str, *, level: str = "4", **more: str) -> Instance:
+    return Instance(f"{task}-{split}-{number}-{label}", task, "huawei-routers", f"A/{level}/M{number}: text", label,
+                    "huawei", "routers", split, **more)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    labels = config.task(RCA).labels
+    # RCA has test rows only; PFP and LSM share logs with them and with each other.
+    test = [row(RCA, n, labels[n % 6], "test") for n in range(60)]
+    test += [row(RCA, n, labels[0], "ood") for n in range(200, 210)]
+    test += [row(PFP, n, str(n % 2 == 0), "test", level="[MASK]") for n in range(40, 80)]
+    test += [row(LSM, n, "True", "test", description="d") for n in range(70, 90)]
+    train = [row(LSM, n, label, "train", description=label) for n in range(60, 140) for label in ("True", "False")]
+    train += [row(PFP, n, str(n % 2 == 0), "train", level="[MASK]") for n in range(80, 120)]
+    train.append(row(PFP, 80, "False", "train", level="[MASK]"))  # the same log as a True one: neither may be drawn
+    folder = tmp_path / "build" / "data" / "bundled"
+    write_jsonl(folder / "train.jsonl", [item.as_json() for item in train])
+    write_jsonl(folder / "test.jsonl", [item.as_json() for item in test])
+    write_jsonl(folder / "handbook.jsonl", [
+        {"id": f"h{n}", "source": "huawei-routers", "vendor": "huawei", "symptom": f"A/2/M{n}:  text",
+         "analysis": ["a"]} for n in range(30, 36)])
+    return folder
+
+
+def declare(name: str = "r", **changes: Any) -> config.Run:
+    experiment = config.resolve("paper", []).model_dump()
+    experiment.update(tasks=[RCA, PFP, LSM], data={"kind": "bundled"}, test_rows=None, **{"stage1": {
+        "handbook": 4, "select": 5, "samples": {task: {"huawei": 6} for task in (RCA, PFP, LSM)}},
+        "stage2": {"samples": {task: {"huawei": 12} for task in (RCA, PFP, LSM)}}})
+    return config.declare(name, config.Experiment(**{**experiment, **changes}))
+
+
+def built(run: config.Run) -> dict[str, list[Instance]]:
+    names = ("stage1", "stage2", "examples", "test", "test_seen")
+    return {name: list(read_instances(run.pools / f"{name}.jsonl")) for name in names}
+
+
+def test_disjoint_by_log_within_tasks_and_across_sides(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = declare()
+    pools.pool("r")
+    found = built(run)
+    for task in (RCA, PFP, LSM):
+        logs = {name: {item.masked for item in rows if item.task == task} for name, rows in found.items()}
+        for one, other in combinations(("stage1", "stage2", "examples", "test"), 2):
+            assert not logs[one] & logs[other], (task, one, other)
+        assert [sum(item.task == task for item in found[name]) for name in pools.TRAINING] == [6, 12, 3]
+    handbook = [json.loads(line) for line in (run.pools / "handbook.jsonl").read_text().splitlines()]
+    training = {item.masked for name in pools.TRAINING for item in found[name]}
+    training |= {"".join(case["symptom"].replace("/2/", "/[MASK]/").split()) for case in handbook}
+    assert len(handbook) == 4
+    assert not training & {item.masked for item in found["test"]}
+    assert {item.masked for item in found["test_seen"]} <= training
+    whole = {item.id for item in read_instances(data / "test.jsonl")}
+    assert {item.id for item in found["test"] + found["test_seen"]} == whole
+    assert not [item for name in pools.TRAINING for item in found[name] if item.split == "ood"]
+    assert "M80:" not in "".join(item.text for name in pools.TRAINING for item in found[name] if item.task == PFP)
+    pools.show("r")
+    assert "overlap in all: 0" in capsys.readouterr().out
+
+
+def test_training_rows_are_carved_only_where_needed(data: Path) -> None:
+    run = declare()
+    pools.pool("r")
+    carved = Counter(item.task for name in pools.TRAINING for item in built(run)[name] if item.split == "test")
+    assert carved == {RCA: 21}
+
+
+def test_examples_show_different_labels(data: Path) -> None:
+    run = declare()
+    pools.pool("r")
+    examples = built(run)["examples"]
+    assert {item.label for item in examples if item.task == PFP} == {"True", "False"}
+    assert len({item.label for item in examples if item.task == RCA}) == 3
+
+
+def test_a_short_group_gives_what_there_is_and_an_empty_pool_is_an_error(data: Path) -> None:
+    declare("short", stage2={"samples": {PFP: {"huawei": 500}}}, tasks=[PFP])
+    with pytest.raises(UserError, match=f"test: no instance for {PFP}"):
+        pools.pool("short")
+    run = declare("greedy", stage2={"samples": {RCA: {"huawei": 500}}}, tasks=[RCA])
+    with pytest.raises(UserError, match=f"test: no instance for {RCA}"):
+        pools.pool("greedy")
+    assert not run.pools.exists()
+    declare("none", stage2={"samples": {RCA: {"cisco": 5}}}, tasks=[RCA])
+    with pytest.raises(UserError, match="stage2: no instance for root_cause_analysis in cisco"):
+        pools.pool("none")
+
+
+def test_the_cap_is_by_source_and_leaves_both_parts_one_sample(data: Path) -> None:
+    run = declare("capped", test_rows=10)
+    pools.pool("capped")
+    found = built(run)
+    assert all(count <= 10 for count in Counter((i.task, i.source, i.split) for i in found["test"]).values())
+    whole = declare("whole")
+    pools.pool("whole")
+    assert {i.id for i in found["test"]} <= {i.id for i in built(whole)["test"]}
+    assert [i.id for i in found["stage2"]] == [i.id for i in built(whole)["stage2"]]
+
+
+def test_the_same_in_every_process(data: Path) -> None:
+    run = declare()
+    outputs = []
+    for seed in ("1", "2"):
+        subprocess.run([sys.executable, "-m", "data_builders.pools", "--run", "r"], check=True, capture_output=True,
+                       env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)})
+        outputs.append([(run.pools / f"{name}.jsonl").read_bytes() for name in pools.TRAINING])
+    assert outputs[0] == outputs[1]
+
+
+def test_pools_of_other_data_are_not_overwritten(data: Path) -> None:
+    declare()
+    pools.pool("r")
+    with open(data / "train.jsonl", "a") as stream:
+        stream.write(json.dumps(row(PFP, 999, "True", "train").as_json()) + "\n")
+    with pytest.raises(UserError, match="made from other data"):
+        pools.pool("r")
+
+
+def test_missing_data_say_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    declare()
+    with pytest.raises(UserError, match="make data"):
+        pools.pool("r")
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), max_size=6), st.integers(0, 120))
+def test_shares_add_up_and_never_exceed(sizes: dict[str, int], count: int) -> None:
+    found = pools.shares(sizes, count)
+    assert sum(found.values()) == min(count, sum(sizes.values()))
+    assert all(0 <= found.get(name, 0) <= size for name, size in sizes.items())
+
+
+@pytest.mark.public
+def test_tables_1_and_2_on_the_public_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    if "DATA_MIRROR" not in os.environ:
+        pytest.skip("DATA_MIRROR is not set")
+    mirror = Path(os.environ["DATA_MIRROR"]).resolve()
+    monkeypatch.chdir(tmp_path)
+    normalise.normalise(mirror, Path("build/data/public"))
+    run = config.declare("r", config.resolve("paper", []))
+    pools.pool("r")
+    pools.show("r")
+    printed = capsys.readouterr().out
+    assert "overlap in all: 0" in printed
+    assert "Table 2" in printed
+    found = built(run)
+    assert (len(found["stage1"]), len(found["stage2"]), len(found["examples"])) == (1100, 7000, 12)
+    training = {item.masked for name in pools.TRAINING for item in found[name]}
+    assert not training & {item.masked for item in found["test"]}
+    # What is kept of the test files: carving must stay as small as it is.
+    rows = Counter(item.task for item in found["test"] if item.split != "ood")
+    assert rows[LSM] > 6000
+    assert rows[PFP] > 7500
+    assert rows[RCA] > 1600

@@ -1,0 +1,151 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from data_builders.select import EXHAUSTED, PENDING, TIE, greedy_map, read_embeddings
+from logreasoner.cli import UserError
+
+
+def brute_force(rows, count, kernel="linear", gamma=1.0):
+    """Greedy by definition: the row that adds most to the log-determinant; fewer rows when nothing new is left."""
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    matrix = unit @ unit.T
+    if kernel == "rbf":
+        matrix = np.exp(2 * gamma * (matrix - 1))
+    chosen: list[int] = []
+    while len(chosen) < count:
+        now = np.linalg.slogdet(matrix[np.ix_(chosen, chosen)])[1]
+        gains = np.full(len(rows), -np.inf)
+        for row in set(range(len(rows))) - set(chosen):
+            sign, value = np.linalg.slogdet(matrix[np.ix_([*chosen, row], [*chosen, row])])
+            gains[row] = np.exp(value - now) if sign > 0 else 0.0
+        if gains.max() <= EXHAUSTED:
+            break
+        chosen.append(int(np.argmax(gains >= gains.max() * (1 - TIE))))
+    return chosen
+
+
+# Small whole numbers: many exact duplicates, parallel rows and ties; a determinant is then zero or far from it.
+small = arrays(np.float64, st.tuples(st.integers(1, 12), st.integers(1, 5)), elements=st.integers(-2, 2)).filter(
+    lambda rows: bool(rows.any(axis=1).all()))
+
+
+@settings(max_examples=150, deadline=None)
+@given(small)
+def test_linear_is_greedy_by_definition_and_says_when_the_rank_is_exhausted(rows):
+    expected = brute_force(rows, len(rows))
+    assert greedy_map(rows, len(expected)) == expected
+    assert len(expected) == np.linalg.matrix_rank(rows)
+    if len(expected) < len(rows):
+        with pytest.raises(UserError, match=rf"only {len(expected)} of {len(rows)} rows"):
+            greedy_map(rows, len(rows))
+
+
+@settings(max_examples=60, deadline=None)
+@given(small)
+def test_rbf_is_greedy_by_definition(rows):
+    expected = brute_force(rows, len(rows), "rbf", gamma=2.0)
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    assert len(expected) == len(np.unique(unit.round(9), axis=0))  # not bound by the rank
+    assert greedy_map(rows, len(expected), "rbf", gamma=2.0) == expected
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0])  # 3: the last gains are below 1e-9, where subtraction has no digits
+def test_many_rows_and_directions_match_a_high_precision_reference(decay):
+    width, count = 3 * PENDING, 3 * PENDING - 8
+    rows = np.random.default_rng(1).standard_normal((400, width)) * np.arange(1, width + 1) ** -decay
+    left = rows.astype(np.longdouble)
+    left /= np.sqrt((left**2).sum(axis=1))[:, None]
+    expected = []
+    for _ in range(count):
+        gains = (left**2).sum(axis=1)
+        expected.append(int(np.argmax(gains >= gains.max() * (1 - TIE))))
+        direction = left[expected[-1]] / np.sqrt(gains[expected[-1]])
+        for _ in range(2):
+            left -= np.outer(left @ direction, direction)
+    assert greedy_map(rows, count) == expected
+
+
+def test_permuting_rows_permutes_the_choice():
+    rng = np.random.default_rng(2)
+    rows = rng.standard_normal((300, 40))
+    order = np.concatenate([[0], 1 + rng.permutation(299)])  # row 0 stays: it wins the first tie, of all rows
+    assert [int(order[row]) for row in greedy_map(rows[order], 40)] == greedy_map(rows, 40)
+
+
+def test_ties_and_duplicates_go_to_the_lowest_row():
+    assert greedy_map(np.eye(50)[np.repeat(np.arange(50), 3)], 50) == list(range(0, 150, 3))
+    nearly = np.array([[1.0, 0, 0], [0, 1, 0], [1e-7, 0, 1]])  # 1e-14 less than a tie would be
+    assert greedy_map(nearly[[0, 2, 1]], 3) == [0, 1, 2]
+    apart = np.array([[1.0, 0, 0], [1e-3, 0, 1], [0, 1, 0]])  # 1e-6 less: no tie
+    assert greedy_map(apart, 3) == [0, 2, 1]
+
+
+def test_ties_at_gains_that_subtraction_cannot_tell_apart():
+    near = np.hstack([np.ones((60, 1)), 3e-5 * np.eye(60)])  # all alike by symmetry; gains are near 1e-9
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((61, 61)))[0]
+    assert greedy_map(near @ turn, 60) == list(range(60))
+
+
+def test_scale_type_and_block_edges_do_not_matter():
+    rows = np.random.default_rng(3).standard_normal((5000, 8)).astype(np.float32)
+    expected = greedy_map(rows, 8)
+    assert greedy_map(rows.astype(np.float64) * np.logspace(-200, 200, 5000)[:, None], 8) == expected
+    assert greedy_map(np.asfortranarray(rows), 8) == expected
+    assert len(set(greedy_map(rows.astype(np.float16), 8))) == 8
+
+
+@pytest.mark.parametrize(("rows", "message"), [
+    (np.array([[1.0, 0], [np.nan, 1]]), "row 1 holds NaN or infinity"),
+    (np.array([[1.0, 0], [0, 1], [-np.inf, 1]]), "row 2 holds NaN or infinity"),
+    (np.array([[1.0, 0], [0, 0]]), "row 1 is zero"),
+    (np.ones(3), r"expected N x d real numbers.*\(3,\)"),
+    (np.ones((0, 3)), "expected N x d real numbers"),
+    (np.ones((2, 2), dtype=complex), "expected N x d real numbers.*complex"),
+])
+def test_bad_arrays_are_refused_by_row(rows, message):
+    with pytest.raises(UserError, match=message):
+        greedy_map(rows, 1)
+
+
+@pytest.mark.parametrize("count", [-1, 0, 4])
+def test_counts_that_cannot_be(count):
+    with pytest.raises(UserError, match=f"cannot choose {count} of 3 rows"):
+        greedy_map(np.eye(3), count)
+
+
+def command(folder, *more):
+    return subprocess.run([sys.executable, "-m", "data_builders.select", "--embeddings", folder / "E.npy",
+                           "--out", folder / "ids.json", *more], capture_output=True, text=True)
+
+
+def test_the_command_writes_a_list_or_nothing(tmp_path):
+    np.save(tmp_path / "E.npy", np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 3]])
+    assert command(tmp_path, "--count", "4").returncode == 0
+    assert json.loads((tmp_path / "ids.json").read_text()) == [0, 2, 3, 4]
+    (tmp_path / "ids.json").unlink()
+    failed = command(tmp_path, "--count", "5")
+    assert failed.returncode == 1
+    assert "E.npy: only 4 of 5 rows can be chosen" in failed.stderr and "Traceback" not in failed.stderr
+    assert not (tmp_path / "ids.json").exists()
+
+
+def test_pickles_are_refused(tmp_path):
+    np.save(tmp_path / "E.npy", np.array([[object()]]), allow_pickle=True)
+    with pytest.raises(UserError, match="not an .npy array of numbers"):
+        read_embeddings(tmp_path / "E.npy")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200) | st.binary(max_size=120).map(lambda tail: b"\x93NUMPY\x01\x00v\x00{'descr': '" + tail))
+def test_any_other_bytes_are_refused(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("fuzz") / "E.npy"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="not an .npy array of numbers"):
+        read_embeddings(path)

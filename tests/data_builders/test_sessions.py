@@ -1,0 +1,176 @@
+import gzip
+import json
+import subprocess
+import sys
+import zipfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from data_builders import sessions
+from logreasoner.cli import UserError
+from logreasoner.records import read_instances
+
+HEADER = {"bgl": "{label} 1117838570 2005.06.03 R02-M1 2005-06-03-15.42.50.675872 R02-M1 RAS KERNEL INFO {content}",
+          "spirit": "{label} 1104566461 2005.01.01 sn173 Jan 1 00:01:01 sn173/sn173 kernel: {content}"}
+CONTENT = st.text(alphabet=st.characters(blacklist_characters="\n\r", blacklist_categories=("Cs",)), max_size=30)
+
+
+def bgl(*labels: str, end: str = "\r\n") -> bytes:
+    return "".join(HEADER["bgl"].format(label=label, content=f"message {n}") + end
+                   for n, label in enumerate(labels, 1)).encode()
+
+
+def run(path: Path, *options: str) -> tuple[int, str, list[dict[str, Any]]]:
+    out = path.parent / "out.jsonl"
+    out.unlink(missing_ok=True)
+    done = subprocess.run([sys.executable, "-m", "data_builders.sessions", "--out", str(out), *options, str(path)],
+                          capture_output=True, text=True, check=False)
+    assert "Traceback" not in done.stderr
+    rows = [json.loads(line) for line in out.read_text().splitlines()] if out.exists() else []
+    return done.returncode, done.stdout + done.stderr, rows
+
+
+def parsed(path: Path, layout: str = "bgl", window: int = 2,
+           **settings: Any) -> tuple[list[dict[str, Any]], Counter[str]]:
+    counts: Counter[str] = Counter()
+    return list(sessions.sessions(path, layout, window, "s", counts, **settings)), counts
+
+
+def test_the_command(tmp_path: Path) -> None:
+    log = tmp_path / "My_2k.log"
+    log.write_bytes(bgl("-", "-", "KERNDTLB", "-", "-"))
+    code, said, rows = run(log, "--format", "bgl", "--window", "2")
+    assert code == 0
+    assert "5 lines -> 2 sessions" in said
+    assert "1 of a short last window dropped" in said
+    assert [row["label"] for row in rows] == ["normal", "abnormal"]
+    assert rows[1]["log"] == ["message 3", "message 4"]
+    assert rows[1]["id"].startswith("my-2k-3-")
+    assert len(list(read_instances(tmp_path / "out.jsonl"))) == 2
+    assert (tmp_path / "out.jsonl.manifest.json").exists()
+
+
+@pytest.mark.parametrize("layout", ["bgl", "spirit"])
+@given(rows=st.lists(st.tuples(st.sampled_from(["-", "ALERT"]), CONTENT), max_size=12), window=st.integers(1, 4))
+def test_any_content_comes_through_whole(layout: str, rows: list[tuple[str, str]], window: int) -> None:
+    lines = [HEADER[layout].format(label=label, content=content).encode() for label, content in rows]
+    counts: Counter[str] = Counter()
+    found = list(sessions.windows(lines, layout, window, "s", counts))
+    assert len(found) == len(rows) // window
+    assert counts["dropped"] == len(rows) % window
+    assert counts["malformed"] == 0
+    for number, session in enumerate(found):
+        part = rows[number * window:(number + 1) * window]
+        assert session["log"] == [content for _, content in part]
+        assert session["label"] == ("abnormal" if any(label != "-" for label, _ in part) else "normal")
+        assert session["id"].startswith(f"s-{number * window + 1}-")
+
+
+@given(st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"")), max_size=9))
+def test_no_bytes_are_too_strange(lines: list[bytes]) -> None:
+    for layout in sessions.LAYOUTS:
+        counts: Counter[str] = Counter()
+        for session in sessions.windows(lines, layout, 2, "s", counts):
+            json.dumps(session).encode()
+        assert counts["lines"] == len(lines) == 2 * counts["sessions"] + counts["dropped"] + counts["malformed"]
+
+
+@pytest.mark.parametrize(("rest", "content"), [
+    ("crond(pam_unix)[2915]: session closed", "session closed"),
+    ("kernel: eth0: link up", "eth0: link up"),
+    ("last message repeated: 3 times", "last message repeated: 3 times"),
+    ("kernel:", ""),
+])
+def test_the_component_is_not_content(rest: str, content: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text(f"- 1131566461 2005.11.09 dn228 Nov  9 12:01:01 dn228/dn228 {rest}\n")
+    assert parsed(path, "thunderbird", 1)[0][0]["log"] == [content]
+
+
+def test_limit_seed_and_level(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(bgl(*"-" * 50))
+    assert [row["id"].split("-")[1] for row in parsed(path, limit=5)[0]] == ["1", "3"]
+    rows, counts = parsed(path, limit=10, seed=1)
+    first = int(rows[0]["id"].split("-")[1])
+    assert counts["lines"] == 10
+    assert [line for row in rows for line in row["log"]] == [f"message {n}" for n in range(first, first + 10)]
+    assert rows == parsed(path, limit=10, seed=1)[0]
+    assert len({parsed(path, limit=10, seed=seed)[0][0]["id"] for seed in range(5)}) > 1
+    assert parsed(path, limit=99, seed=1)[1]["lines"] == 50
+    assert parsed(path, level=True)[0][0]["log"] == ["INFO message 1", "INFO message 2"]
+    with pytest.raises(UserError, match="no level column"):
+        parsed(path, "spirit", level=True)
+
+
+def test_archives_hold_the_same(tmp_path: Path) -> None:
+    text = bgl("-", "X", "-", "-")[:-2]  # the last line has no end
+    plain, packed, zipped = tmp_path / "a.log", tmp_path / "a.log.gz", tmp_path / "a.zip"
+    plain.write_bytes(text)
+    packed.write_bytes(gzip.compress(text))
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("notes.txt", "about")
+        archive.writestr("a.log", text)
+    assert parsed(plain)[0] == parsed(packed)[0] == parsed(zipped)[0]
+    assert parsed(zipped, member="a.log")[0] == parsed(plain)[0]
+    assert [sessions.count_lines(path) for path in (plain, packed, zipped)] == [4, 4, 4]
+
+
+def test_bad_archives(tmp_path: Path) -> None:
+    good = gzip.compress(bgl(*"-" * 2000))
+    cases = {"cut.gz": good[:len(good) // 2], "not.gz": b"plain", "not.zip": b"PK\x03\x04 nothing", "empty.zip": b""}
+    for name, content in cases.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            parsed(path)
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.writestr("a.log", "x")
+        archive.writestr("b.log", "x")
+    with pytest.raises(UserError, match="exactly one log file"):
+        parsed(tmp_path / "two.zip")
+    code, said, rows = run(tmp_path / "cut.gz", "--format", "bgl")
+    assert (code, rows) == (1, [])
+    assert said.startswith("error: ")
+
+
+def test_malformed_lines_are_counted_and_never_alerts(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    noise = b"FATAL words that are no header at all, though many of them\n"
+    path.write_bytes(b"cut off here\n\n" + bgl("-") + noise + bgl("-"))
+    rows, counts = parsed(path)
+    assert (len(rows), rows[0]["label"], counts["malformed"]) == (1, "normal", 3)
+    path.write_bytes(b"nothing of\nthis kind\n")
+    with pytest.raises(UserError, match="is --format right"):
+        parsed(path)
+
+
+def test_plain_lines_have_no_label(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_text("one\ntwo\n")
+    assert parsed(path, "lines")[0][0]["label"] == ""
+
+
+def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "BLOCK", 64)
+    monkeypatch.setattr(sessions, "LONGEST", 256)
+    path = tmp_path / "a.log"
+    path.write_bytes(b"x" * 1000)
+    with pytest.raises(UserError, match="longer than"):
+        parsed(path)
+
+
+def test_wrong_options(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(bgl("-"))
+    assert run(path, "--format", "bgl", "--window", "0")[0] == 2
+    assert "no such file" in run(tmp_path / "none.log", "--format", "bgl")[1]
+    command = [sys.executable, "-m", "data_builders.sessions", "--format", "bgl", "--out", str(path), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert path.read_bytes() == bgl("-")

@@ -1,0 +1,78 @@
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from eval import predict
+from logreasoner.config import Run, declare, resolve
+from logreasoner.files import read_json, read_jsonl, write_jsonl
+
+TASKS = {"anomaly_detection": "normal", "root_cause_analysis": "EventTrap"}
+
+
+def rows(prefix: str, source: str, count: int) -> list[dict[str, Any]]:
+    return [{"id": f"{prefix}-{name}-{at}", "task": name, "source": source, "log": f"{prefix} log {at}", "label": label}
+            for at in range(count) for name, label in TASKS.items()]
+
+
+@pytest.fixture
+def run(workdir: Path) -> Run:
+    """A declared run with pools of two tasks and two sources."""
+    found = declare("toy", resolve("paper", []))
+    write_jsonl(found.pools / "test.jsonl", [*rows("b", "beta", 2), *rows("a", "alpha", 2)])
+    write_jsonl(found.pools / "test_seen.jsonl", rows("seen", "alpha", 1))
+    write_jsonl(found.pools / "examples.jsonl", rows("shot", "alpha", 3))
+    return found
+
+
+def command(monkeypatch: pytest.MonkeyPatch, *more: str) -> list[dict[str, Any]]:
+    monkeypatch.setattr(sys, "argv", ["eval.predict", "--run", "toy", "--model", "qwen2.5-7b", "--stage", "dpo",
+                                      "--out", "X.requests.jsonl", *more])
+    predict.main()
+    return [record for _, record in read_jsonl("X.requests.jsonl")]
+
+
+def test_every_test_instance_is_asked_once_with_its_tasks_examples(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = command(monkeypatch)
+    assert len(found) == len({asked["custom_id"] for asked in found}) == 10
+    for asked in found:
+        prompt = asked["body"]["messages"][0]["content"]
+        assert [prompt.count(f"shot log {at}") for at in range(3)] == [1, 1, 1]
+        assert prompt.count("Answer: " + TASKS[asked["custom_id"].split("-")[1]]) == 3
+        assert asked["body"]["model"] == "qwen2.5-7b/dpo" and asked["body"]["temperature"] == 0
+    manifest = read_json("X.requests.jsonl.manifest.json")
+    assert manifest["requests"] == 10 and len(manifest["inputs"]) == 3
+
+
+def test_prompts_that_share_their_beginning_are_neighbours(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [asked["custom_id"] for asked in command(monkeypatch)]
+    assert [key.split("-")[1] for key in ids] == ["anomaly_detection"] * 5 + ["root_cause_analysis"] * 5
+    assert [key.split("-")[0] for key in ids[:5]] == ["a", "a", "seen", "b", "b"]  # sources alpha, alpha, alpha, beta
+
+
+def test_another_endpoint_gets_its_own_name_and_no_fields_of_vllm(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, others = command(monkeypatch)[0], command(monkeypatch, "--endpoint", "other", "--name", "gpt")[0]
+    assert "repetition_penalty" in ours["body"] and "repetition_penalty" not in others["body"]
+    assert others["body"]["model"] == "gpt"
+
+
+@pytest.mark.parametrize(("more", "said"), [
+    (["--stage", "sft"], "unknown stage 'sft'"), (["--model", "gpt-9"], "unknown model 'gpt-9'"),
+])
+def test_unknown_names(run: Run, monkeypatch: pytest.MonkeyPatch, more: list[str], said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        command(monkeypatch, *more)
+
+
+def test_a_task_without_all_its_examples(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(run.pools / "examples.jsonl", rows("shot", "alpha", 2))
+    with pytest.raises(SystemExit, match=r"examples.jsonl: 2 examples of anomaly_detection, the run declares 3"):
+        command(monkeypatch)
+    assert not Path("X.requests.jsonl").exists()
+
+
+def test_an_instance_in_both_test_pools(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(run.pools / "test_seen.jsonl", rows("a", "alpha", 1))
+    with pytest.raises(SystemExit, match=r"id 'a-anomaly_detection-0' is in test.jsonl and in test_seen.jsonl"):
+        command(monkeypatch)

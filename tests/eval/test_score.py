@@ -1,0 +1,185 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import accuracy_score, precision_recall_fscore_support
+
+from eval import score
+from logreasoner.cli import UserError
+from logreasoner.config import task
+from logreasoner.files import read_json, write_jsonl
+
+RCA, AD = task("root_cause_analysis"), task("anomaly_detection")
+
+
+def rows(*labels: str, name: str = "anomaly_detection") -> list[dict[str, Any]]:
+    return [{"id": f"i{at}", "task": name, "source": "s", "log": f"log {at}", "label": label}
+            for at, label in enumerate(labels)]
+
+
+def response(custom_id: str, text: str | None, status: int = 200) -> dict[str, Any]:
+    body = {"choices": [{"message": {"role": "assistant", "content": text}}]} if status == 200 else {"error": "boom"}
+    return {"custom_id": custom_id, "response": {"status_code": status, "body": body}, "error": None}
+
+
+def answer(custom_id: str, label: str) -> dict[str, Any]:
+    return response(custom_id, f"<solutions>\n1. look\n</solutions>\n<answer> {label} </answer>")
+
+
+def run(*more: str, name: str = "anomaly_detection") -> None:
+    arguments = ["--task", name, "--instances", "I.jsonl", "--responses", "R.jsonl", "--out", "out/result.json", *more]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["eval.score", *arguments])
+        score.main()
+
+
+def scored(instances: list[dict[str, Any]], responses: list[dict[str, Any]], *more: str) -> dict[str, Any]:
+    write_jsonl("I.jsonl", instances)
+    write_jsonl("R.jsonl", responses)
+    run(*more, name=instances[0]["task"] if instances else "anomaly_detection")
+    return read_json("out/result.json")
+
+
+@pytest.fixture(autouse=True)
+def folder(workdir: Path) -> Iterator[None]:
+    yield
+
+
+def test_a_worked_example() -> None:
+    """Truth a a a n n; answered a, a, unparsed, a, n: TP 2, FP 1, FN 1, one normal right."""
+    result = scored(rows("abnormal", "abnormal", "abnormal", "normal", "normal"),
+                    [answer("i4", "normal"), answer("i0", "Abnormal"), answer("i1#0", "abnormal"),
+                     response("i2", "I cannot say"), answer("i3", "abnormal")], "--fact", "model=m")
+    assert (result["n"], result["unparsed"], result["task"]) == (5, 1, "anomaly_detection")
+    assert result["label_counts"] == {"normal": 2, "abnormal": 3}
+    assert result["confusion"] == {"rows": ["normal", "abnormal"], "columns": ["normal", "abnormal", "unparsed"],
+                                   "counts": [[1, 1, 0], [0, 2, 1]]}
+    values = {name: part["value"] for name, part in result["metrics"].items()}
+    assert values == pytest.approx({"accuracy": 3 / 5, "weighted_f1": 2 / 3, "precision": 2 / 3, "recall": 2 / 3,
+                                    "f1": 2 / 3})
+    assert result["facts"] == {"model": "m"}
+    assert read_json("out/result.json.manifest.json")["inputs"].keys() == {"I.jsonl", "R.jsonl"}
+
+
+def test_a_task_without_a_positive_class_has_two_metrics(capsys: pytest.CaptureFixture[str]) -> None:
+    result = scored(rows("EventTrap", "equipmentAlarm", name="root_cause_analysis"),
+                    [answer("i0", "EventTrap"), answer("i1", "EventTrap")])
+    assert result["metrics"].keys() == {"accuracy", "weighted_f1"}
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy"))
+    assert line.split() == ["accuracy", "50.0", "[9.5,", "90.5]", "n=2", "u=0"]
+
+
+MATRICES = st.integers(2, 5).flatmap(lambda size: st.lists(
+    st.lists(st.integers(0, 6), min_size=size + 1, max_size=size + 1), min_size=size, max_size=size)).filter(
+    lambda matrix: any(map(any, matrix)))
+
+
+@settings(deadline=None)
+@given(MATRICES)
+def test_point_values_are_scikit_learns(matrix: list[list[int]]) -> None:
+    size = len(matrix)
+    cells = [(truth, found, count) for truth, row in enumerate(matrix) for found, count in enumerate(row)]
+    truth, found = zip(*[(truth, found) for truth, found, count in cells for _ in range(count)], strict=True)
+    ours = score.measures(np.array(matrix), 0)
+    parts = precision_recall_fscore_support(truth, found, labels=[0], average=None, zero_division=0)
+    names = list(range(size + 1))  # unparsed is a class that no instance has
+    weighted = precision_recall_fscore_support(truth, found, labels=names, average="weighted", zero_division=0)[2]
+    theirs = {"accuracy": accuracy_score(truth, found), "weighted_f1": weighted,
+              **{name: part[0] for name, part in zip(("precision", "recall", "f1"), parts, strict=False)}}
+    assert {name: float(value) for name, value in ours.items()} == pytest.approx(theirs)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.lists(st.integers(0, 50), min_size=6, max_size=6).filter(any))
+def test_every_interval_holds_its_value_and_is_repeatable(counts: list[int]) -> None:
+    matrix = [counts[:3], counts[3:]]
+    result = score.scores(matrix, AD)
+    assert result == score.scores(matrix, AD)
+    for part in result.values():
+        assert 0 <= part["low"] <= part["value"] <= part["high"] <= 1
+
+
+def test_wilson_by_the_book() -> None:
+    assert score.wilson(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)  # Newcombe 1998's formula by hand
+    assert score.wilson(0, 10) == pytest.approx((0, 0.2775), abs=1e-4)
+    assert score.wilson(10, 10) == pytest.approx((0.7225, 1), abs=1e-4)
+    assert score.wilson(0, 0) == (0, 1)
+
+
+def test_the_bootstrap_is_resampling_of_instances() -> None:
+    matrix = [[30, 8, 2], [6, 50, 4]]
+    pairs = np.array([(t, f) for t, row in enumerate(matrix) for f, count in enumerate(row) for _ in range(count)])
+    draws = pairs[np.random.default_rng(1).integers(0, len(pairs), (2000, len(pairs)))]
+    hits = ((draws[..., 0] == 1) & (draws[..., 1] == 1)).sum(1)
+    f1 = 2 * hits / ((draws[..., 0] == 1).sum(1) + (draws[..., 1] == 1).sum(1))
+    ours = score.scores(matrix, AD)["f1"]
+    assert (ours["low"], ours["high"]) == pytest.approx(np.percentile(f1, [2.5, 97.5]), abs=0.015)
+
+
+def test_a_perfect_or_hopeless_score_is_not_certain() -> None:
+    perfect, hopeless = score.scores([[5, 0, 0], [0, 5, 0]], AD), score.scores([[5, 0, 0], [5, 0, 0]], AD)
+    assert perfect["f1"]["low"] < 0.8 and perfect["weighted_f1"]["low"] < 0.8
+    assert hopeless["f1"]["value"] == 0 < 0.4 < hopeless["f1"]["high"] < 1
+    assert hopeless["precision"] == {"value": 0, "low": 0, "high": 1}  # it never said abnormal: nothing is known
+
+
+TWO = rows("normal", "abnormal")
+GOOD = [answer("i0", "normal"), answer("i1", "abnormal")]
+
+
+@pytest.mark.parametrize(("instances", "responses", "said"), [
+    (TWO, GOOD[:1], r"R.jsonl: 1 id, the first 'i1': without an answer"),
+    (TWO, [GOOD[0], response("i1", None, 500)], r"'i1': without an answer \(status 500: boom\)"),
+    (TWO, [*GOOD, GOOD[0], GOOD[1]], r"R.jsonl: 2 ids, the first 'i0': answered twice"),
+    (TWO, [*GOOD, answer("i9", "normal")], r"R.jsonl: 1 id, the first 'i9': of no instance"),
+    (TWO, [answer("i0#x", "normal"), GOOD[1]], r"'i0#x': of no instance"),
+    (TWO, [answer("i0#0", "normal"), answer("i0#1", "normal"), GOOD[1]], r"'i0#1': .*several samples"),
+    (TWO, [{"response": {}}], r"R.jsonl:1: a response needs a custom_id"),
+    (TWO, [*GOOD, {"custom_id": ["i0"]}], r"R.jsonl:3: a response needs a custom_id"),
+    (TWO, [{"custom_id": "i0", "response": [1]}, GOOD[1]], r"'i0': without an answer"),
+    (TWO, [{"custom_id": "i0", "response": {"status_code": 200, "body": "x"}}, GOOD[1]], r"'i0': without an answer"),
+    ([], [], r"I.jsonl: no instances"),
+    ([*TWO, *TWO], GOOD, r"I.jsonl:3: id 'i0' comes twice"),
+    (rows("normal", "odd"), GOOD, r"I.jsonl: instance 2 \('i1'\) has the label 'odd'"),
+    ([TWO[0], {**TWO[1], "task": "other"}], GOOD, r"instance 2 \('i1'\) is of task 'other', not 'anomaly_detection'"),
+])
+def test_a_smaller_n_is_never_silent(instances: list[Any], responses: list[Any], said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        scored(instances, responses)
+    assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "{", '"x"', "\ufeff{", "\x00", '{"custom_id": 1' + "0" * 5000 + "}"])
+def test_a_broken_line_is_named(line: str) -> None:
+    write_jsonl("I.jsonl", TWO)
+    Path("R.jsonl").write_text(json.dumps(GOOD[0]) + "\n" + line + "\n")
+    with pytest.raises(SystemExit, match="error: R.jsonl:2: "):
+        run()
+
+
+@pytest.mark.parametrize("text", ["\x00", "<answer>" * 50_000, "[" * 100_000, "\ud800<answer>?</answer>", "", None])
+def test_hostile_answers_are_unparsed_and_nothing_else(text: str | None) -> None:
+    result = scored(TWO, [response("i0", text), GOOD[1]])
+    assert (result["n"], result["unparsed"], result["metrics"]["accuracy"]["value"]) == (2, 1, 0.5)
+
+
+def test_an_error_followed_by_an_answer_is_an_answer() -> None:
+    assert scored(TWO, [response("i0", None, 429), *GOOD])["metrics"]["accuracy"]["value"] == 1
+
+
+@pytest.mark.parametrize("arguments", [["--task", "anomaly_detection"], ["--run", "r"], [],
+                                       ["--task", "anomaly_detection", "--instances", "I.jsonl", "--run", "r"]])
+def test_the_two_forms_do_not_mix(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["eval.score", "--responses", "R.jsonl", "--out", "x.json", *arguments])
+    with pytest.raises(SystemExit, match="give either --task"):
+        score.main()
+
+
+def test_a_metric_that_a_task_cannot_have_is_named() -> None:
+    with pytest.raises(UserError, match=r"root_cause_analysis.yaml: metrics: 'recall'"):
+        score.scores([[1, 0]], RCA.model_copy(update={"metrics": ["recall"]}))

@@ -1,0 +1,122 @@
+"""The one place that reads answers: strict, total on hostile text."""
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from logreasoner.answers import Trajectory, parse_label, parse_steps, parse_trajectory, render_steps, same_text
+
+LABELS = ["True", "False"]
+
+# Shaped like figure 11: steps with bullet lines below them, all steps kept and the conclusion alone wrong.
+KEPT = (
+    "Read the log:\n- A device reports that it made a host key by itself; the key's type and size are parameters.",
+    "Read the description:\n- It says when a device makes such a key: as a client first logs in.",
+    "Compare the two:\n- One states the event.\n- The other states the condition of the event.",
+    "Decide:\n- The description never repeats the event, so it seems not to describe the log.",
+)
+RAW = Trajectory(KEPT, "False")
+CORRECTED = Trajectory((*KEPT, "Wait, is that so?\n- A condition that leads to this very event explains it.",
+                        "Exclude the alternatives:\n- It is not irrelevant.\n- It is not inaccurate.",
+                        "So the description explains the log."), "True")
+
+
+@pytest.mark.parametrize("trajectory", [RAW, CORRECTED])
+def test_a_pair_shaped_like_figure_11_survives_writing_and_reading(trajectory: Trajectory) -> None:
+    assert parse_trajectory(trajectory.render(), LABELS) == trajectory
+    assert same_text(CORRECTED.steps[3], RAW.steps[3])
+
+
+@pytest.mark.parametrize(("text", "label"), [
+    ("<answer> True </answer>", "True"),
+    ("<answer>\nfalse\n</answer>", "False"),
+    ('<answer>"True".</answer>', "True"),
+    ("<answer>**True.**</answer>", "True"),
+    ("<answer>\u201cTrue\u201d</answer>", "True"),
+    ("so <answer>True</answer> it is", "True"),
+    ("<think>or <answer>False</answer>?</think><answer>True</answer>", "True"),
+    ("the chat template opened it</think>\n<answer>True</answer>", "True"),
+])
+def test_what_counts_as_an_answer(text: str, label: str) -> None:
+    assert parse_label(text, LABELS) == label
+
+
+@pytest.mark.parametrize("text", [
+    "", "True", "<answer></answer>", "<answer>true or false</answer>", "<answer>not True</answer>",
+    "<answer>True", "True</answer>", "</answer>True<answer>", "<Answer>True</Answer>", "<answer>True..</answer>",
+    "<answer>True</answer><answer>True</answer>", "<answer>True</answer><answer>",
+    "<answer><answer>True</answer></answer>", "<answer>Tr\x00ue</answer>", '<answer>"*"</answer>',
+    "<think>perhaps <answer>True</answer>",  # cut off while thinking: a draft is no answer
+])
+def test_what_does_not(text: str) -> None:
+    assert parse_label(text, LABELS) is None
+
+
+@given(st.text(min_size=1).filter(lambda label: label.strip() == label and "<" not in label))
+@example("N.A.")
+@example('"quoted"')
+@example("*")
+def test_any_label_of_a_users_own_task_can_be_answered(label: str) -> None:
+    assert parse_label(f"<answer> {label} </answer>", [label]) == label
+
+
+def test_the_exact_spelling_wins_over_a_similar_label() -> None:
+    labels = ["c", "C", "C."]
+    assert [parse_label(f"<answer>{label}</answer>", labels) for label in labels] == labels
+
+
+PIECES = st.sampled_from(["<think>", "</think>", "<solutions>", "</solutions>", "<answer>", "</answer>", "True",
+                          "False", "1. ", "\n2. ", " ", "\n", "*", ".", "\x00", "x"])
+
+
+@given(st.lists(PIECES | st.text(max_size=5), max_size=25).map("".join))
+def test_no_text_breaks_the_parsers_and_what_they_accept_is_whole(text: str) -> None:
+    label, found = parse_label(text, LABELS), parse_trajectory(text, LABELS)
+    assert label is None or (label in LABELS and text.count("<answer>") >= 1)
+    assert found is None or (found.answer == label and found.steps and all(found.steps))
+
+
+STEP = st.text(st.characters(exclude_categories=["Cs", "Nd"], exclude_characters="<"), min_size=1).filter(
+    lambda step: step == step.strip())
+
+
+@given(st.lists(STEP, min_size=1, max_size=12))
+def test_steps_survive_writing_and_reading(steps: list[str]) -> None:
+    body = render_steps(steps).removeprefix("<solutions>").removesuffix("</solutions>")
+    assert parse_steps(body) == tuple(steps)
+
+
+@pytest.mark.parametrize(("body", "steps"), [
+    ("1. a\n2. b", ("a", "b")),
+    ("1) a\n2) b", ("a", "b")),
+    ("1. a\n3. b\n2. c", ("a\n3. b", "c")),
+    ("1. takes\n2.5 seconds\n2. done", ("takes\n2.5 seconds", "done")),
+    ("1. from\n2.1.1.1 to\n2. x", ("from\n2.1.1.1 to", "x")),
+])
+def test_where_steps_begin(body: str, steps: tuple[str, ...]) -> None:
+    assert parse_steps(body) == steps
+
+
+@pytest.mark.parametrize("body", ["", "a\n1. b", "2. b", "1.\n2. b", "1. a\n2.  "])
+def test_steps_that_are_not_numbered_from_one_or_are_empty(body: str) -> None:
+    assert parse_steps(body) is None
+
+
+@pytest.mark.parametrize("text", [
+    "<answer>True</answer><solutions>1. a</solutions>",
+    "<solutions>1. a<answer>True</answer></solutions>",
+    "<solutions>1. a</solutions></solutions><answer>True</answer>",
+    "<solutions>1. a</solutions><solutions>1. a</solutions><answer>True</answer>",
+    "<solutions>a</solutions><answer>True</answer>",
+    "1. a\n<answer>True</answer>",
+    "<solutions>1. a</solutions>",
+])
+def test_trajectories_that_are_not_whole(text: str) -> None:
+    assert parse_trajectory(text, LABELS) is None
+
+
+@pytest.mark.parametrize("piece", ["<answer>", "</answer>", "<think>", "<solutions>", " ", "\t1", "\n", "*", "1. "])
+def test_long_hostile_text_is_read_once(piece: str) -> None:
+    """Nothing is timed: a pattern that backtracks would not come back from a megabyte."""
+    assert parse_trajectory(piece * 200_000, LABELS) is None
+    parse_trajectory(f"<solutions>{piece * 200_000}</solutions><answer>True</answer>", LABELS)

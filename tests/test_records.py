@@ -1,0 +1,59 @@
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from logreasoner.records import Instance, mask_level
+
+
+@pytest.mark.parametrize(("log", "masked"), [
+    ("AAA/5/AAA_FAILURE: failed", "AAA/[MASK]/AAA_FAILURE: failed"),
+    ("¡AAA/5/AAA_FAILURE: failed", "¡AAA/[MASK]/AAA_FAILURE: failed"),
+    ("H3C LB/6/ TAC_AUTH:x", "H3C LB/[MASK]/ TAC_AUTH:x"),
+    ("QOS / 4 /NAME: x", "QOS / [MASK] /NAME: x"),
+    ("Wired users:CM/5/OFF:a;Wireless users:CM/5/OFF:b", "Wired users:CM/[MASK]/OFF:a;Wireless users:CM/[MASK]/OFF:b"),
+    ("TRAP/4/2/STATEDOWN: x", "TRAP/[MASK]/STATEDOWN: x"),
+    ("DEVM/4/OUT: as %%01DEVM/4/OUT(l)[3]", "DEVM/[MASK]/OUT: as %%01DEVM/[MASK]/OUT(l)[3]"),
+    ("FW-LOG/6/A: x FW-LOG/6/B", "FW-LOG/[MASK]/A: x FW-LOG/[MASK]/B"),
+    ("IF/4/DOWN: GigabitEthernet1/0/2 is down", "IF/[MASK]/DOWN: GigabitEthernet1/0/2 is down"),
+    ("BOARD/3/0x12: rate 10/100 on 1/0", "BOARD/[MASK]/0x12: rate 10/100 on 1/0"),
+    ("no level at all", "no level at all"),
+    ("", ""),
+])
+def test_mask_level(log: str, masked: str) -> None:
+    assert mask_level(log) == masked
+
+
+@given(st.text(alphabet="A/4 x-%0\n", max_size=60))
+def test_masking_twice_is_masking_once(log: str) -> None:
+    assert mask_level(mask_level(log)) == mask_level(log)
+
+
+def test_masking_is_linear() -> None:
+    for hostile in ("a-" * 50_000, " " * 50_000, "A/4/B " * 20_000, "1" * 50_000):
+        mask_level(hostile)  # quadratic matching would take minutes
+
+
+def test_the_same_log_with_another_level_and_other_line_breaks() -> None:
+    one = Instance("1", "t", "s", "AAA/5/FAIL:the\n  access device", "True")
+    other = Instance("2", "t", "s", "AAA/3/FAIL: theaccess device", "True")
+    assert one.masked == other.masked
+    assert one.masked != Instance("3", "t", "s", "AAA/3/FAIL: an access device", "True").masked
+
+
+@pytest.mark.public
+def test_no_level_is_left_in_the_public_failure_files() -> None:
+    if "DATA_MIRROR" not in os.environ:
+        pytest.skip("DATA_MIRROR is not set")
+    files = sorted(Path(os.environ["DATA_MIRROR"]).rglob("error_test_*.json"))
+    assert len(files) == 6
+    for path in files:
+        for row in json.loads(path.read_text()):
+            masked = mask_level(row["input"])
+            assert "[MASK]" in masked
+            assert not re.match(r"^\s*[^/]*/\s*\d\s*/", masked)
+            assert not re.search(r"[A-Za-z]\s*/\s*\d\s*/\s*[A-Za-z]", masked), masked

@@ -79,6 +79,7 @@ doctor: | $(CORE) ## what this machine can do, and what is missing for the rest
 
 # ---- the run ---------------------------------------------------------------------------------------------------
 D := build/runs/$(RUN)
+POOLS := $(D)/pools/manifest.json
 SHARED := $(D)/datasets/shared/thought-sft
 SOLUTION := $(D)/datasets/$(MODEL)/solution-sft
 PREF := $(D)/datasets/$(MODEL)/dpo
@@ -95,7 +96,13 @@ include demo/demo.mk
 declare: | $(CORE)
 	@$(PY) -m logreasoner.config --run $(RUN) --experiment $(EXPERIMENT) $(OVERRIDES)
 preflight: | declare
-	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(STAGE) --hardware $(HARDWARE) --goal $(call TRAINED,$(STAGE))
+	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(CHECK) --hardware $(HARDWARE) --goal $(call TRAINED,$(CHECK))
+# What preflight looks at: how far a goal goes.
+CHECK = $(STAGE)
+rationales thoughts: CHECK = thoughts
+thought-sft solutions: CHECK = thought-sft
+solution-sft: CHECK = solution-sft
+corrections dpo: CHECK = dpo
 
 # ---- data ------------------------------------------------------------------------------------------------------
 .PHONY: data data-ad
@@ -112,7 +119,6 @@ $(PUBLIC): $(wildcard build/data/raw/ad/*) | $(CORE)
 $(BUNDLED): demo/logs.yaml | $(CORE)
 	$(PY) -m demo.logs --out $(@D)
 
-POOLS := $(D)/pools/manifest.json
 $(POOLS): | declare $(if $(filter demo,$(EXPERIMENT)),$(BUNDLED),$(PUBLIC))
 	$(PY) -m data_builders.pools --run $(RUN)
 
@@ -161,8 +167,8 @@ $(PREF)/samples.jsonl: $(PREF)/corrections.responses.jsonl
 	$(STAGE2) corrections
 
 .PHONY: solutions corrections
-solutions: $(SOLUTION)/samples.jsonl ## stage 2: pi_thought's solutions; the right ones are D_corr
-corrections: $(PREF)/samples.jsonl ## stage 2: corrected wrong solutions, in pairs (D_pref)
+solutions: preflight $(SOLUTION)/samples.jsonl ## stage 2: pi_thought's solutions; the right ones are D_corr
+corrections: preflight $(PREF)/samples.jsonl ## stage 2: corrected wrong solutions, in pairs (D_pref)
 
 # ---- training (section 4.2.2) ----------------------------------------------------------------------------------
 # $(1) stage, $(2) its samples, $(3) the model it starts from. Every line may be run again after a kill.
@@ -184,7 +190,7 @@ $(eval $(call train,dpo,$(PREF)/samples.jsonl,$(call TRAINED,solution-sft)))
 thought-sft: preflight $(call TRAINED,thought-sft) ## tune MODEL on D_thought, after making what is missing
 solution-sft: preflight $(call TRAINED,solution-sft) ## tune it on D_corr
 dpo: preflight $(call TRAINED,dpo) ## tune it on D_pref: the whole method, from logs to pi_dpo
-export: $(call TRAINED,$(STAGE)) ## the complete weights of STAGE, adapter merged
+export: preflight $(call TRAINED,$(STAGE)) ## the complete weights of STAGE, adapter merged
 	@echo "complete weights: $(D)/models/$(MODEL)/$(STAGE)/model"
 recipes: | $(CORE) ## render the committed recipes/<model>/<stage>.yaml
 	$(PY) -m data_builders.recipes --committed
@@ -200,7 +206,7 @@ $(RESULT): $(PREDICTIONS)/test.responses.jsonl
 	$(PY) -m eval.score --run $(RUN) --model $(MODEL) --stage $(STAGE) --responses $< --out $@
 
 .PHONY: eval tables
-eval: $(RESULT) ## predict and score MODEL at STAGE (base, thought-sft, solution-sft, dpo)
+eval: preflight $(RESULT) ## predict and score MODEL at STAGE (base, thought-sft, solution-sft, dpo)
 tables: | declare ## Tables 3-5, measured beside published, as Markdown, CSV and LaTeX
 	$(PY) -m eval.tables --run $(RUN)
 

@@ -107,7 +107,7 @@ def path_like(name: str) -> bool:
 def model_missing(name: str) -> str | None:
     """Why a model cannot be loaded, found out without loading or downloading it; None if nothing speaks against it."""
     if Path(name).is_dir():
-        return None
+        return None if Path(name, "config.json").exists() else f"{name}: no config.json in it, so no model's folder"
     if path_like(name):
         return f"{name}: no such folder; give the folder of a model or its name on the hub"
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
@@ -160,14 +160,18 @@ def report(found: dict[str, Any]) -> str:
 
 
 def require(run: Run, model: str, stage: str, profile_name: str) -> None:
-    """Refuse a stage that cannot end well on this machine. Raises UserError with what is missing."""
+    """Refuse a stage that cannot end well on this machine. Raises UserError with what is missing.
+
+    `thoughts` and `base` train nothing, so they need no hardware profile.
+    """
     here = gpus()
     profile = hardware().get(profile_name)
     can = ", ".join(name for name, each in hardware().items() if not lacking(each, here))
     if profile is None:
         raise UserError(f"unknown hardware profile {profile_name!r}; experiments/hardware.yaml has "
                         f"{', '.join(hardware())}; here can run: {can}")
-    if missing := lacking(profile, here):
+    trains = stage not in ("thoughts", "base")
+    if trains and (missing := lacking(profile, here)):
         raise UserError(f"HARDWARE={profile_name} {missing}. Here can run: HARDWARE={can}")
     asks = _open_questions(run, model, stage)
     needed = [declared_model(model).path, *([run.experiment.embedding] if "thoughts" in asks else [])]
@@ -178,14 +182,14 @@ def require(run: Run, model: str, stage: str, profile_name: str) -> None:
     if asks and teacher.base_url is None and not os.environ.get(teacher.key):
         raise UserError(f"{teacher.key} is not set, and the teacher {teacher.model} is still to be asked for "
                         f"{' and '.join(asks)}; set it, or give TEACHER= and TEACHER_BASE_URL= for another one")
-    if stage != "base":
+    if trains:
         _require_memory(run, model, stage, profile, here)
 
 
 def _open_questions(run: Run, model: str, stage: str) -> list[str]:
     """What a paid teacher is still to be asked for on the way to a stage."""
     asked = {}
-    if stage in ("thought-sft", "solution-sft", "dpo"):
+    if stage in ("thoughts", "thought-sft", "solution-sft", "dpo"):
         asked["thoughts"] = run.dataset("shared", "thought-sft") / "thoughts.responses.jsonl"
     if stage == "dpo" and run.experiment.corrections_by == "teacher":
         asked["corrections"] = run.dataset(model, "dpo") / "corrections.responses.jsonl"
@@ -228,7 +232,7 @@ python -m data_builders.doctor --require --run paper --model qwen2.5-7b --stage 
     arguments.add_argument("--require", action="store_true", help="silent if the stage can be made here, else an error")
     arguments.add_argument("--run", help="a declared run")
     arguments.add_argument("--model", help="a name of models.yaml")
-    arguments.add_argument("--stage", help="base, thought-sft, solution-sft or dpo")
+    arguments.add_argument("--stage", help="base, thoughts, thought-sft, solution-sft or dpo")
     arguments.add_argument("--hardware", help="a profile of hardware.yaml")
     arguments.add_argument("--goal", type=Path, help="with --require: if this file exists, nothing is required")
     cli.run(arguments, _main)

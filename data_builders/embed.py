@@ -48,8 +48,9 @@ def embed(model: str, texts: list[str], batch: int, max_length: int, pooling: st
     try:
         encoder = FlagModel(model, normalize_embeddings=False, use_fp16=gpu, devices="cuda:0" if gpu else "cpu",
                             pooling_method=pooling, trust_remote_code=False)
-    except (OSError, ValueError) as error:  # the hub's messages run over many lines; the first says what is wrong
-        raise UserError(f"{model}: cannot be loaded as an embedding model: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # a broken folder shows itself as anything, often over many lines; the first will do
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{model}: cannot be loaded as an embedding model: {type(error).__name__}: {reason}") from None
     limit = min(max_length, encoder.tokenizer.model_max_length, encoder.model.config.max_position_embeddings)
     lengths = [len(ids) for ids in encoder.tokenizer(texts, verbose=False)["input_ids"]]
     rows = encoder.encode(texts, batch_size=batch, max_length=limit).astype(np.float32)

@@ -28,6 +28,7 @@ EXHAUSTED = 1e-10  # no gain above this share of a row's own (1): nothing new is
 NOISE = 1e-13  # what rounding can do to a gain found by subtraction (measured: up to 4e-15 at d = 1,024 and k = 1,000)
 PRECISE = 1e-3  # below this, NOISE would decide ties, so the contenders' gains are computed from their residuals
 PENDING = 32  # directions that may wait before every row's gain is brought up to date by one matrix product
+FITS = 2**25  # numbers (256 MiB) that are converted and normalised once; larger arrays in blocks, again and again
 BLOCK = 4096  # rows converted to float64 at once
 
 
@@ -39,13 +40,20 @@ def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", 
     Raises UserError for anything but a two-dimensional array of finite, nonzero rows, and when fewer than `count`
     rows are linearly independent: never fewer are returned.
     """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     from tqdm import tqdm
 
+    embeddings = np.asarray(embeddings)  # a memory map is as good, but slower to index
     norms = _norms(embeddings)
+    if embeddings.size <= FITS:
+        embeddings, norms = embeddings / norms[:, None], np.ones(len(norms))
     if not 1 <= count <= len(norms):
         raise UserError(f"cannot choose {count} of {len(norms)} rows; ask for 1 to {len(norms)}")
     search = _linear(embeddings, norms, count) if kernel == "linear" else _rbf(embeddings, norms, count, gamma)
-    chosen = list(tqdm(islice(search, count), total=count, unit="row", desc="select", disable=None))
+    # Thousands of small products: on a busy machine threads wait for each other many times longer than they compute.
+    # One thread also rounds the same on every machine.
+    with threadpool_limits(1):
+        chosen = list(tqdm(islice(search, count), total=count, unit="row", desc="select", disable=None))
     if len(chosen) < count:
         why = (f"every other row is a linear combination of these (a linear kernel has at most one row for each of "
                f"the {embeddings.shape[1]} dimensions); take a smaller count, a model with more dimensions, "
@@ -63,23 +71,23 @@ def _norms(rows: NDArray[Any]) -> Array:
         block = np.array(rows[start : start + BLOCK], dtype=np.float64)
         peak = np.maximum(block.max(axis=1), -block.min(axis=1))
         tiny = np.finfo(np.float64).tiny
-        for bad, what in ((~np.isfinite(peak), "holds NaN or infinity"), (peak < tiny, "is zero")):
+        for bad, what in ((~(peak < 1e300), "holds NaN, infinity or nearly so"), (peak < tiny, "is zero")):
             if bad.any():
-                raise UserError(f"row {start + int(bad.argmax())} {what}; so it has no direction; embed its text anew")
+                raise UserError(f"row {start + int(bad.argmax())} {what}, so it has no direction; embed its text anew")
         block /= peak[:, None]  # so that the squares neither overflow nor vanish
         norms[start : start + BLOCK] = peak * np.sqrt(np.einsum("ij,ij->i", block, block))
     return norms
 
 
-def _unit(rows: NDArray[Any], norms: Array, index: Any) -> Array:
-    unit = np.array(rows[index], dtype=np.float64)
-    unit /= norms[index, None]
-    return unit
+def _unit(rows: NDArray[Any], norms: Array, index: NDArray[np.intp]) -> Array:
+    return rows[index].astype(np.float64) / norms[index, None]
 
 
 def _residual(unit: Array, basis: Array) -> Array:
     for _ in range(2):  # once leaves rounding along the basis, twice is enough
-        unit -= (unit @ basis.T) @ basis
+        for start in range(0, len(basis), 128):  # each megabyte is still in the cache for its second product
+            part = basis[start : start + 128]
+            unit -= (unit @ part.T) @ part
     return unit
 
 
@@ -89,24 +97,25 @@ def _linear(rows: NDArray[Any], norms: Array, count: int) -> Iterator[int]:
     basis = np.empty((min(count, width), width))  # orthonormal; spans what is chosen
     base, flushed = np.ones(total), 0  # gains with respect to basis[:flushed]
     bound = base.copy()  # at most PENDING steps old
+    crowded = False
 
-    def settle(index: NDArray[np.intp], step: int) -> None:
-        for start in range(0, len(index), BLOCK):
-            part = index[start : start + BLOCK]
-            along = _unit(rows, norms, part) @ basis[flushed:step].T
-            bound[part] = base[part] - np.einsum("ij,ij->i", along, along)
+    def settle(part: slice | NDArray[np.intp], step: int) -> None:
+        along = rows[part].astype(np.float64, copy=False) @ basis[flushed:step].T
+        along /= norms[part, None]
+        bound[part] = base[part] - np.einsum("ij,ij->i", along, along)
 
     for step in range(len(basis)):
-        if step - flushed == PENDING:
-            settle(np.arange(total), step)
+        if step - flushed == PENDING or crowded:
+            for start in range(0, total, BLOCK):
+                settle(slice(start, start + BLOCK), step)
             base[:], flushed = bound, step
         # The most promising rows first: the best of their true gains rules out nearly all the others.
         top = np.argpartition(bound, -min(PENDING, total))[-min(PENDING, total) :]
         settle(top, step)
         rivals = np.flatnonzero(bound >= bound[top].max() * (1 - TIE) - NOISE)
-        settle(rivals, step)
-        if len(rivals) == total:  # all were brought up to date anyway
-            base[:], flushed = bound, step
+        for start in range(0, len(rivals), BLOCK):
+            settle(rivals[start : start + BLOCK], step)
+        crowded = len(rivals) > total // 8  # then bringing all up to date costs less than picking them out
         best = bound[rivals].max()
         if best <= EXHAUSTED:
             return
@@ -132,8 +141,8 @@ def _rbf(rows: NDArray[Any], norms: Array, count: int, gamma: float) -> Iterator
         row = int(np.argmax(gains >= best * (1 - TIE)))
         yield row
         mine = _unit(rows, norms, np.array([row]))[0]
-        cosine = np.concatenate([_unit(rows, norms, slice(start, start + BLOCK)) @ mine
-                                 for start in range(0, len(norms), BLOCK)])
+        cosine = np.concatenate([rows[start : start + BLOCK].astype(np.float64) @ mine
+                                 for start in range(0, len(norms), BLOCK)]) / norms
         kernel = np.exp(2 * gamma * (np.minimum(cosine, 1) - 1))
         cholesky[step] = (kernel - cholesky[:step, row] @ cholesky[:step]) / np.sqrt(best)
         gains -= cholesky[step] ** 2

@@ -21,10 +21,10 @@ EMBEDDER := $(D)/models/embedder
 INIT := $(D)/models/$(MODEL)/init/model
 FORM := $(D)/datasets/$(MODEL)/form-sft
 
-$(INIT)/config.json: | $(BUNDLED) $(TRAIN)
+$(INIT)/config.json: | $(POOLS) $(BUNDLED) $(TRAIN)
 	$(PYTRAIN) -m demo.tiny_model --run $(RUN) --out $(@D)
 $(EMBEDDER): | $(BUNDLED) $(TRAIN)
 	$(PYTRAIN) -m demo.tiny_model --embedder --out $@
-$(FORM)/samples.jsonl: | declare $(BUNDLED)
+$(FORM)/samples.jsonl: | $(POOLS) $(BUNDLED)
 	$(PY) -m demo.form --run $(RUN) --out $@
 endif

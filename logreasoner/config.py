@@ -255,7 +255,10 @@ def task(name: str) -> Task:
 
 
 def experiment(name: str) -> dict[str, Any]:
-    """The raw declaration, with what it extends merged in (maps by key, everything else replaced)."""
+    """The raw declaration, with what it extends merged in.
+
+    Maps merge by key, everything else is replaced; so are `samples`, whose groups belong to the data.
+    """
     path = EXPERIMENTS / "runs" / f"{name}.yaml"
     if not path.exists():
         known = sorted(found.stem for found in path.parent.glob("*.yaml"))
@@ -268,7 +271,7 @@ def experiment(name: str) -> dict[str, Any]:
 def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     result = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        both = isinstance(value, dict) and isinstance(result.get(key), dict) and key != "samples"
         result[key] = _merged(result[key], value) if both else value
     return result
 

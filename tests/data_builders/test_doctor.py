@@ -166,4 +166,4 @@ def test_preflight_is_silent_once_the_goal_is_there(workdir):
     done = subprocess.run([*asked, "manifest.json"], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     failed = subprocess.run([*asked, "missing.json"], capture_output=True, text=True, env=environment)
-    assert failed.returncode == 1 and "was not declared" in failed.stderr
+    assert failed.returncode == 1 and "never-declared" in failed.stderr

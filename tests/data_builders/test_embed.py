@@ -7,7 +7,7 @@ import pytest
 
 from data_builders.embed import read_texts
 from logreasoner.cli import UserError
-from logreasoner.files import ROOT, write_jsonl
+from logreasoner.files import ROOT, write_json, write_jsonl
 
 TINY_BERT = """
 import sys
@@ -54,7 +54,7 @@ print(json.dumps([model(**encode(text, return_tensors="pt", truncation=True)).la
     # A GPU computes in float16.
     made = json.loads((folder / "E.npy.manifest.json").read_text())
     np.testing.assert_allclose(rows, expected, atol=1e-5 if made["dtype"] == "float32" else 2e-2)
-    assert (made["model"], made["rows"], made["dimensions"], made["max_length"], made["cut"]) == ("./bert", 5, 24, 16, 1)
+    assert [made[key] for key in ("model", "rows", "dimensions", "max_length", "cut")] == ["./bert", 5, 24, 16, 1]
     assert list(made["inputs"]) == ["texts.jsonl"]
 
 
@@ -62,10 +62,12 @@ print(json.dumps([model(**encode(text, return_tensors="pt", truncation=True)).la
 @pytest.mark.parametrize(("model", "message"), [
     ("./nowhere", "./nowhere: no such folder"),
     ("some/model", "HF_HUB_OFFLINE forbids to download it"),
-    ("./empty", "./empty: cannot be loaded as an embedding model"),
+    ("./empty", "./empty: no config.json in it"),
+    ("./broken", "./broken: cannot be loaded as an embedding model"),
 ])
 def test_a_model_that_is_not_there_is_one_line_and_leaves_nothing(folder, train_python, model, message):
     (folder / "empty").mkdir(exist_ok=True)
+    write_json(folder / "broken" / "config.json", {"model_type": "bert"})
     (folder / "E.npy").unlink(missing_ok=True)
     write_jsonl(folder / "texts.jsonl", [{"analysis": "a"}])
     failed = embed(train_python, folder, model)

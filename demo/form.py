@@ -1,0 +1,125 @@
+"""What the tiny base learns before stage 1: the answer forms, on logs of its own, imperfectly.
+
+A random model can answer nothing; the paper's models can. So the demo's base is taught the form of an answer by an
+ordinary LLaMA-Factory run, and that a prompt may ask for a plan instead: a model that knows only answers would
+unlearn them in thought-sft. Some of its labels are drawn at random (demo/tiny.yaml), and all that hang on some words
+(`unsure` in demo/logs.yaml), so that its answers in stage 2 are sometimes right and sometimes wrong.
+"""
+
+import argparse
+import functools
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from demo import logs, teacher
+from logreasoner import cli, prompts
+from logreasoner.answers import Trajectory
+from logreasoner.cli import UserError
+from logreasoner.config import Run, load_run, load_yaml
+from logreasoner.files import BUILD, ROOT, manifest, write_jsonl
+from logreasoner.records import Instance, read_instances
+
+SETTINGS = ROOT / "demo" / "tiny.yaml"
+LOGS = logs.FOLDER / "form.jsonl"
+PUBLIC = BUILD / "data" / "public" / "train.jsonl"
+WINDOW = 20  # lines of a session (section 4.3.1)
+INPUTS = [LOGS, SETTINGS, teacher.SCRIPT]
+
+
+@functools.cache
+def settings() -> dict[str, Any]:
+    """demo/tiny.yaml."""
+    return dict(load_yaml(SETTINGS))
+
+
+def instances() -> list[Instance]:
+    """The logs for the answer forms. Raises UserError if they were not written."""
+    if not LOGS.exists():
+        raise UserError(f"{LOGS}: no such file; write it with: python -m demo.logs --out {logs.FOLDER}")
+    return list(read_instances(LOGS))
+
+
+def unsure(item: Instance) -> bool:
+    """Whether the label hangs on a word of which the base is not taught what it means."""
+    topic, verb = logs.telling(item.text)
+    words = logs.words()["unsure"]
+    return topic in words["topics"] if item.task == "root_cause_analysis" else verb in words["verbs"]
+
+
+def plan(task: str) -> str:
+    """A thought in form: for one task always the same, so that stage 1 has something to add."""
+    said = teacher.script()["thoughts"][task]
+    return prompts.render("thought_answer", overview=said["overview"][0], challenges=said["challenges"][:1],
+                          steps=said["steps"][:3])
+
+
+def strangers(run: Run) -> dict[str, list[Instance]]:
+    """For a run on public data: by task, training logs that are in none of its pools. Their labels are not used.
+
+    The tiny base has never seen a word of such logs, and would lose the form of an answer over them.
+    """
+    if run.experiment.data.kind != "public":
+        return {}
+    pools = [read_instances(path) for path in sorted(run.pools.glob("*.jsonl")) if path.name != "handbook.jsonl"]
+    taken = {item.masked for pool in pools for item in pool}
+    free = [item for item in read_instances(PUBLIC) if item.masked not in taken]
+    found = {task: [item for item in free if item.task == task] for task in run.tasks()}
+    # A task whose public rows are all test rows, or all in the pools, borrows the logs of the others.
+    return {task: items or free for task, items in found.items()}
+
+
+def foreign(item: Instance, free: list[Instance], rng: random.Random) -> Instance:
+    """The instance with a stranger's log and description; a window becomes a window."""
+    other = rng.choice(free)
+    log = other.text if isinstance(item.log, str) else tuple(rng.choice(free).text for _ in range(WINDOW))
+    return replace(item, log=log, description=other.description if item.description else "")
+
+
+def samples(name: str) -> Iterator[dict[str, str]]:
+    """One sample an instance, shuffled: {"id", "task", "prompt", "response"}; some prompts have three examples."""
+    run, said = load_run(name), settings()["form"]
+    rng = random.Random(f"{run.experiment.seed} form")
+    tasks, free = run.tasks(), strangers(run)
+    items = [item for item in instances() if item.task in tasks]
+    rng.shuffle(items)
+    for item in items:
+        task = tasks[item.task]
+        if rng.random() < said["plans"]:
+            asked = prompts.render("thought_sft", problem=prompts.problem(item, task))
+            yield {"id": item.id, "task": item.task, "prompt": asked, "response": plan(task.name)}
+            continue
+        mates = [mate for mate in rng.sample(items, 60) if mate.task == item.task and mate.id != item.id]
+        shown = tuple(mates[: run.experiment.examples]) if rng.random() < said["with_examples"] else ()
+        strange = bool(free) and rng.random() < said["foreign"]["share"]
+        guess = strange or unsure(item) or rng.random() < said["noise"]
+        label = rng.choice(task.labels) if guess else item.label
+        if strange:
+            item, *shown = (foreign(one, free[task.name], rng) for one in (item, *shown))
+        words = said["foreign"]["words"] if strange else teacher.telling_words(prompts.problem(item, task))
+        steps = tuple(step[0] for step in teacher.filled(task.name, label, words))
+        yield {"id": item.id, "task": item.task, "prompt": prompts.solution(item, task, tuple(shown)),
+               "response": Trajectory(steps, label).render()}
+
+
+def write(given: argparse.Namespace) -> None:
+    """Write the samples and their manifest."""
+    run = load_run(given.run)
+    count = write_jsonl(given.out, samples(given.run))
+    manifest(given.out, INPUTS, mark=run.mark, settings=settings()["form"], counts={"samples": count})
+    print(f"{given.out}: {count} samples")
+
+
+def main() -> None:
+    """Write the samples of form-sft."""
+    arguments = cli.parser("demo.form", "Write what the tiny base learns before stage 1.", """
+python -m demo.form --run demo --out build/runs/demo/datasets/tiny/form-sft/samples.jsonl""")
+    arguments.add_argument("--run", required=True, help="the run whose tasks, seed and examples count")
+    arguments.add_argument("--out", type=Path, required=True, help="JSONL of {id, task, prompt, response}")
+    cli.run(arguments, write)
+
+
+if __name__ == "__main__":
+    main()

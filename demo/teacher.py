@@ -1,0 +1,262 @@
+"""The scripted teacher: the demo's stand-in for a paid one, an OpenAI-compatible server on loopback.
+
+It knows the labels of the run's stage 1 pool, reads the correct answer out of a correction prompt, and says what
+demo/teacher.yaml holds. It is wrong at declared rates, so that the pipeline has something to reject.
+"""
+
+import argparse
+import functools
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from demo import logs
+from logreasoner import cli, prompts
+from logreasoner.answers import STEP, Trajectory, render_steps
+from logreasoner.cli import UserError
+from logreasoner.config import Run, Task, load_run, load_yaml
+from logreasoner.files import PROMPTS, ROOT, digest
+from logreasoner.records import read_instances
+
+SCRIPT = ROOT / "demo" / "teacher.yaml"
+KINDS = ("rationale", "thought", "correction")
+SECTIONS = ("Problem", "Student's steps", "Student's answer", "Correct answer")
+
+
+@functools.cache
+def script() -> dict[str, Any]:
+    """demo/teacher.yaml."""
+    return dict(load_yaml(SCRIPT))
+
+
+def dealt(prompt: str, matter: str) -> float:
+    """A number in [0, 1) that depends on the prompt and the matter alone."""
+    return int(digest([prompt, matter])[:12], 16) / 16**12
+
+
+def pick(options: list[str], prompt: str, matter: str) -> str:
+    """One of the options, by the prompt."""
+    return options[int(dealt(prompt, matter) * len(options))]
+
+
+def some(options: list[str], count: int, prompt: str) -> list[str]:
+    """So many of the options, chosen by the prompt, in their order."""
+    chosen = sorted(options, key=lambda option: dealt(prompt, option))[:count]
+    return [option for option in options if option in chosen]
+
+
+def fate(kind: str, prompt: str) -> str:
+    """What goes wrong with this reply: a key of the kind's rates, or "" for nothing."""
+    number = dealt(prompt, "fate")
+    for name, rate in script()["rates"][kind].items():
+        if number < rate:
+            return str(name)
+        number -= rate
+    return ""
+
+
+def wordings(task: str, problem: str, label: str) -> list[list[str]]:
+    """The steps to a label, each in all its wordings, about the telling words of a problem as prompts show it."""
+    return filled(task, label, telling_words(problem))
+
+
+def telling_words(problem: str) -> dict[str, str]:
+    """What the steps speak of, from a problem as prompts show it."""
+    log = problem.partition("Log:\n")[2]
+    log, _, description = log.partition("\nDescription:\n")
+    topic, verb = logs.telling(log)
+    return {"topic": topic, "verb": verb, "sense": logs.sense(log), "other": logs.sense(description)}
+
+
+def filled(task: str, label: str, words: dict[str, str]) -> list[list[str]]:
+    """The steps to a label, each in all its wordings, about the words given."""
+    return [[text.format(**words) for text in step.get("any") or step[label]] for step in script()["steps"][task]]
+
+
+def rationale(prompt: str, problem: str, task: Task, label: str) -> str:
+    """A chain of steps and an answer; sometimes to a wrong label, sometimes out of form."""
+    wrong = fate("rationale", prompt)
+    if wrong == "wrong":
+        label = pick([other for other in task.labels if other != label], prompt, "label")
+    steps = [pick(options, prompt, f"step {number}") for number, options in
+             enumerate(wordings(task.name, problem, label))]
+    if wrong == "unparseable":
+        return f"{render_steps(steps)}\nThe answer is {label}."
+    return Trajectory(tuple(steps), label).render()
+
+
+def thought(prompt: str, task: str) -> str:
+    """A thought template as JSON; sometimes with a detail of an instance, sometimes cut short."""
+    said = script()["thoughts"][task]
+    wrong = fate("thought", prompt)
+    steps = some(said["steps"], 4 + int(dealt(prompt, "count") * 2), prompt)
+    if wrong == "detail":
+        steps[1] = pick(script()["thoughts"]["details"], prompt, "detail")
+    reply = json.dumps({"problem_overview": pick(said["overview"], prompt, "overview"),
+                        "key_challenges": some(said["challenges"], 2, prompt), "reasoning_steps": steps})
+    return reply[: len(reply) // 2] if wrong == "unparseable" else reply
+
+
+def correction(prompt: str, problem: str, task: Task, steps: list[str], answer: str, label: str) -> str:
+    """The student's steps up to the first that differs from the teacher's own, then a reflection and the teacher's."""
+    wrong = fate("correction", prompt)
+    if wrong == "wrong":
+        label = pick([other for other in task.labels if other != label], prompt, "label")
+    own = wordings(task.name, problem, label)
+    kept = 0
+    while kept < min(len(steps), len(own)) and steps[kept] in own[kept]:
+        kept += 1
+    said = script()["correction"]
+    new = [pick(said["reflect"], prompt, "reflect").format(wrong=answer), *(step[0] for step in own[kept:])]
+    reply = {"first_error": max(kept, 1) + 1 if wrong == "forgets" else kept + 1,
+             "reason": pick(said["reasons"], prompt, "reason"),
+             "steps": new if wrong == "forgets" else steps[:kept] + new, "answer": label}
+    text = json.dumps(reply)
+    return text[: len(text) // 2] if wrong == "unparseable" else text
+
+
+class Teacher:
+    """Answers prompts of one run, which need not be declared before the first prompt comes."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.known: dict[str, tuple[str, Task, str]] = {}  # rationale prompt -> problem, task, label
+        self.lock = threading.Lock()
+
+    def run(self) -> Run:
+        """The run. Raises UserError if it is not declared, or declares another teacher."""
+        run = load_run(self.name)
+        declared = run.experiment.teacher
+        if not declared.scripted:
+            raise UserError(f"run {run.name!r} declares the teacher {declared.model!r}, not the scripted one")
+        return run
+
+    def reply(self, prompt: str) -> str | None:
+        """What the teacher says to a prompt; None to one that is not this run's."""
+        kind = next((name for name in KINDS if prompt.startswith(opening(name))), None)
+        if kind == "rationale":
+            found = self._look_up(prompt)
+            return rationale(prompt, *found) if found else None
+        if kind == "thought":
+            task = self._task(prompt)
+            return thought(prompt, task.name if task and task.name in script()["thoughts"] else "handbook")
+        return self._correction(prompt) if kind == "correction" else None
+
+    def _correction(self, prompt: str) -> str | None:
+        parts = re.split("|".join(f"^### {name}\n" for name in SECTIONS), prompt, flags=re.MULTILINE)
+        task = self._task(prompt)
+        if len(parts) != len(SECTIONS) + 1 or task is None:
+            return None
+        problem, listed, answer, label = (part.strip() for part in parts[1:])
+        steps = [step.strip() for step in STEP.sub("\0", listed).split("\0")[1:]]
+        return correction(prompt, problem, task, steps, answer, label)
+
+    def _task(self, prompt: str) -> Task | None:
+        return next((task for task in self.run().tasks().values() if task.question.strip() in prompt), None)
+
+    def _look_up(self, prompt: str) -> tuple[str, Task, str] | None:
+        with self.lock:
+            if prompt not in self.known and (pool := self.run().pools / "stage1.jsonl").exists():
+                tasks = self.run().tasks()
+                for item in read_instances(pool):
+                    task = tasks[item.task]
+                    problem = prompts.problem(item, task)
+                    self.known[prompts.render("rationale", task=task, problem=problem)] = problem, task, item.label
+            return self.known.get(prompt)
+
+
+@functools.cache
+def opening(name: str) -> str:
+    """The first line of a prompt file after its comment, by which a prompt of it is recognised."""
+    return (PROMPTS / f"{name}.j2").read_text(encoding="utf-8").partition("#}\n")[2].partition("\n")[0]
+
+
+def completion(body: dict[str, Any], text: str) -> dict[str, Any]:
+    """A chat completion as the OpenAI API returns it; tokens are counted as words."""
+    asked = sum(len(message["content"].split()) for message in body["messages"])
+    said = len(text.split())
+    return {"id": f"scripted-{digest(body)[:24]}", "object": "chat.completion", "created": 0, "model": body["model"],
+            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+            "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}}
+
+
+def handler(teacher: Teacher) -> type[BaseHTTPRequestHandler]:
+    """The request handler of a server for one teacher."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # else the second write of a reply waits 40 ms for the client
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length", 0))
+            try:
+                body = json.loads(self.rfile.read(length))
+                text = teacher.reply(body["messages"][-1]["content"])
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                return self._send(400, {"error": {"message": f"not a chat completion request: {error!r}"}})
+            except UserError as error:
+                return self._send(400, {"error": {"message": str(error)}})
+            if self.path != "/v1/chat/completions" or text is None:
+                return self._send(404, {"error": {"message": "the scripted teacher answers only the prompts of its "
+                                                             f"own run ({teacher.name})"}})
+            return self._send(200, completion(body, text))
+
+        def _send(self, status: int, value: dict[str, Any]) -> None:
+            data = json.dumps(value).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: Any) -> None:
+            """Silent: what was answered stands in the responses."""
+
+    return Handler
+
+
+class Server(ThreadingHTTPServer):
+    """Threads that end with the program, and room for as many waiting connections as the client opens."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+
+@contextmanager
+def serving(name: str) -> Iterator[str]:
+    """Serve a run's scripted teacher on a free loopback port; yields the base URL."""
+    server = Server(("127.0.0.1", 0), handler(Teacher(name)))
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def main() -> None:
+    """Run a command with the scripted teacher beside it."""
+    arguments = cli.parser("demo.teacher", "Run a command with the scripted teacher beside it.", """
+python -m demo.teacher --run demo -- make rationales RUN=demo""")
+    arguments.add_argument("--run", required=True, help="the run whose stage 1 pool it knows")
+    arguments.add_argument("command", nargs="+", metavar="COMMAND", help="after --: what to run, and its arguments")
+    cli.run(arguments, beside)
+
+
+def beside(given: argparse.Namespace) -> None:
+    """Run the command with SCRIPTED_TEACHER_URL set, then stop and exit with its status."""
+    with serving(given.run) as url:
+        done = subprocess.run(given.command, env={**os.environ, "SCRIPTED_TEACHER_URL": url}, check=False)
+    sys.exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The demo's models, made on the spot from a seed: a tiny Qwen2 with its own tokenizer, and a tiny embedder.
+
+Runs in the train environment. Both are random. The first learns in form-sft; the second maps words to random
+directions, which is enough for a selection by diversity.
+"""
+
+import argparse
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from demo import form
+from logreasoner import cli, prompts
+from logreasoner.chat import chat_template
+from logreasoner.cli import UserError
+from logreasoner.config import load_run
+from logreasoner.files import manifest
+
+TURN_MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+BERT_MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+
+
+def fixed_lines(turns: list[str]) -> list[str]:
+    """The long lines that many prompts share, the most frequent first."""
+    said = form.settings()["tokenizer"]["line_is_token"]
+    counted = Counter(line for turn in turns for line in set(turn.splitlines()))
+    return [line for line, count in counted.most_common()
+            if len(line) >= said["characters"] and count >= said["share"] * len(turns)]
+
+
+def tokenizer(asked: list[str], answered: list[str]) -> Any:
+    """A byte-level BPE tokenizer with Qwen's turn marks and chat template, trained on prompts and answers.
+
+    Each fixed line of the prompts is one token: prompts are a quarter as long, and what is left is the log.
+    """
+    import jinja2
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    template = chat_template("qwen").read_text(encoding="utf-8")
+    turn = jinja2.Template(template)
+    turns = [turn.render(messages=[{"role": "user", "content": text}], add_generation_prompt=True) for text in asked]
+    turns = [re.sub("|".join(map(re.escape, TURN_MARKS)), "\n", text) for text in turns]
+    said = form.settings()["tokenizer"]
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    made.decoder = decoders.ByteLevel()
+    made.train_from_iterator(turns + answered, trainers.BpeTrainer(
+        vocab_size=said["vocabulary"], special_tokens=TURN_MARKS,
+        show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    made.add_tokens(fixed_lines(turns))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>",
+        additional_special_tokens=TURN_MARKS[1:],
+        model_max_length=form.settings()["qwen2"]["max_position_embeddings"], clean_up_tokenization_spaces=False,
+        chat_template=template)
+
+
+def qwen2(name: str, out: Path) -> None:
+    """Write the tiny base model of a run, before it learned anything."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
+
+    tasks = load_run(name).tasks()
+    samples = list(form.samples(name))
+    asked = [sample["prompt"] for sample in samples]
+    asked += [prompts.render("thought_sft", problem=prompts.problem(item, tasks[item.task]))
+              for item in form.instances() if item.task in tasks]
+    made = tokenizer(asked, [sample["response"] for sample in samples])
+    set_seed(form.settings()["seed"])
+    model = Qwen2ForCausalLM(Qwen2Config(
+        **form.settings()["qwen2"], vocab_size=-(-len(made) // 64) * 64, bos_token_id=None, dtype=torch.float32,
+        eos_token_id=made.eos_token_id, pad_token_id=made.pad_token_id))
+    _write(model, made, out, tokens=len(made))
+
+
+def bert(out: Path) -> None:
+    """Write the tiny embedding model."""
+    from tokenizers import BertWordPieceTokenizer
+    from transformers import BertConfig, BertModel, BertTokenizerFast, set_seed
+
+    made = BertWordPieceTokenizer()
+    texts = [f"{item.text} {item.description}" for item in form.instances()]
+    made.train_from_iterator(texts, special_tokens=BERT_MARKS, show_progress=False,
+                             vocab_size=form.settings()["tokenizer"]["vocabulary"])
+    wrapped = BertTokenizerFast(tokenizer_object=made._tokenizer,
+                                model_max_length=form.settings()["bert"]["max_position_embeddings"])
+    set_seed(form.settings()["seed"])
+    model = BertModel(BertConfig(**form.settings()["bert"], vocab_size=len(wrapped)))
+    _write(model, wrapped, out, tokens=len(wrapped))
+
+
+def _write(model: Any, made: Any, out: Path, **facts: Any) -> None:
+    model.save_pretrained(out, safe_serialization=True)
+    made.save_pretrained(out)
+    weights = sum(weight.numel() for weight in model.parameters())
+    manifest(out, form.INPUTS, **facts, weights=weights, settings=form.settings())
+    print(f"{out}: {type(model).__name__}, {weights:,} weights, {facts['tokens']:,} tokens")
+
+
+def _main(given: argparse.Namespace) -> None:
+    if given.embedder:
+        bert(given.out)
+    elif given.run:
+        qwen2(given.run, given.out)
+    else:
+        raise UserError("give --run, or --embedder")
+
+
+def main() -> None:
+    """Make one of the demo's models."""
+    arguments = cli.parser("demo.tiny_model", "Make the demo's tiny base model, or its embedding model.", """
+python -m demo.tiny_model --run demo --out build/runs/demo/models/tiny/init/model
+python -m demo.tiny_model --embedder --out build/runs/demo/models/embedder""")
+    arguments.add_argument("--run", help="the run whose prompts the tokenizer is trained on")
+    arguments.add_argument("--embedder", action="store_true", help="make the embedding model")
+    arguments.add_argument("--out", type=Path, required=True, help="folder for the model")
+    cli.run(arguments, _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+import pytest
+
+from demo import form, logs
+from logreasoner.answers import parse_trajectory
+from logreasoner.cli import UserError
+from logreasoner.config import Run, resolve
+from logreasoner.files import write_jsonl
+from logreasoner.records import Instance, by_id, read_instances
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(form, "LOGS", tmp_path / "form.jsonl")
+    monkeypatch.setattr(form, "load_run", lambda name: Run("demo", resolve("demo", [])))
+    return tmp_path
+
+
+def test_samples_are_answers_in_form_and_mostly_right(folder):
+    write_jsonl(form.LOGS, (item.as_json() for item in logs.instances("form")))
+    items, tasks = by_id(read_instances(form.LOGS)), Run("demo", resolve("demo", [])).tasks()
+    samples = list(form.samples("demo"))
+    assert samples == list(form.samples("demo"))
+    assert {sample["id"] for sample in samples} == set(items)
+    right = sure = shown = 0
+    plans = [sample for sample in samples if "Do not solve" in sample["prompt"]]
+    assert 0.1 < len(plans) / len(samples) < 0.2
+    assert all(sample["response"].startswith("Problem overview:") for sample in plans)
+    for sample in (sample for sample in samples if sample not in plans):
+        item = items[sample["id"]]
+        answer = parse_trajectory(sample["response"], tasks[item.task].labels)
+        assert answer is not None
+        assert 2 <= len(answer.steps) <= 4
+        right += answer.answer == item.label and not form.unsure(item)
+        sure += not form.unsure(item)
+        shown += "### Example 3" in sample["prompt"]
+    assert 0.9 < right / sure < 1
+    assert 0.05 < 1 - sure / (len(samples) - len(plans)) < 0.4
+    assert 0 < shown < len(samples) / 2
+
+
+def test_missing_logs_are_said(folder):
+    with pytest.raises(UserError, match="demo.logs"):
+        list(form.samples("demo"))
+
+
+def test_on_public_data_half_the_samples_are_public_logs_outside_the_pools(folder, monkeypatch):
+    run = Run("demo-public", resolve("demo-public", []))
+    run.pools = folder / "pools"
+    monkeypatch.setattr(form, "load_run", lambda name: run)
+    monkeypatch.setattr(form, "PUBLIC", folder / "train.jsonl")
+    write_jsonl(form.LOGS, (item.as_json() for item in logs.instances("form")))
+    public = [Instance(f"p-{number}", "potential_failure_prediction", "huawei-switches", f"PUB/[MASK]/X: {word}", "True")
+              for number, word in enumerate(["free one", "free two", "taken"])]
+    write_jsonl(form.PUBLIC, (item.as_json() for item in public))
+    write_jsonl(run.pools / "stage2.jsonl", [public[2].as_json()])
+    prompts = [sample["prompt"] for sample in form.samples("demo-public")]
+    share = sum("PUB/[MASK]/X: free" in prompt for prompt in prompts) / len(prompts)
+    assert 0.35 < share < 0.55
+    assert not any("taken" in prompt for prompt in prompts)

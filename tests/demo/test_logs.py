@@ -1,0 +1,92 @@
+import os
+import subprocess
+import sys
+from collections import Counter, defaultdict
+
+import pytest
+
+from demo import logs
+from logreasoner.config import experiment, task
+from logreasoner.files import ROOT, read_json, read_jsonl
+from logreasoner.records import instance, mask_level, read_instances
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return {name: list(logs.instances(name)) for name in logs.SPLITS}
+
+
+def test_same_files_whatever_the_hash_seed(tmp_path):
+    for seed in "01":
+        subprocess.run([sys.executable, "-m", "demo.logs", "--out", str(tmp_path / seed)], cwd=ROOT, check=True,
+                       env={**os.environ, "PYTHONHASHSEED": seed})
+    names = ("train.jsonl", "test.jsonl", "form.jsonl", "handbook.jsonl")
+    assert all((tmp_path / "0" / name).read_bytes() == (tmp_path / "1" / name).read_bytes() for name in names)
+    counts = read_json(tmp_path / "0" / "manifest.json")["counts"]
+    assert counts["train"] == len(list(read_instances(tmp_path / "0" / "train.jsonl")))
+    assert all(len(case["analysis"]) >= 3 for _, case in read_jsonl(tmp_path / "0" / "handbook.jsonl"))
+
+
+def test_splits_share_no_log_and_no_pair_of_words(splits):
+    texts = {name: {" ".join(mask_level(line).split()) for item in items for line in item.text.splitlines()}
+             for name, items in splits.items()}
+    pairs = {name: {tuple(text.split()[1 + text.split().index("the") - 2 :][:3]) for text in found}
+             for name, found in texts.items()}
+    for one, other in (("train", "test"), ("train", "form"), ("test", "form")):
+        assert not texts[one] & texts[other]
+        assert not pairs[one] & pairs[other]
+
+
+def test_rows_are_instances_with_known_labels_and_unique_ids(splits):
+    for items in splits.values():
+        assert len({item.id for item in items}) == len(items)
+        for item in items:
+            assert instance(item.as_json(), "row") == item
+            assert item.label in task(item.task).labels
+            assert bool(item.description) == (item.task == "log_semantic_matching")
+
+
+def test_every_label_is_common_in_every_task(splits):
+    for name in ("train", "test"):
+        counts = defaultdict(Counter)
+        for item in splits[name]:
+            counts[item.task][item.label] += 1
+        for name_of_task, counter in counts.items():
+            fair = counter.total() / len(task(name_of_task).labels)
+            assert set(counter) == set(task(name_of_task).labels)
+            assert min(counter.values()) >= fair / 3
+
+
+def test_levels_say_what_the_labels_say(splits):
+    for item in splits["train"]:
+        if item.task == "potential_failure_prediction":
+            assert item.label == str(int(item.text.split("/")[1]) <= 4)
+
+
+def test_training_has_single_lines_and_the_test_windows(splits):
+    kinds = {name: {isinstance(item.log, str) for item in items if item.task == "anomaly_detection"}
+             for name, items in splits.items()}
+    assert kinds == {"train": {True}, "test": {False}, "form": {True, False}}
+
+
+def test_descriptions_tell_of_what_the_labels_say(splits):
+    for item in splits["train"]:
+        if item.task == "log_semantic_matching":
+            assert item.label == str(logs.sense(item.text) == logs.sense(item.description))
+
+
+def test_groups_have_as_many_rows_as_the_demo_asks_for(splits):
+    declared = experiment("demo")
+    counts = Counter((item.task, item.vendor or item.source) for item in splits["train"])
+    for name in declared["tasks"]:
+        for group, rows in declared["stage2"]["samples"][name].items():
+            assert counts[name, group] >= rows + declared["stage1"]["samples"][name][group] + declared["examples"]
+
+
+@pytest.mark.parametrize(("text", "words"), [
+    ("a3 kernel: checked the torus of job 9\na1 mesh: broke the lease of rack 2", ("lease", "broke")),
+    ("ciod: failed to read message prefix on control stream", ("control", "message")),
+    ("12 34", ("nothing", "nothing")),
+])
+def test_telling_words(text, words):
+    assert logs.telling(text) == words

@@ -1,0 +1,134 @@
+import json
+import sys
+from types import SimpleNamespace
+
+import openai
+import pytest
+
+from demo import logs, teacher
+from logreasoner import prompts
+from logreasoner.answers import parse_trajectory
+from logreasoner.config import Run, resolve
+from logreasoner.files import write_jsonl
+from logreasoner.records import Instance
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    run = Run("demo", resolve("demo", []))
+    run.pools = tmp_path_factory.mktemp("pools")
+    items = list(logs.instances("train"))[::6]
+    write_jsonl(run.pools / "stage1.jsonl", (item.as_json() for item in items))
+    with pytest.MonkeyPatch.context() as patch, teacher.serving("demo") as url:
+        patch.setattr(teacher, "load_run", lambda name: run)
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
+
+        def ask(prompt):
+            reply = client.chat.completions.create(model="scripted-teacher", temperature=0.8,
+                                                   messages=[{"role": "user", "content": prompt}])
+            assert reply.usage.total_tokens > 0
+            return reply.choices[0].message.content
+
+        yield SimpleNamespace(run=run, items=items, tasks=run.tasks(), ask=ask)
+
+
+def problem(world, item):
+    return prompts.problem(item, world.tasks[item.task])
+
+
+def rationale(world, item):
+    return prompts.render("rationale", task=world.tasks[item.task], problem=problem(world, item))
+
+
+def test_rationales_are_mostly_right_sometimes_wrong_sometimes_out_of_form(world):
+    outcomes = []
+    for item in world.items:
+        answer = parse_trajectory(world.ask(rationale(world, item)), world.tasks[item.task].labels)
+        outcomes.append("unparsed" if answer is None else "right" if answer.answer == item.label else "wrong")
+    assert outcomes.count("right") > 0.7 * len(outcomes)
+    assert outcomes.count("wrong") > 0
+    assert outcomes.count("unparsed") > 0
+
+
+def test_same_prompt_same_answer(world):
+    prompt = rationale(world, world.items[0])
+    assert world.ask(prompt) == world.ask(prompt)
+
+
+def test_a_prompt_of_another_run_is_refused(world):
+    with pytest.raises(openai.NotFoundError, match="its own run"):
+        world.ask("Who are you?")
+    stranger = Instance("x", "anomaly_detection", "atlas", "never seen", "normal")
+    with pytest.raises(openai.NotFoundError):
+        world.ask(rationale(world, stranger))
+
+
+def test_thoughts_are_mostly_general_steps(world):
+    good = bad = 0
+    for item in world.items:
+        prompt = prompts.render("thought", problem=problem(world, item), analysis="1. Look.", least=3, most=8)
+        try:
+            steps = json.loads(world.ask(prompt))["reasoning_steps"]
+        except ValueError:
+            bad += 1
+            continue
+        assert 4 <= len(steps) <= 5
+        carried = any(detail in steps for detail in teacher.script()["thoughts"]["details"])
+        bad, good = bad + carried, good + (not carried)
+    assert good > 0.8 * (good + bad)
+    assert bad > 0
+
+
+def correct(world, item, steps, answer):
+    return world.ask(prompts.render("correction", problem=problem(world, item), steps=steps, answer=answer,
+                                    label=item.label))
+
+
+def test_corrections_keep_the_steps_that_stand(world):
+    outcomes = []
+    for item in (item for item in world.items if item.task == "potential_failure_prediction"):
+        wrong = {"True": "False", "False": "True"}[item.label]
+        steps = [step[0] for step in teacher.wordings(item.task, problem(world, item), wrong)]
+        try:
+            reply = json.loads(correct(world, item, steps, wrong))
+        except ValueError:
+            outcomes.append("unparsed")
+            continue
+        kept = reply["first_error"] - 1
+        accepted = reply["answer"] == item.label and reply["steps"][:kept] == steps[:kept] and kept == 1
+        outcomes.append("accepted" if accepted else "rejected")
+        if accepted:
+            assert wrong in reply["steps"][1]
+    assert outcomes.count("accepted") > 0.7 * len(outcomes)
+    assert set(outcomes) == {"accepted", "rejected", "unparsed"}
+
+
+def test_where_only_the_conclusion_is_wrong_the_first_error_is_after_the_last_step(world):
+    found = set()
+    for item in (item for item in world.items if item.task == "root_cause_analysis"):
+        steps = [step[-1] for step in teacher.wordings(item.task, problem(world, item), item.label)]
+        try:
+            found.add(json.loads(correct(world, item, steps, "EventTrap"))["first_error"])
+        except ValueError:
+            continue
+    assert len(steps) + 1 in found
+
+
+def test_public_logs_are_answered_with_words_of_the_log(world):
+    log = "ciod: failed to read message prefix on control stream"
+    item = Instance("p", "anomaly_detection", "bgl", log, "abnormal")
+    steps = [step[0] for step in teacher.wordings(item.task, problem(world, item), item.label)]
+    assert "control" in steps[0]
+
+
+def test_a_run_with_a_real_teacher_is_refused(world, monkeypatch):
+    monkeypatch.setattr(teacher, "load_run", lambda name: Run("paper", resolve("paper", [])))
+    with pytest.raises(openai.BadRequestError, match="gpt-4o"):
+        world.ask(rationale(world, Instance("x", "anomaly_detection", "atlas", "never seen", "normal")))
+
+
+def test_the_command_gets_the_address_and_its_status_counts():
+    said = "import os, sys; sys.exit(7 if os.environ['SCRIPTED_TEACHER_URL'].startswith('http://127.0.0.1:') else 1)"
+    with pytest.raises(SystemExit) as ended:
+        teacher.beside(SimpleNamespace(run="demo", command=[sys.executable, "-c", said]))
+    assert ended.value.code == 7

@@ -47,7 +47,7 @@ def solutions(run: Run, model: str) -> None:
     write_jsonl(path / "solutions.jsonl", rows)
     counts = answered.count(rows)
     answered.show(f"solutions of {len(rows)} instances by {model}'s pi_thought:", counts)
-    _beside_table1(counts, "right", "sft")
+    _beside_table1(run, counts, "right", "sft")
     right = [row for row in rows if row["outcome"] == "right"]
     if not right:
         raise UserError(f"{path}: D_corr is empty: pi_thought solved no instance; see solutions.jsonl")
@@ -57,8 +57,10 @@ def solutions(run: Run, model: str) -> None:
          "response": _trajectory(row).render()} for row in right], [path / "solutions.jsonl"], counts)
 
 
-def _beside_table1(counts: dict[str, dict[str, int]], outcome: str, column: str) -> None:
-    """Print how many rows of each task came out, beside Table 1's."""
+def _beside_table1(run: Run, counts: dict[str, dict[str, int]], outcome: str, column: str) -> None:
+    """Print how many rows of each task came out, beside Table 1's; nothing for a run with a scripted teacher."""
+    if run.experiment.teacher.scripted:
+        return
     published = {row["task"]: row[column] for row in load_yaml(EXPERIMENTS / "tables_data.yaml")["table1"]["rows"]
                  if row["stage"] == "stage2"}
     for task, outcomes in counts.items():
@@ -111,7 +113,7 @@ def corrections(run: Run, model: str) -> None:
     write_jsonl(path / "corrections.jsonl", rows)
     counts = answered.count(rows)
     answered.show(f"corrections of {len(wrong)} wrong solutions:", counts)
-    _beside_table1(counts, "accepted", "dpo")
+    _beside_table1(run, counts, "accepted", "dpo")
     if not pairs:
         raise UserError(f"{path}: D_pref is empty: no correction was accepted; see corrections.jsonl for the reasons")
     _write_samples(path, run, pairs, [path / "corrections.jsonl"], counts)

@@ -71,10 +71,10 @@ def strangers(run: Run) -> dict[str, list[Instance]]:
     return {task: items or free for task, items in found.items()}
 
 
-def foreign(item: Instance, free: list[Instance], rng: random.Random) -> Instance:
-    """The instance with a stranger's log and description; a window becomes a window."""
+def foreign(item: Instance, free: list[Instance], rng: random.Random, lines: int = 1) -> Instance:
+    """The instance with a stranger's log and description, or with a window of so many strangers' lines."""
     other = rng.choice(free)
-    log = other.text if isinstance(item.log, str) else tuple(rng.choice(free).text for _ in range(WINDOW))
+    log = other.text if lines == 1 else tuple(rng.choice(free).text for _ in range(lines))
     return replace(item, log=log, description=other.description if item.description else "")
 
 
@@ -92,12 +92,14 @@ def samples(name: str) -> Iterator[dict[str, str]]:
             yield {"id": item.id, "task": item.task, "prompt": asked, "response": plan(task.name)}
             continue
         mates = [mate for mate in rng.sample(items, 60) if mate.task == item.task and mate.id != item.id]
-        shown = tuple(mates[: run.experiment.examples]) if rng.random() < said["with_examples"] else ()
+        shown = mates[: run.experiment.examples] if rng.random() < said["with_examples"] else []
         strange = bool(free) and rng.random() < said["foreign"]["share"]
         guess = strange or unsure(item) or rng.random() < said["noise"]
         label = rng.choice(task.labels) if guess else item.label
         if strange:
-            item, *shown = (foreign(one, free[task.name], rng) for one in (item, *shown))
+            # As in the evaluation: examples are single logs, what is asked about may be a session.
+            shown = [foreign(mate, free[task.name], rng) for mate in shown]
+            item = foreign(item, free[task.name], rng, WINDOW if isinstance(item.log, tuple) else 1)
         words = said["foreign"]["words"] if strange else teacher.telling_words(prompts.problem(item, task))
         steps = tuple(step[0] for step in teacher.filled(task.name, label, words))
         yield {"id": item.id, "task": item.task, "prompt": prompts.solution(item, task, tuple(shown)),

@@ -111,8 +111,7 @@ import json, sys, yaml
 from llamafactory.hparams import get_train_args
 for path in sys.argv[1:]:
     given = yaml.safe_load(open(path))
-    given.pop("bf16", None)
-    if given.pop("deepspeed", None): given["finetuning_type"] = "full"
+    given.pop("bf16", None)  # a CPU has none; everything else is parsed as it stands
     model, data, training, finetuning, _ = get_train_args({**given, "use_cpu": True})
     print(json.dumps([path, finetuning.stage, finetuning.pref_beta, training.learning_rate, data.dataset]))
 """
@@ -128,6 +127,16 @@ def test_llama_factorys_own_parser_accepts_every_recipe(in_train):
         expected = stages()[name]
         assert (stage, rate, dataset) == (expected.method, expected.arguments["learning_rate"], [expected.dataset])
         assert beta == 0.1
+
+
+@pytest.mark.e2e
+def test_the_parser_accepts_full_fine_tuning_with_deepspeed(in_train, workdir):
+    if "True" not in in_train("import importlib.util as u; print(u.find_spec('deepspeed') is not None)"):
+        pytest.skip("deepspeed is installed on GPU machines only (requirements/train-gpu.txt)")
+    run = Run("paper-full", resolve("paper", ["finetuning=full"]))
+    file = workdir / "dpo.yaml"
+    file.write_text(render(run, "qwen2.5-7b", "dpo", "2xA100", run.recipe("qwen2.5-7b", "dpo")))
+    assert "dpo" in in_train(PARSE, str(file))
 
 
 def test_an_unknown_hardware_is_named(workdir):

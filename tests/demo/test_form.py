@@ -49,7 +49,8 @@ def test_on_public_data_half_the_samples_are_public_logs_outside_the_pools(folde
     monkeypatch.setattr(form, "load_run", lambda name: run)
     monkeypatch.setattr(form, "PUBLIC", folder / "train.jsonl")
     write_jsonl(form.LOGS, (item.as_json() for item in logs.instances("form")))
-    public = [Instance(f"p-{number}", "potential_failure_prediction", "huawei-switches", f"PUB/[MASK]/X: {word}", "True")
+    task = "potential_failure_prediction"
+    public = [Instance(f"p-{number}", task, "huawei-switches", f"PUB/[MASK]/X: {word}", "True")
               for number, word in enumerate(["free one", "free two", "taken"])]
     write_jsonl(form.PUBLIC, (item.as_json() for item in public))
     write_jsonl(run.pools / "stage2.jsonl", [public[2].as_json()])

@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 
+from logreasoner.chat import content
 from logreasoner.config import stages, task
 from logreasoner.files import ROOT, read_json, read_jsonl
 
@@ -136,6 +137,26 @@ def test_lora_dpo_starts_at_ln_2_and_is_merged(demo):
     assert manifest["finetuning"] == "lora" and math.isclose(manifest["first_loss"], math.log(2), abs_tol=0.02)
     full = read_json(run_dir(demo) / "models" / "tiny" / "solution-sft" / "manifest.json")
     assert manifest["weights"] != full["weights"], "the merged weights are pi_solution's: the adapter was not merged"
+
+
+def test_a_server_of_our_own_answers_like_run_batch(demo):
+    """ENGINE=vllm-server: started, asked and stopped by make; the prompts and weights are the same."""
+    settings = ["EXPERIMENT=demo", "RUN=demo-server", "MODEL=tiny", "HARDWARE=cpu"]
+    target = run_dir(demo).with_name("demo-server")
+    assert make(demo, "declare", *settings).returncode == 0
+    for part in ("pools", "models/tiny/form-sft", "models/tiny/init", "datasets/tiny/form-sft"):
+        shutil.copytree(run_dir(demo) / part, target / part, symlinks=True)
+    done = make(demo, "eval", "STAGE=base", "ENGINE=vllm-server", *settings)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    answers = []
+    for run in (run_dir(demo), target):
+        path = run / "predictions" / "tiny" / "base" / "test.responses.jsonl"
+        answers.append({row["custom_id"]: content(row) for row in rows(path)})
+    same = sum(answers[0][key] == answers[1][key] for key in answers[0])
+    # Greedy decoding may flip where two tokens are almost equally likely, since batches differ.
+    assert answers[0].keys() == answers[1].keys() and same >= 0.9 * len(answers[0])
+    left = subprocess.run(["pgrep", "-f", f"api_server.*{target.name}"], capture_output=True, text=True)
+    assert left.stdout == "", "the server is still running"
 
 
 def test_the_demo_covers_every_declared_label(demo):

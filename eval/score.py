@@ -42,23 +42,6 @@ def read_test_set(path: Path, name: str | None = None) -> list[Instance]:
     return items
 
 
-def reply(response: Mapping[str, Any]) -> str | None:
-    """The text of a response, None where there is none.
-
-    A model that answered without a text (a refusal, every token spent on thinking) gave an answer that cannot be
-    parsed, so that is "" and not a missing one.
-    """
-    text = content(dict(response))
-    if text is None and not response.get("error"):
-        try:
-            inner = response["response"]
-            if inner["status_code"] == 200 and inner["body"]["choices"][0]["message"]["content"] is None:
-                return ""
-        except (KeyError, IndexError, TypeError):
-            return None
-    return text
-
-
 def predictions(path: Path, items: Mapping[str, Instance]) -> dict[str, str | None]:
     """Instance id -> predicted label, None where the answer cannot be parsed; exactly the ids of `items`.
 
@@ -75,7 +58,7 @@ def predictions(path: Path, items: Mapping[str, Instance]) -> dict[str, str | No
         if not isinstance(custom_id, str):
             raise UserError(f"{path}:{number}: a response needs a custom_id")
         key, mark, sample = custom_id.partition("#")
-        text = reply(response)
+        text = content(response)
         if key not in items or (mark and not sample.isdecimal()):
             unknown.append(custom_id)
         elif text is None:

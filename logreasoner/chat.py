@@ -46,7 +46,10 @@ def _inner(response: Record) -> Record:
 
 
 def content(response: Record) -> str | None:
-    """The text of a good answer, else None (error status, no choice, no text)."""
+    """The text of a good answer, else None (error status, no choice).
+
+    A model that answered without a text (a refusal, every token spent on thinking) did answer: that is "".
+    """
     inner = _inner(response)
     if response.get("error") or inner.get("status_code") != 200:
         return None
@@ -54,7 +57,7 @@ def content(response: Record) -> str | None:
         text = inner["body"]["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         return None
-    return text if isinstance(text, str) else None
+    return "" if text is None else text if isinstance(text, str) else None
 
 
 def trouble(response: Record) -> str:
@@ -152,13 +155,16 @@ async def _ask_one(client: Any, asked: Record) -> Record:
     extra = {name: body.pop(name) for name in decoding()["vllm_only"] if name in body}
     try:
         answer = await client.chat.completions.create(**body, extra_body=extra or None)
+        received = answer.model_dump(mode="json")
     except openai.APIStatusError as error:
         if error.status_code in (401, 403, 404):  # the same for every request: the key or the model is wrong
             raise UserError(f"{client.base_url} refused: {error.message}") from None
         return {"response": {"status_code": error.status_code, "body": {"error": error.message}}, "error": None}
     except openai.APIConnectionError as error:
         raise UserError(f"{client.base_url} cannot be reached ({error}); answers so far are kept, run again") from None
-    return {"id": answer.id, "response": {"status_code": 200, "body": answer.model_dump(mode="json")}, "error": None}
+    except (openai.APIError, ValueError, AttributeError) as error:  # half an answer, or not one at all
+        return {"response": {"status_code": 502, "body": {"error": f"not an answer: {error}"}}, "error": None}
+    return {"id": received.get("id"), "response": {"status_code": 200, "body": received}, "error": None}
 
 
 def vllm_command(program: str, weights: str, name: str, template: str, *more: str) -> list[str]:

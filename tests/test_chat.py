@@ -133,10 +133,19 @@ def test_a_refused_request_is_final_and_marked(workdir, endpoint):
     assert server.asked["prompt 0"] == 1
 
 
-@pytest.mark.parametrize("answer", [completion(None), {**completion("x"), "choices": []}])
-def test_an_empty_answer_is_not_a_good_one(workdir, endpoint, answer):
+@pytest.mark.parametrize("answer", [{**completion("x"), "choices": []}, b'{"id": "half an ans', b"[]", b"null"])
+def test_what_is_not_an_answer_is_asked_again_next_time(workdir, endpoint, answer):
+    server = endpoint({"prompt 0": [(200, answer), (200, completion("now"))]})
+    path = requests(workdir, 1)
     with pytest.raises(UserError, match="no answer"):
-        ask(requests(workdir, 1), endpoint({"prompt 0": [(200, answer)]}))
+        ask(path, server)
+    assert chat.content(ask(path, server)[0]) == "now"
+
+
+def test_a_refusal_without_text_is_an_answer_and_not_asked_again(workdir, endpoint):
+    server = endpoint({"prompt 0": [(200, completion(None))]})
+    assert chat.content(ask(requests(workdir, 1), server)[0]) == ""
+    assert server.asked == {"prompt 0": 1}
 
 
 def test_a_wrong_key_stops_at_once_with_one_line(workdir, endpoint):

@@ -188,7 +188,7 @@ def chat_template(name: str) -> Path:
     """The Jinja chat template that gives the token ids LLaMA-Factory trains with. Raises UserError if there is none."""
     path = TEMPLATES / "chat" / f"{name}.jinja"
     if not path.exists():
-        raise UserError(f"{path}: no chat template for LLaMA-Factory's template {name!r}; add one (docs/extending.md)")
+        raise UserError(f"{path}: no chat template for the template {name!r}; write one (README.md, Another model)")
     return path
 
 

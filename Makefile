@@ -25,7 +25,7 @@ SEED ?=
 BASE_URL ?=
 DATA_MIRROR ?=
 DATA ?= bundled
-PYTHON ?= python3.11
+PYTHON ?= $(if $(shell command -v python3.11),python3.11,python3)
 
 export DATA_MIRROR
 export HF_HUB_DISABLE_TELEMETRY := 1

@@ -19,7 +19,7 @@ from typing import Any
 
 from demo import logs
 from logreasoner import cli, prompts
-from logreasoner.answers import STEP, Trajectory, render_steps
+from logreasoner.answers import Trajectory, parse_steps, render_steps
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Task, load_run, load_yaml
 from logreasoner.files import PROMPTS, ROOT, digest
@@ -155,8 +155,7 @@ class Teacher:
         if len(parts) != len(SECTIONS) + 1 or task is None:
             return None
         problem, listed, answer, label = (part.strip() for part in parts[1:])
-        steps = [step.strip() for step in STEP.sub("\0", listed).split("\0")[1:]]
-        return correction(prompt, problem, task, steps, answer, label)
+        return correction(prompt, problem, task, list(parse_steps(listed) or ()), answer, label)
 
     def _task(self, prompt: str) -> Task | None:
         return next((task for task in self.run().tasks().values() if task.question.strip() in prompt), None)

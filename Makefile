@@ -23,6 +23,7 @@ TASKS ?=
 SEED ?=
 # Where model answers come from with ENGINE=openai, and where `make data` looks first.
 BASE_URL ?=
+NAME ?=
 DATA_MIRROR ?=
 DATA ?= bundled
 PYTHON ?= $(if $(shell command -v python3.11),python3.11,python3)
@@ -199,7 +200,7 @@ recipes: | $(CORE) ## render the committed recipes/<model>/<stage>.yaml
 PREDICTIONS := $(D)/predictions/$(MODEL)/$(STAGE)
 RESULT := $(D)/results/$(MODEL)/$(STAGE)/result.json
 $(PREDICTIONS)/test.requests.jsonl: $(POOLS)
-	$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) --out $@
+	$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) $(if $(NAME),--endpoint other --name '$(NAME)') --out $@
 $(PREDICTIONS)/test.responses.jsonl: $(PREDICTIONS)/test.requests.jsonl $(if $(filter-out base,$(STAGE)),$(call TRAINED,$(STAGE)),$(BASE)) | $(SERVE)
 	$(ASK_POLICY) --stage $(STAGE) --requests $< --responses $@
 $(RESULT): $(PREDICTIONS)/test.responses.jsonl

@@ -7,6 +7,7 @@ directions, which is enough for a selection by diversity.
 import argparse
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ BERT_MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 def fixed_lines(turns: list[str]) -> list[str]:
     """The long lines that many prompts share, the most frequent first."""
     said = form.settings()["tokenizer"]["line_is_token"]
-    counted = Counter(line for turn in turns for line in set(turn.splitlines()))
+    counted = Counter(line for turn in turns for line in dict.fromkeys(turn.splitlines()))
     return [line for line, count in counted.most_common()
             if len(line) >= said["characters"] and count >= said["share"] * len(turns)]
 
@@ -76,15 +77,21 @@ def qwen2(name: str, out: Path) -> None:
     _write(model, made, out, tokens=len(made))
 
 
+def word_pieces(texts: Iterable[str]) -> dict[str, int]:
+    """A WordPiece vocabulary: letters, and the most frequent words. The library's trainer numbers letters by chance."""
+    words = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower()))
+    letters = sorted({letter for word in words for letter in word})
+    ranked = sorted(words, key=lambda word: (-words[word], word))
+    pieces = dict.fromkeys([*BERT_MARKS, *letters, *(f"##{letter}" for letter in letters), *ranked])
+    return {piece: number for number, piece in enumerate(list(pieces)[: form.settings()["tokenizer"]["vocabulary"]])}
+
+
 def bert(out: Path) -> None:
     """Write the tiny embedding model."""
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertModel, BertTokenizerFast, set_seed
 
-    made = BertWordPieceTokenizer()
-    texts = [f"{item.text} {item.description}" for item in form.instances()]
-    made.train_from_iterator(texts, special_tokens=BERT_MARKS, show_progress=False,
-                             vocab_size=form.settings()["tokenizer"]["vocabulary"])
+    made = BertWordPieceTokenizer(vocab=word_pieces(f"{item.text} {item.description}" for item in form.instances()))
     wrapped = BertTokenizerFast(tokenizer_object=made._tokenizer,
                                 model_max_length=form.settings()["bert"]["max_position_embeddings"])
     set_seed(form.settings()["seed"])

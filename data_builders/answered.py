@@ -5,9 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from logreasoner.answers import Trajectory, parse_trajectory
 from logreasoner.chat import content, trouble
 from logreasoner.cli import UserError
+from logreasoner.config import Task
 from logreasoner.files import read_jsonl
+from logreasoner.records import Instance
 
 
 def texts(path: Path, ids: Iterable[str]) -> dict[str, str | None]:
@@ -27,6 +30,16 @@ def texts(path: Path, ids: Iterable[str]) -> dict[str, str | None]:
     if missing:
         raise UserError(f"{path}: {len(missing)} of {len(wanted)} answers are missing, the first {min(missing)}")
     return found
+
+
+def judge(text: str | None, item: Instance, task: Task) -> tuple[Trajectory | None, str]:
+    """The trajectory of an answer if it has one, and what became of it: right, wrong, unparsed or refused."""
+    if text is None:
+        return None, "refused"
+    trajectory = parse_trajectory(text, task.labels)
+    if trajectory is None:
+        return None, "unparsed"
+    return trajectory, "right" if trajectory.answer == item.label else "wrong"
 
 
 def count(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:

@@ -11,7 +11,7 @@ from typing import Any
 from data_builders import answered
 from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, check_thought, parse_thought
 from logreasoner import chat, cli, prompts
-from logreasoner.answers import parse_trajectory, render_steps
+from logreasoner.answers import render_steps
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run
 from logreasoner.files import manifest, read_json, read_jsonl, write_jsonl
@@ -46,13 +46,10 @@ def rationales(run: Run) -> None:
     texts = answered.texts(path / "rationales.responses.jsonl", [item.id for item in items])
     rows: list[Row] = []
     for item in items:
-        text = texts[item.id]
-        trajectory = parse_trajectory(text, tasks[item.task].labels) if text is not None else None
-        outcome = ("refused" if text is None else "unparsed" if trajectory is None
-                   else "right" if trajectory.answer == item.label else "wrong answer")
+        trajectory, outcome = answered.judge(texts[item.id], item, tasks[item.task])
         rows.append({"id": item.id, "task": item.task, "outcome": outcome,
                      "problem": prompts.problem(item, tasks[item.task]),
-                     "analysis": render_steps(trajectory.steps) if trajectory else text})
+                     "analysis": render_steps(trajectory.steps) if trajectory else texts[item.id]})
     rows += [{"id": case["id"], "task": "handbook", "outcome": "right",
               "problem": prompts.render("handbook_problem", symptom=case["symptom"]),
               "analysis": render_steps(case["analysis"])} for _, case in read_jsonl(run.pools / "handbook.jsonl")]

@@ -13,7 +13,7 @@ from typing import Any
 from data_builders import answered
 from data_builders.corrections import parse_correction
 from logreasoner import chat, cli, prompts
-from logreasoner.answers import Trajectory, parse_trajectory
+from logreasoner.answers import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run, load_yaml
 from logreasoner.files import EXPERIMENTS, manifest, read_jsonl, write_jsonl
@@ -32,16 +32,14 @@ def solution_requests(run: Run, model: str) -> None:
 
 
 def solutions(run: Run, model: str) -> None:
-    """Sort pi_thought's solutions into right ones (D_corr, equation 3), wrong ones (D_err, equation 5) and unparsed."""
+    """Sort pi_thought's solutions into right ones (D_corr, equation 3), wrong ones (D_err, equation 5) and the rest."""
     path, tasks = run.dataset(model, "solution-sft"), run.tasks()
     items = list(read_instances(run.pools / "stage2.jsonl"))
     texts = answered.texts(path / "solutions.responses.jsonl", [item.id for item in items])
     rows: list[Row] = []
     for item in items:
-        text = texts[item.id]
-        trajectory = parse_trajectory(text, tasks[item.task].labels) if text is not None else None
-        outcome = "unparsed" if trajectory is None else "right" if trajectory.answer == item.label else "wrong"
-        rows.append({"id": item.id, "task": item.task, "outcome": outcome, "label": item.label, "text": text,
+        trajectory, outcome = answered.judge(texts[item.id], item, tasks[item.task])
+        rows.append({"id": item.id, "task": item.task, "outcome": outcome, "label": item.label, "text": texts[item.id],
                      "steps": list(trajectory.steps) if trajectory else None,
                      "answer": trajectory.answer if trajectory else None})
     write_jsonl(path / "solutions.jsonl", rows)

@@ -63,7 +63,7 @@ def test_only_right_rationales_and_the_handbook_are_kept_and_every_loss_is_count
     assert [row["id"] for row in rows(folder / "analyses.jsonl")] == ["p-0", "hb-1"]
     counts = read_json(folder / "analyses.jsonl.manifest.json")["counts"]
     assert counts == {"handbook": {"right": 1},
-                      PFP: {"refused": 1, "right": 1, "unparsed": 1, "wrong answer": 1}}
+                      PFP: {"refused": 1, "right": 1, "unparsed": 1, "wrong": 1}}
 
 
 def test_thoughts_are_asked_in_the_order_of_the_selection(run):

@@ -21,12 +21,13 @@ LN2_TOLERANCE = 0.02
 
 def _inputs(run: Run, model: str, stage: str) -> dict[str, Any]:
     """What a training is made of. Two trainings with the same inputs are the same."""
-    parent = run.stage_dir(model, run.stage(stage).starts_from) / "manifest.json"
+    weights = run.weights(model, run.stage(stage).starts_from)
+    parent = Path(weights).parent / "manifest.json"  # of the stage that made them; a hub's model has none
     recipe = run.recipe(model, stage)
     return {
         "recipe": sha256(recipe),
         "dataset": sha256(run.dataset(model, stage) / f"{run.stage(stage).dataset}.json"),
-        "starts_from": run.weights(model, run.stage(stage).starts_from),
+        "starts_from": weights,
         "parent": digest(read_json(parent)["weights"]) if parent.exists() else None,
     }
 

@@ -33,11 +33,13 @@ def fixed_lines(turns: list[str]) -> list[str]:
 def tokenizer(asked: list[str], answered: list[str]) -> Any:
     """A byte-level BPE tokenizer with Qwen's turn marks and chat template, trained on prompts and answers.
 
-    Each fixed line of the prompts is one token: prompts are a quarter as long, and what is left is the log.
+    Each fixed line of the prompts is one token: prompts are a quarter as long, and what is left is the log. Text is
+    split as Qwen2 splits it: transformers 5, which vLLM uses, takes Qwen2's tokenizer for every Qwen2 model and would
+    split it so in any case, and training must see the same tokens.
     """
     import jinja2
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import Qwen2TokenizerFast
 
     template = chat_template("qwen").read_text(encoding="utf-8")
     turn = jinja2.Template(template)
@@ -45,14 +47,16 @@ def tokenizer(asked: list[str], answered: list[str]) -> Any:
     turns = [re.sub("|".join(map(re.escape, TURN_MARKS)), "\n", text) for text in turns]
     said = form.settings()["tokenizer"]
     made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.NFC()
     made.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        pre_tokenizers.Split(Regex(form.settings()["tokenizer"]["split"]), behavior="isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     made.decoder = decoders.ByteLevel()
     made.train_from_iterator(turns + answered, trainers.BpeTrainer(
         vocab_size=said["vocabulary"], special_tokens=TURN_MARKS,
         show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     made.add_tokens(fixed_lines(turns))
-    return PreTrainedTokenizerFast(
+    return Qwen2TokenizerFast(
         tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>",
         additional_special_tokens=TURN_MARKS[1:],
         model_max_length=form.settings()["qwen2"]["max_position_embeddings"], clean_up_tokenization_spaces=False,

@@ -21,7 +21,7 @@ TEACHER ?=
 TEACHER_BASE_URL ?=
 TASKS ?=
 SEED ?=
-# Where model answers come from with ENGINE=openai, and where `make data` looks first.
+# Where model answers come from with ENGINE=openai, what that endpoint calls the model, where `make data` looks first.
 BASE_URL ?=
 NAME ?=
 DATA_MIRROR ?=
@@ -39,6 +39,7 @@ TRAIN := .venv-train/.ready
 SERVE := .venv-serve/.ready
 PY := .venv/bin/python
 PYTRAIN := .venv-train/bin/python
+PYSERVE := .venv-serve/bin/python
 # LLaMA-Factory calls torchrun by its bare name, so its environment's programs must be on PATH.
 LLAMAFACTORY := PATH="$(CURDIR)/.venv-train/bin:$$PATH" llamafactory-cli
 PIP_QUIET := -m pip --disable-pip-version-check --quiet
@@ -65,9 +66,9 @@ $(TRAIN): requirements/train.txt requirements/train.lock.txt requirements/train-
 
 $(SERVE): requirements/serve-gpu.txt requirements/serve-cpu.txt requirements/serve-cpu.lock.txt
 	$(PYTHON) -m venv .venv-serve
-	@if $(HAS_GPU); then .venv-serve/bin/python $(PIP_QUIET) install -r requirements/serve-gpu.txt; \
-	else .venv-serve/bin/python $(PIP_QUIET) install -r requirements/serve-cpu.txt -c requirements/serve-cpu.lock.txt; \
-	  .venv-serve/bin/python $(PIP_QUIET) uninstall -y torchvision torchaudio torchcodec; fi
+	@if $(HAS_GPU); then $(PYSERVE) $(PIP_QUIET) install -r requirements/serve-gpu.txt; \
+	else $(PYSERVE) $(PIP_QUIET) install -r requirements/serve-cpu.txt -c requirements/serve-cpu.lock.txt; \
+	  $(PYSERVE) $(PIP_QUIET) uninstall -y torchvision torchaudio torchcodec; fi
 	@touch $@
 
 .PHONY: setup setup-dev setup-train setup-serve doctor
@@ -107,7 +108,7 @@ corrections dpo: CHECK = dpo
 
 # ---- data ------------------------------------------------------------------------------------------------------
 .PHONY: data data-ad
-data: $(D)/pools/manifest.json ## download, verify and normalise the public data; show the pools and Tables 1 and 2
+data: $(POOLS) ## download, verify and normalise the public data; show the pools and Tables 1 and 2
 	@$(PY) -m data_builders.pools --run $(RUN) --show
 data-ad: | $(CORE) ## the large raw logs for anomaly detection, before `make data`; or BGL=FILE SPIRIT=FILE
 	$(PY) -m data_builders.fetch --group ad $(if $(BGL),--file 'BGL.zip=$(BGL)') $(if $(SPIRIT),--file 'spirit2.gz=$(SPIRIT)')

@@ -13,6 +13,7 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Hardware, Run, Stage, hardware, load_run, model, models, resolve, stages
 from logreasoner.files import ROOT, TEMPLATES, writing
+from logreasoner.templating import environment
 
 RECIPES = Path("recipes")
 COMMITTED_STAGES = ("thought-sft", "solution-sft", "dpo")
@@ -59,10 +60,7 @@ def _scalar(value: Any) -> str:
 
 
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
-                                     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
-    environment.filters["scalar"] = _scalar
-    return environment
+    return environment(TEMPLATES, {"scalar": _scalar}, keep_trailing_newline=True)
 
 
 def output_dir(run: Run, name: str, stage: str) -> Path:

@@ -20,6 +20,7 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Declared, Run, checked, load_run, load_yaml, models, stages, task
 from logreasoner.files import EXPERIMENTS, TEMPLATES, manifest, read_json, writing
+from logreasoner.templating import environment
 
 TEST_SETS = ("disjoint", "all")
 NAMES = {"precision": "Precision", "recall": "Recall", "f1": "F1", "accuracy": "Accuracy", "weighted_f1": "Weighted-F1"}
@@ -307,13 +308,11 @@ def _numbers(one: Cell, metric: str, state: str) -> tuple[str, ...]:
 
 def render(template: str, **values: Any) -> str:
     """A file of templates/, with filters that escape for LaTeX and for Markdown's table cells."""
-    import jinja2
-
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), undefined=jinja2.StrictUndefined,
-                                     trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True, autoescape=False)
-    environment.filters["tex"] = lambda text: "".join(TEX.get(char, char) for char in " ".join(text.split()))
-    environment.filters["md"] = lambda text: " ".join(text.split()).replace("|", r"\|")
-    return environment.get_template(template).render(**values)
+    text: str = environment(TEMPLATES, {
+        "tex": lambda text: "".join(TEX.get(char, char) for char in " ".join(text.split())),
+        "md": lambda text: " ".join(text.split()).replace("|", r"\|"),
+    }, keep_trailing_newline=True).get_template(template).render(**values)
+    return text
 
 
 def make_tables(run: Run, out: Path) -> str:

@@ -9,6 +9,7 @@ import jinja2
 from logreasoner.config import Task
 from logreasoner.files import PROMPTS
 from logreasoner.records import Instance, mask_level
+from logreasoner.templating import environment
 
 # Chat templates of every family mark roles by <|...|> (also with full-width bars) or [INST]; the tags are ours.
 ROLE_MARK = re.compile(r"<(?=[|｜])|(?<=[|｜])>|\[(?=/?INST\])|<(?=/?s>)")
@@ -29,12 +30,7 @@ def untrusted(value: str) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(PROMPTS), undefined=jinja2.StrictUndefined, finalize=harmless,
-        trim_blocks=True, lstrip_blocks=True, autoescape=False,
-    )
-    environment.filters["untrusted"] = untrusted
-    return environment
+    return environment(PROMPTS, {"untrusted": untrusted}, finalize=harmless)
 
 
 def render(name: str, **values: Any) -> str:

@@ -21,9 +21,18 @@ TEACHER ?=
 TEACHER_BASE_URL ?=
 TASKS ?=
 SEED ?=
+TRAINING_SEED ?=
+# How the teacher is asked (openai, openai-batch), and how much may be spent, in USD.
+TEACHER_ENGINE ?= openai
+BUDGET ?=
 # Where model answers come from with ENGINE=openai, what that endpoint calls the model, where `make data` looks first.
 BASE_URL ?=
 NAME ?=
+# What is evaluated: at most LIMIT instances of a test set, a vote over SAMPLES answers; the models of a figure.
+LIMIT ?=
+SAMPLES ?=
+MODELS ?=
+FORMAT ?= text
 DATA_MIRROR ?=
 DATA ?= bundled
 PYTHON ?= $(if $(shell command -v python3.11),python3.11,python3)
@@ -31,6 +40,15 @@ PYTHON ?= $(if $(shell command -v python3.11),python3.11,python3)
 export DATA_MIRROR
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
+
+# The grid of the paper is named like an experiment (make plan EXPERIMENT=table3); its run is the paper's.
+ONLY := $(addprefix --only ,$(filter table% figure%,$(EXPERIMENT)))
+ifneq ($(ONLY),)
+override EXPERIMENT := paper
+endif
+# Models of models.yaml that make has to know by kind (a test compares).
+API := chatgpt gpt-4o
+FLOORS := majority always-positive tfidf-lr char-cosine
 
 # ---- environments ----------------------------------------------------------------------------------------------
 CORE := .venv/.ready
@@ -82,21 +100,22 @@ doctor: | $(CORE) ## what this machine can do, and what is missing for the rest
 # ---- the run ---------------------------------------------------------------------------------------------------
 D := build/runs/$(RUN)
 POOLS := $(D)/pools/manifest.json
-SHARED := $(D)/datasets/shared/thought-sft
-SOLUTION := $(D)/datasets/$(MODEL)/solution-sft
-PREF := $(D)/datasets/$(MODEL)/dpo
+# The teacher's answers and what is made of them; what depends on the model; a trained stage.
+SHARED = $(D)/datasets/shared/$(1)
+OWN = $(D)/datasets/$(MODEL)/$(1)
 TRAINED = $(D)/models/$(MODEL)/$(1)/manifest.json
 OVERRIDES := $(if $(FINETUNING),'finetuning=$(FINETUNING)') $(if $(TEACHER),'teacher=$(TEACHER)') \
-  $(if $(TEACHER_BASE_URL),'teacher_base_url=$(TEACHER_BASE_URL)') $(if $(TASKS),'tasks=$(TASKS)') $(if $(SEED),'seed=$(SEED)')
-ASK_TEACHER = $(PY) -m logreasoner.chat --run $(RUN) --role teacher
-ASK_POLICY = $(PY) -m logreasoner.chat --run $(RUN) --role policy --model $(MODEL) --engine $(ENGINE) $(if $(BASE_URL),--base-url '$(BASE_URL)')
+  $(if $(TEACHER_BASE_URL),'teacher_base_url=$(TEACHER_BASE_URL)') $(if $(TASKS),'tasks=$(TASKS)') $(if $(SEED),'seed=$(SEED)') $(if $(TRAINING_SEED),'training_seed=$(TRAINING_SEED)')
+SPEND := $(if $(BUDGET),--budget $(BUDGET))
+ASK_TEACHER = $(PY) -m logreasoner.chat --run $(RUN) --role teacher --engine $(TEACHER_ENGINE) $(SPEND)
+ASK_POLICY = $(PY) -m logreasoner.chat --run $(RUN) --role policy --model $(MODEL) --engine $(ENGINE) $(if $(BASE_URL),--base-url '$(BASE_URL)') $(SPEND)
 
 include demo/demo.mk
 
 # Declares the run, or stops if it was declared otherwise; then says what is missing before anything is spent.
 .PHONY: declare preflight
 declare: | $(CORE)
-	@$(PY) -m logreasoner.config --run $(RUN) --experiment $(EXPERIMENT) $(OVERRIDES)
+	@$(PY) -m logreasoner.config --run $(RUN) --experiment $(EXPERIMENT) $(OVERRIDES) >&2
 preflight: | declare
 	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(CHECK) --hardware $(HARDWARE) --goal $(call TRAINED,$(CHECK))
 # What preflight looks at: how far a goal goes.
@@ -121,59 +140,75 @@ $(PUBLIC): $(wildcard build/data/raw/ad/*) | $(CORE)
 $(BUNDLED): demo/logs.yaml | $(CORE)
 	$(PY) -m demo.logs --out $(@D)
 
-$(POOLS): | declare $(if $(filter demo,$(EXPERIMENT)),$(BUNDLED),$(PUBLIC))
+$(POOLS): | declare $(if $(filter demo smoke,$(EXPERIMENT)),$(BUNDLED),$(PUBLIC))
 	$(PY) -m data_builders.pools --run $(RUN)
 
 # ---- stage 1: high-level thoughts (section 3.2) ----------------------------------------------------------------
 STAGE1 := $(PY) -m data_builders.stage1 --run $(RUN)
+THOUGHTS := $(call SHARED,thought-sft)
 
-$(SHARED)/rationales.requests.jsonl: $(POOLS)
-	$(STAGE1) rationale-requests
-$(SHARED)/rationales.responses.jsonl: $(SHARED)/rationales.requests.jsonl
-	$(ASK_TEACHER) --requests $< --responses $@
-$(SHARED)/analyses.jsonl: $(SHARED)/rationales.responses.jsonl
-	$(STAGE1) rationales
-$(SHARED)/embeddings.npy: $(SHARED)/analyses.jsonl | $(TRAIN) $(EMBEDDER)
+# $(1): thought-sft, or cot-sft, which asks the teacher about stage 2's instances (section 4.4.4).
+define rationales
+$(call SHARED,$(1))/rationales.requests.jsonl: $(POOLS)
+	$(STAGE1) --stage $(1) rationale-requests
+$(call SHARED,$(1))/rationales.responses.jsonl: $(call SHARED,$(1))/rationales.requests.jsonl
+	$(ASK_TEACHER) --requests $$< --responses $$@
+$(call SHARED,$(1))/analyses.jsonl: $(call SHARED,$(1))/rationales.responses.jsonl
+	$(STAGE1) --stage $(1) rationales
+endef
+$(foreach stage,thought-sft cot-sft,$(eval $(call rationales,$(stage))))
+
+$(THOUGHTS)/embeddings.npy: $(THOUGHTS)/analyses.jsonl | $(TRAIN) $(EMBEDDER)
 	$(PYTRAIN) -m data_builders.embed --run $(RUN) --texts $< --field analysis --out $@
-$(SHARED)/selected.json: $(SHARED)/embeddings.npy
+$(THOUGHTS)/selected.json: $(THOUGHTS)/embeddings.npy
 	$(PY) -m data_builders.select --run $(RUN) --embeddings $< --out $@
-$(SHARED)/thoughts.requests.jsonl: $(SHARED)/selected.json
+$(THOUGHTS)/thoughts.requests.jsonl: $(THOUGHTS)/selected.json
 	$(STAGE1) thought-requests
-$(SHARED)/thoughts.responses.jsonl: $(SHARED)/thoughts.requests.jsonl
+$(THOUGHTS)/thoughts.responses.jsonl: $(THOUGHTS)/thoughts.requests.jsonl
 	$(ASK_TEACHER) --requests $< --responses $@
-$(SHARED)/thoughts.jsonl: $(SHARED)/thoughts.responses.jsonl
+$(THOUGHTS)/thoughts.jsonl: $(THOUGHTS)/thoughts.responses.jsonl
 	$(STAGE1) thoughts
-$(SHARED)/samples.jsonl: $(SHARED)/thoughts.jsonl $(wildcard $(D)/review/thoughts.jsonl)
-	$(STAGE1) dataset
 
 .PHONY: rationales thoughts review-draft
-rationales: preflight $(SHARED)/analyses.jsonl ## stage 1: the teacher's rationales that arrive at the true label
-thoughts: preflight $(SHARED)/samples.jsonl ## stage 1: selected, abstracted and validated thoughts (D_thought)
-review-draft: $(SHARED)/thoughts.jsonl ## write build/runs/$(RUN)/review/thoughts.jsonl for a person to decide on
+rationales: preflight $(THOUGHTS)/analyses.jsonl ## stage 1: the teacher's rationales that arrive at the true label
+thoughts: preflight $(THOUGHTS)/samples.jsonl ## stage 1: selected, abstracted and validated thoughts (D_thought)
+review-draft: $(THOUGHTS)/thoughts.jsonl ## write build/runs/$(RUN)/review/thoughts.jsonl for a person to decide on
 	$(STAGE1) review-draft
 
 # ---- stage 2: stepwise solutions (section 3.3) -----------------------------------------------------------------
 STAGE2 := $(PY) -m data_builders.stage2 --run $(RUN) --model $(MODEL)
 
-$(SOLUTION)/solutions.requests.jsonl: $(call TRAINED,thought-sft)
-	$(STAGE2) solution-requests
-$(SOLUTION)/solutions.responses.jsonl: $(SOLUTION)/solutions.requests.jsonl | $(SERVE)
-	$(ASK_POLICY) --stage thought-sft --requests $< --responses $@
-$(SOLUTION)/samples.jsonl: $(SOLUTION)/solutions.responses.jsonl
-	$(STAGE2) solutions
-$(PREF)/corrections.requests.jsonl: $(SOLUTION)/samples.jsonl
-	$(STAGE2) correction-requests
-$(PREF)/corrections.responses.jsonl: $(PREF)/corrections.requests.jsonl | $(SERVE)
-	$(PY) -m logreasoner.chat --run $(RUN) --role corrector --model $(MODEL) --stage thought-sft --engine $(ENGINE) --requests $< --responses $@
-$(PREF)/samples.jsonl: $(PREF)/corrections.responses.jsonl
-	$(STAGE2) corrections
+# $(1) the stage that holds the solutions, $(2) the policy that solves, $(3) its weights
+define solutions
+$(call OWN,$(1))/solutions.requests.jsonl: $(POOLS) $(3)
+	$(STAGE2) --stage $(1) solution-requests
+$(call OWN,$(1))/solutions.responses.jsonl: $(call OWN,$(1))/solutions.requests.jsonl | $(SERVE)
+	$(ASK_POLICY) --stage $(2) --requests $$< --responses $$@
+$(call OWN,$(1))/solutions.jsonl: $(call OWN,$(1))/solutions.responses.jsonl
+	$(STAGE2) --stage $(1) solutions
+endef
+$(eval $(call solutions,solution-sft,thought-sft,$(call TRAINED,thought-sft)))
+$(eval $(call solutions,solution-sft-no-thought,base,$(BASE)))
+
+# $(1) the stage that holds the corrections, $(2) the one that holds the solutions
+define corrections
+$(call OWN,$(1))/corrections.requests.jsonl: $(call OWN,$(2))/solutions.jsonl
+	$(STAGE2) --stage $(1) correction-requests
+$(call OWN,$(1))/corrections.responses.jsonl: $(call OWN,$(1))/corrections.requests.jsonl | $(SERVE)
+	$(PY) -m logreasoner.chat --run $(RUN) --role corrector --model $(MODEL) --stage $(1) --engine $(ENGINE) --teacher-engine $(TEACHER_ENGINE) $(SPEND) --requests $$< --responses $$@
+$(call OWN,$(1))/corrections.jsonl: $(call OWN,$(1))/corrections.responses.jsonl
+	$(STAGE2) --stage $(1) corrections
+endef
+$(eval $(call corrections,dpo,solution-sft))
+$(eval $(call corrections,dpo-self,solution-sft))
+$(eval $(call corrections,dpo-no-thought,solution-sft-no-thought))
 
 .PHONY: solutions corrections
-solutions: preflight $(SOLUTION)/samples.jsonl ## stage 2: pi_thought's solutions; the right ones are D_corr
-corrections: preflight $(PREF)/samples.jsonl ## stage 2: corrected wrong solutions, in pairs (D_pref)
+solutions: preflight $(call OWN,solution-sft)/samples.jsonl ## stage 2: pi_thought's solutions; the right ones are D_corr
+corrections: preflight $(call OWN,dpo)/samples.jsonl ## stage 2: corrected wrong solutions, in pairs (D_pref)
 
 # ---- training (section 4.2.2) ----------------------------------------------------------------------------------
-# $(1) stage, $(2) its samples, $(3) the model it starts from. Every line may be run again after a kill.
+# $(1) stage, $(2) its samples, $(3) the weights it starts from. Every line may be run again after a kill.
 define train
 $(call TRAINED,$(1)): $(2) $(3) | $(TRAIN)
 	$(PY) -m data_builders.recipes --run $(RUN) --model $(MODEL) --stage $(1) --hardware $(HARDWARE)
@@ -184,33 +219,98 @@ $(call TRAINED,$(1)): $(2) $(3) | $(TRAIN)
 	$(PYTRAIN) -m data_builders.training after --run $(RUN) --model $(MODEL) --stage $(1)
 endef
 $(if $(FORM),$(eval $(call train,form-sft,$(FORM)/samples.jsonl,$(INIT)/config.json)))
-$(eval $(call train,thought-sft,$(SHARED)/samples.jsonl,$(BASE)))
-$(eval $(call train,solution-sft,$(SOLUTION)/samples.jsonl,$(call TRAINED,thought-sft)))
-$(eval $(call train,dpo,$(PREF)/samples.jsonl,$(call TRAINED,solution-sft)))
 
-.PHONY: thought-sft solution-sft dpo export recipes
+# $(1) stage, $(2) folder of its samples, $(3) what they are made of, $(4) the weights it starts from
+define stage
+$(2)/samples.jsonl: $(3)
+	$(PY) -m data_builders.samples --run $(RUN) --model $(MODEL) --stage $(1)
+$(call train,$(1),$(2)/samples.jsonl,$(4))
+endef
+thoughts_of = $(eval $(call stage,$(1),$(call SHARED,$(1)),$(THOUGHTS)/thoughts.jsonl $(wildcard $(D)/review/thoughts.jsonl),$(BASE)))
+solutions_of = $(eval $(call stage,$(1),$(call OWN,$(1)),$(call OWN,$(2))/solutions.jsonl,$(3)))
+pairs_of = $(eval $(call stage,$(1),$(call OWN,$(1)),$(if $(3),$(call OWN,$(3))/corrections.jsonl,$(call OWN,$(2))/solutions.jsonl),$(call TRAINED,$(4))))
+SHARES := 20 40 60 80
+
+# The method.
+$(call thoughts_of,thought-sft)
+$(call solutions_of,solution-sft,solution-sft,$(call TRAINED,thought-sft))
+$(call pairs_of,dpo,solution-sft,dpo,solution-sft)
+# Baselines and ablations (experiments/stages.yaml says which table or figure each is for).
+$(eval $(call stage,cot-sft,$(call SHARED,cot-sft),$(call SHARED,cot-sft)/analyses.jsonl $(THOUGHTS)/selected.json,$(BASE)))
+$(eval $(call stage,direct-sft,$(call SHARED,direct-sft),$(POOLS),$(BASE)))
+$(foreach part,$(SHARES),$(call thoughts_of,thought-sft-$(part)))
+$(foreach part,$(SHARES),$(call solutions_of,solution-sft-$(part),solution-sft,$(call TRAINED,thought-sft)))
+$(foreach part,$(SHARES),$(call pairs_of,dpo-$(part),solution-sft,dpo,solution-sft-$(part)))
+$(call pairs_of,dpo-self,solution-sft,dpo-self,solution-sft)
+$(call pairs_of,dpo-uncorrected,solution-sft,,solution-sft)
+$(call pairs_of,dpo-no-solution,solution-sft,dpo,thought-sft)
+$(call solutions_of,solution-sft-no-thought,solution-sft-no-thought,$(BASE))
+$(call pairs_of,dpo-no-thought,solution-sft-no-thought,dpo-no-thought,solution-sft-no-thought)
+
+.PHONY: thought-sft solution-sft dpo train export recipes
 thought-sft: preflight $(call TRAINED,thought-sft) ## tune MODEL on D_thought, after making what is missing
 solution-sft: preflight $(call TRAINED,solution-sft) ## tune it on D_corr
 dpo: preflight $(call TRAINED,dpo) ## tune it on D_pref: the whole method, from logs to pi_dpo
+train: preflight $(call TRAINED,$(STAGE)) ## tune it up to STAGE, any stage of experiments/stages.yaml
 export: preflight $(call TRAINED,$(STAGE)) ## the complete weights of STAGE, adapter merged
 	@echo "complete weights: $(D)/models/$(MODEL)/$(STAGE)/model"
 recipes: | $(CORE) ## render the committed recipes/<model>/<stage>.yaml
 	$(PY) -m data_builders.recipes --committed
 
 # ---- evaluation (sections 4.2.3 and 4.5) -----------------------------------------------------------------------
+VOTES := $(filter-out 1,$(SAMPLES))
+VARIANT := $(if $(LIMIT),.limit$(LIMIT))$(if $(VOTES),.samples$(VOTES))
 PREDICTIONS := $(D)/predictions/$(MODEL)/$(STAGE)
-RESULT := $(D)/results/$(MODEL)/$(STAGE)/result.json
-$(PREDICTIONS)/test.requests.jsonl: $(POOLS)
-	$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) $(if $(NAME),--endpoint other --name '$(NAME)') --out $@
-$(PREDICTIONS)/test.responses.jsonl: $(PREDICTIONS)/test.requests.jsonl $(if $(filter-out base,$(STAGE)),$(call TRAINED,$(STAGE)),$(BASE)) | $(SERVE)
-	$(ASK_POLICY) --stage $(STAGE) --requests $< --responses $@
-$(RESULT): $(PREDICTIONS)/test.responses.jsonl
-	$(PY) -m eval.score --run $(RUN) --model $(MODEL) --stage $(STAGE) --responses $< --out $@
+ANSWERS := $(PREDICTIONS)/test$(VARIANT)
+RESULT := $(D)/results$(VARIANT)/$(MODEL)/$(STAGE)/result.json
+SUBSET := $(if $(LIMIT),--limit $(LIMIT)) $(if $(VOTES),--samples $(VOTES))
+ifeq ($(STAGE),floor)
+$(ANSWERS).responses.jsonl: $(POOLS)
+	$(PY) -m eval.floors --run $(RUN) --model $(MODEL) --out $@
+else ifeq ($(STAGE),classifier)
+$(ANSWERS).responses.jsonl: $(POOLS) | $(TRAIN) $(EMBEDDER)
+	$(PYTRAIN) -m eval.classifier --run $(RUN) --model $(MODEL) --out $@
+else
+$(ANSWERS).requests.jsonl: $(POOLS)
+	$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) $(if $(NAME),--endpoint other --name '$(NAME)') --out $@
+$(ANSWERS).responses.jsonl: $(ANSWERS).requests.jsonl $(if $(filter-out base,$(STAGE)),$(call TRAINED,$(STAGE)),$(if $(filter $(API),$(MODEL)),,$(BASE))) | $(if $(filter $(API),$(MODEL)),,$(SERVE))
+	$(ASK_POLICY) --stage $(STAGE) --requests $< --responses $@ --journal $(PREDICTIONS)/test.journal.jsonl
+endif
+$(RESULT): $(ANSWERS).responses.jsonl
+	$(PY) -m eval.score --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) --responses $< --out $@
 
-.PHONY: eval tables
-eval: preflight $(RESULT) ## predict and score MODEL at STAGE (base, thought-sft, solution-sft, dpo)
+.PHONY: eval floors tables compare spread matrix plan costs audit
+eval: preflight $(RESULT) ## predict and score MODEL at STAGE: base, any trained stage, classifier or floor
+floors: ## score what needs no language model: a constant, TF-IDF with logistic regression, a cosine
+	@for model in $(FLOORS); do $(MAKE) --no-print-directory eval MODEL=$$model STAGE=floor; done
 tables: | declare ## Tables 3-5, measured beside published, as Markdown, CSV and LaTeX
-	$(PY) -m eval.tables --run $(RUN)
+	$(PY) -m eval.tables --run $(RUN) $(SUBSET)
+compare: | declare ## paired tests of A=model/stage against B=model/stage on the same instances
+	$(PY) -m eval.compare pair --run $(RUN) --a $(A) --b $(B) $(if $(LIMIT),--limit $(LIMIT))
+spread: | declare ## mean and spread of MODEL at STAGE over RUNS="paper paper-43 ..."
+	$(PY) -m eval.compare spread --runs $(RUNS) --model $(MODEL) --stage $(STAGE) $(SUBSET)
+matrix: | declare ## every cell of the paper's tables and figures, its command and its state; FORMAT=csv
+	@$(PY) -m eval.matrix --run $(RUN) $(ONLY) --format $(FORMAT)
+plan: $(POOLS) ## what EXPERIMENT=table3 MODEL=... would ask, cost and take, before anything is spent
+	@$(PY) -m eval.plan --run $(RUN) $(ONLY) $(if $(filter command line,$(origin MODEL)),--models $(MODEL)) --hardware $(HARDWARE)
+costs: | declare ## what the teacher's answers have cost, beside the paper's figures
+	@$(PY) -m logreasoner.costs --run $(RUN)
+audit: | $(CORE) ## can the published numbers be? docs/audit.md
+	$(PY) -m eval.audit --out docs/audit.md
+
+# One table or figure of the paper: whatever it lacks is made, then it is drawn.
+GRID := table3 table4 table5 figure4 figure5 figure6 figure7 figure8
+.PHONY: table1 table2 $(GRID) figure10
+table1 table2: data
+$(GRID): | declare
+	@$(PY) -m eval.matrix --run $(RUN) --only $@ $(if $(MODELS),--models $(MODELS)) --format open | while read -r model stage; do \
+	  $(MAKE) --no-print-directory eval MODEL=$$model STAGE=$$stage </dev/null; done
+	$(if $(filter figure%,$@),$(PY) -m eval.figures --run $(RUN) --figure $(@:figure%=%) $(if $(MODELS),--models $(MODELS)) $(SUBSET),$(PY) -m eval.tables --run $(RUN) $(SUBSET))
+$(THOUGHTS)/thought_embeddings.npy: $(THOUGHTS)/samples.jsonl | $(TRAIN) $(EMBEDDER)
+	$(PYTRAIN) -m data_builders.embed --run $(RUN) --texts $< --field response --out $@
+figure10: CHECK = thoughts
+figure10: preflight $(THOUGHTS)/thought_embeddings.npy ## table1-5, figure4-8, figure10: make and draw one of the paper's
+	$(PY) -m eval.figures --run $(RUN) --figure 10
 
 # ---- checks ----------------------------------------------------------------------------------------------------
 .PHONY: check test help

@@ -16,7 +16,6 @@ from data_builders.recipes import memory_gib
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Hardware, Run, hardware, load_run
-from logreasoner.config import model as declared_model
 from logreasoner.files import ROOT
 
 GIB = 2**30
@@ -170,11 +169,14 @@ def require(run: Run, model: str, stage: str, profile_name: str) -> None:
     if profile is None:
         raise UserError(f"unknown hardware profile {profile_name!r}; experiments/hardware.yaml has "
                         f"{', '.join(hardware())}; here can run: {can}")
-    trains = stage not in ("thoughts", "base")
+    declared = run.check(model, "base" if stage == "thoughts" else stage)
+    if declared.kind in ("api", "floor"):
+        return  # nothing to load and nothing to train
+    trains = stage not in ("thoughts", "base", "classifier")
     if trains and (missing := lacking(profile, here)):
         raise UserError(f"HARDWARE={profile_name} {missing}. Here can run: HARDWARE={can}")
-    asks = _open_questions(run, model, stage)
-    needed = [declared_model(model).path, *([run.experiment.embedding] if "thoughts" in asks else [])]
+    asks = _open_questions(run, model, stage) if stage != "classifier" else []
+    needed = [declared.path, *([run.experiment.embedding] if "thoughts" in asks else [])]
     for path in (each.format(run=run.dir) for each in needed):
         if str(run.dir) not in path and (missing := model_missing(path)):
             raise UserError(missing)
@@ -189,15 +191,19 @@ def require(run: Run, model: str, stage: str, profile_name: str) -> None:
 def _open_questions(run: Run, model: str, stage: str) -> list[str]:
     """What a paid teacher is still to be asked for on the way to a stage."""
     asked = {}
-    if stage in ("thoughts", "thought-sft", "solution-sft", "dpo"):
-        asked["thoughts"] = run.dataset("shared", "thought-sft") / "thoughts.responses.jsonl"
-    if stage == "dpo" and run.experiment.corrections_by == "teacher":
-        asked["corrections"] = run.dataset(model, "dpo") / "corrections.responses.jsonl"
+    for each in ["thought-sft"] if stage == "thoughts" else run.lineage(stage):
+        samples = run.stage(each).samples
+        if samples.kind in ("thoughts", "rationales"):
+            asked["thoughts"] = run.dataset("shared", "thought-sft") / "thoughts.responses.jsonl"
+        if samples.kind == "rationales":
+            asked["rationales"] = run.dataset("shared", each) / "rationales.responses.jsonl"
+        if samples.corrections and run.corrected_by(each) == "teacher":
+            asked["corrections"] = run.dataset(model, samples.corrections) / "corrections.responses.jsonl"
     return [what for what, path in asked.items() if not path.exists()]
 
 
 def _require_memory(run: Run, model: str, stage: str, profile: Hardware, here: list[Gpu]) -> None:
-    parameters, finetuning = declared_model(model).parameters, run.experiment.finetuning
+    parameters, finetuning = run.model(model).parameters, run.experiment.finetuning
     deepspeed = profile.deepspeed.get(finetuning, "")
     sharing = profile.devices if finetuning == "full" and deepspeed else 1
     need = memory_gib(parameters, finetuning, run.stage(stage).method, sharing)

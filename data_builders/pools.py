@@ -18,8 +18,9 @@ from typing import Any
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Run, load_run, load_yaml
-from logreasoner.files import BUILD, EXPERIMENTS, manifest, read_json, read_jsonl, sha256, write_jsonl
+from logreasoner.config import Run, load_run
+from logreasoner.files import BUILD, manifest, read_json, read_jsonl, sha256, write_jsonl
+from logreasoner.published import published
 from logreasoner.records import Instance, read_instances
 
 TRAINING = ("stage1", "stage2", "examples")
@@ -321,11 +322,11 @@ def pool(name: str) -> None:
     if overlap:
         raise AssertionError(f"pools overlap, which is an error of this program: {shared}")
     notes = remarks(builder, pools, handbook)
-    published = load_yaml(EXPERIMENTS / "tables_data.yaml")
+    printed = published().data_tables
     tables = {"proof": counts, "overlaps": shared}
     if kind == "public":
-        tables["table1"] = table1(pools, handbook, run, published["table1"])
-        tables["table2"] = table2(builder, pools, run, published["table2"])
+        tables["table1"] = table1(pools, handbook, run, printed["table1"])
+        tables["table2"] = table2(builder, pools, run, printed["table2"])
     for part, items in pools.items():
         write_jsonl(run.pools / f"{part}.jsonl", (item.as_json() for item in items))
     write_jsonl(run.pools / "handbook.jsonl", handbook)
@@ -338,15 +339,15 @@ def pool(name: str) -> None:
 def show(name: str) -> None:
     """Print the proof and the tables of pools that were drawn before."""
     drawn = read_json(load_run(name).pools / "manifest.json")
-    published, tables = load_yaml(EXPERIMENTS / "tables_data.yaml"), drawn["tables"]
+    said, tables = published().data_tables, drawn["tables"]
     print(f"Pools of run {name} (logs: distinct ones, with the level masked and white space removed)\n")
     print(aligned(tables["proof"]) + "\n\n" + aligned(tables["overlaps"]))
     print(f"\noverlap in all: {drawn['overlap']}\n")
     print("\n".join(drawn["notes"]))
     for table in ("table1", "table2"):
         if table in tables:
-            print(f"\n{published[table]['title']}\n\n{aligned(tables[table])}")
-            for note in published[table].get("notes", []):
+            print(f"\n{said[table]['title']}\n\n{aligned(tables[table])}")
+            for note in said[table].get("notes", []):
                 print(f"({note})")
 
 

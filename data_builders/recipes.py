@@ -11,7 +11,7 @@ import yaml
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Hardware, Run, Stage, hardware, load_run, model, models, resolve, stages
+from logreasoner.config import Hardware, Run, Stage, hardware, load_run, models, resolve, stages
 from logreasoner.files import ROOT, TEMPLATES, writing
 from logreasoner.templating import environment
 
@@ -74,21 +74,21 @@ def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path) 
         raise UserError(f"unknown hardware {profile_name!r}; experiments/hardware.yaml has {', '.join(hardware())}")
     stage, profile, finetuning = run.stage(stage_name), hardware()[profile_name], run.experiment.finetuning
     deepspeed = profile.deepspeed.get(finetuning)
-    memory = memory_gib(model(name).parameters, finetuning, stage.method, profile.devices if deepspeed else 1)
+    memory = memory_gib(run.model(name).parameters, finetuning, stage.method, profile.devices if deepspeed else 1)
     return _environment().get_template("recipe.yaml.j2").render(
-        model=model(name), stage=stage, stage_name=stage_name, hardware=profile, finetuning=finetuning,
+        model=run.model(name), stage=stage, stage_name=stage_name, hardware=profile, finetuning=finetuning,
         memory=math.ceil(memory), unit="pairs" if stage.method == "dpo" else "samples",
         split=split_batch(stage, profile), file=file, weights=run.weights(name, stage.starts_from),
         made_by="make recipes" if file.parts[0] == "recipes" else f"make {stage_name} MODEL={name} RUN={run.name}",
         deepspeed=f"templates/deepspeed/{deepspeed}.json" if deepspeed else None,
         dataset_dir=run.dataset(name, stage_name), output_dir=output_dir(run, name, stage_name),
-        seed=run.experiment.seed, arguments={**stage.arguments, **profile.arguments})
+        seed=run.experiment.training_seed or run.experiment.seed, arguments={**stage.arguments, **profile.arguments})
 
 
 def render_export(run: Run, name: str, stage_name: str, file: Path) -> str:
     """The configuration that merges a stage's adapter, as YAML text."""
     return _environment().get_template("export.yaml.j2").render(
-        model=model(name), stage_name=stage_name, file=file,
+        model=run.model(name), stage_name=stage_name, file=file,
         weights=run.weights(name, run.stage(stage_name).starts_from), adapter=output_dir(run, name, stage_name),
         model_dir=run.stage_dir(name, stage_name) / "model")
 

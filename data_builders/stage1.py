@@ -1,10 +1,11 @@
 """Stage 1, high-level thoughts (sections 3.2 and 4.1): each subcommand is a pure function from files to a file.
 
-rationale-requests -> (teacher) -> rationales -> (embed, select) -> thought-requests -> (teacher) -> thoughts -> dataset
+rationale-requests -> (teacher) -> rationales -> (embed, select) -> thought-requests -> (teacher) -> thoughts
+The CoT-SFT baseline (section 4.4.4) asks the first question for stage 2's instances too: --stage cot-sft.
 """
 
 import argparse
-import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,12 @@ from logreasoner.records import read_instances
 Row = dict[str, Any]
 
 
-def folder(run: Run) -> Path:
-    """Where stage 1 lies: it does not depend on the model that is tuned."""
-    return run.dataset("shared", "thought-sft")
+POOLS = {"thought-sft": "stage1.jsonl", "cot-sft": "stage2.jsonl"}  # whose instances the teacher thinks through
+
+
+def folder(run: Run, stage: str = "thought-sft") -> Path:
+    """Where the teacher's answers lie: they do not depend on the model that is tuned."""
+    return run.dataset("shared", stage)
 
 
 def review_file(run: Run) -> Path:
@@ -30,19 +34,20 @@ def review_file(run: Run) -> Path:
     return run.dir / "review" / "thoughts.jsonl"
 
 
-def rationale_requests(run: Run) -> None:
-    """Ask the teacher to think each stage-1 instance through (section 3.2.1 (1))."""
+def rationale_requests(run: Run, stage: str = "thought-sft") -> None:
+    """Ask the teacher to think each instance of the stage's pool through (section 3.2.1 (1))."""
     teacher, tasks = run.experiment.teacher.model, run.tasks()
-    write_jsonl(folder(run) / "rationales.requests.jsonl", (
+    write_jsonl(folder(run, stage) / "rationales.requests.jsonl", (
         chat.request(item.id, teacher, "rationale", prompts.render(
             "rationale", task=tasks[item.task], problem=prompts.problem(item, tasks[item.task])), vllm=False)
-        for item in read_instances(run.pools / "stage1.jsonl")))
+        for item in read_instances(run.pools / POOLS[stage])))
 
 
-def rationales(run: Run) -> None:
-    """Keep the rationales that arrive at the true label, add the handbook's cases: the raw analyses (x, s)."""
-    path, tasks = folder(run), run.tasks()
-    items = list(read_instances(run.pools / "stage1.jsonl"))
+def rationales(run: Run, stage: str = "thought-sft") -> None:
+    """Keep the rationales that arrive at the true label; in stage 1 add the handbook's cases: raw analyses (x, s)."""
+    path, tasks = folder(run, stage), run.tasks()
+    inputs = [run.pools / POOLS[stage]]
+    items = list(read_instances(inputs[0]))
     texts = answered.texts(path / "rationales.responses.jsonl", [item.id for item in items])
     rows: list[Row] = []
     for item in items:
@@ -50,18 +55,20 @@ def rationales(run: Run) -> None:
         rows.append({"id": item.id, "task": item.task, "outcome": outcome,
                      "problem": prompts.problem(item, tasks[item.task]),
                      "analysis": render_steps(trajectory.steps) if trajectory else texts[item.id]})
-    rows += [{"id": case["id"], "task": "handbook", "outcome": "right",
-              "problem": prompts.render("handbook_problem", symptom=case["symptom"]),
-              "analysis": render_steps(case["analysis"])} for _, case in read_jsonl(run.pools / "handbook.jsonl")]
+    if stage == "thought-sft":
+        inputs.append(run.pools / "handbook.jsonl")
+        rows += [{"id": case["id"], "task": "handbook", "outcome": "right",
+                  "problem": prompts.render("handbook_problem", symptom=case["symptom"]),
+                  "analysis": render_steps(case["analysis"])} for _, case in read_jsonl(inputs[-1])]
     write_jsonl(path / "rationales.jsonl", rows)
     kept = write_jsonl(path / "analyses.jsonl", (row for row in rows if row["outcome"] == "right"))
     counts = answered.count(rows)
     answered.show(f"rationales: {kept} kept", counts)
-    manifest(path / "analyses.jsonl", [run.pools / "stage1.jsonl", run.pools / "handbook.jsonl"],
-             counts=counts, teacher=run.experiment.teacher.model, mark=run.mark)
+    manifest(path / "analyses.jsonl", inputs, counts=counts, teacher=run.experiment.teacher.model, mark=run.mark)
 
 
-def _selected(run: Run) -> list[Row]:
+def selected(run: Run) -> list[Row]:
+    """The raw analyses that the DPP chose, in its order: D (section 3.2.1 (2))."""
     analyses = [row for _, row in read_jsonl(folder(run) / "analyses.jsonl")]
     return [analyses[number] for number in read_json(folder(run) / "selected.json")]
 
@@ -72,15 +79,15 @@ def thought_requests(run: Run) -> None:
         chat.request(row["id"], run.experiment.teacher.model, "thought", prompts.render(
             "thought", problem=row["problem"], analysis=row["analysis"], least=LEAST_STEPS, most=MOST_STEPS),
             vllm=False, response_format={"type": "json_object"})
-        for row in _selected(run)))
+        for row in selected(run)))
 
 
 def thoughts(run: Run) -> None:
     """Validate the teacher's thoughts; every rejected one is kept with its reason."""
-    path, selected = folder(run), _selected(run)
-    texts = answered.texts(path / "thoughts.responses.jsonl", [row["id"] for row in selected])
+    path, chosen = folder(run), selected(run)
+    texts = answered.texts(path / "thoughts.responses.jsonl", [row["id"] for row in chosen])
     rows: list[Row] = []
-    for row in selected:
+    for row in chosen:
         text = texts[row["id"]]
         thought, why = parse_thought(text, row["problem"]) if text is not None else (None, "refused")
         rows.append({"id": row["id"], "task": row["task"], "outcome": why or "valid", "problem": row["problem"],
@@ -137,38 +144,26 @@ def reviewed(run: Run, rows: list[Row]) -> tuple[list[Row], dict[str, int] | str
     return kept, counts
 
 
-def dataset(run: Run) -> None:
-    """D_thought (equation 1): prompt x, response (C_high, T_high), all tasks mixed (section 4.1)."""
-    path = folder(run)
-    kept, review = reviewed(run, [row for _, row in read_jsonl(path / "thoughts.jsonl")])
-    if not kept:
-        raise UserError(f"{path}: D_thought is empty: no valid thought was accepted; thoughts.jsonl has the reasons")
-    random.Random(run.experiment.seed).shuffle(kept)
-    samples = [{"id": row["id"], "task": row["task"],
-                "prompt": prompts.render("thought_sft", problem=row["problem"]),
-                "response": check_thought(row["thought"], row["problem"])[0].render()}  # type: ignore[union-attr]
-               for row in kept]
-    write_jsonl(path / "samples.jsonl", samples)
-    counts = answered.count([{**row, "outcome": "in D_thought"} for row in kept])
-    answered.show(f"D_thought: {len(kept)} thoughts; review: {review}", counts)
-    inputs = [path / "thoughts.jsonl", *([review_file(run)] if review_file(run).exists() else [])]
-    manifest(path / "samples.jsonl", inputs, counts=counts, review=review, mark=run.mark)
-
-
-STEPS = {"rationale-requests": rationale_requests, "rationales": rationales, "thought-requests": thought_requests,
-         "thoughts": thoughts, "review-draft": review_draft, "dataset": dataset}
+STEPS: dict[str, Callable[..., None]] = {
+    "rationale-requests": rationale_requests, "rationales": rationales, "thought-requests": thought_requests,
+    "thoughts": thoughts, "review-draft": review_draft}
 
 
 def main() -> None:
     """Run one step of stage 1."""
     arguments = cli.parser("data_builders.stage1", "High-level thoughts: one step, from files to a file.", """
 python -m data_builders.stage1 --run paper rationale-requests
-python -m data_builders.stage1 --run paper dataset""")
+python -m data_builders.stage1 --run paper --stage cot-sft rationale-requests""")
     arguments.add_argument("--run", required=True)
+    arguments.add_argument("--stage", default="thought-sft", choices=list(POOLS),
+                           help="cot-sft: rationales for the instances of stage 2, for that baseline")
     arguments.add_argument("step", choices=list(STEPS))
 
     def step(given: argparse.Namespace) -> None:
-        STEPS[given.step](load_run(given.run))
+        run, rationale = load_run(given.run), given.step in ("rationale-requests", "rationales")
+        if given.stage != "thought-sft" and not rationale:
+            raise UserError(f"{given.step} belongs to thought-sft; only rationales are asked for {given.stage}")
+        STEPS[given.step](run, *([given.stage] if rationale else []))
 
     cli.run(arguments, step)
 

@@ -1,39 +1,36 @@
 """Stage 2, stepwise solutions (sections 3.3 and 4.1): each subcommand is a pure function from files to files.
 
-solution-requests -> (pi_thought) -> solutions: D_corr, and the wrong ones
-correction-requests -> (teacher, or pi_thought itself) -> corrections: D_pref
+solution-requests -> (pi_thought) -> solutions: right ones and wrong ones
+correction-requests -> (teacher, or pi_thought itself) -> corrections
 """
 
 import argparse
-import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from data_builders import answered
 from data_builders.corrections import parse_correction
 from logreasoner import chat, cli, prompts
 from logreasoner.answers import Trajectory
-from logreasoner.cli import UserError
-from logreasoner.config import Run, load_run, load_yaml
-from logreasoner.files import EXPERIMENTS, manifest, read_jsonl, write_jsonl
+from logreasoner.config import Run, load_run
+from logreasoner.files import manifest, read_jsonl, write_jsonl
+from logreasoner.published import published
 from logreasoner.records import by_id, read_instances
 
 Row = dict[str, Any]
-POLICY = "thought-sft"  # pi_thought
 
 
-def solution_requests(run: Run, model: str) -> None:
-    """Ask pi_thought to solve each stage-2 instance, zero-shot, think then answer (figure 13)."""
-    tasks, name = run.tasks(), chat.served_name(model, POLICY)
-    write_jsonl(run.dataset(model, "solution-sft") / "solutions.requests.jsonl", (
+def solution_requests(run: Run, model: str, stage: str) -> None:
+    """Ask the stage's policy to solve each stage-2 instance, zero-shot, think then answer (figure 13)."""
+    tasks, name = run.tasks(), chat.served_name(model, run.stage(stage).samples.policy)
+    write_jsonl(run.dataset(model, stage) / "solutions.requests.jsonl", (
         chat.request(item.id, name, "solution", prompts.solution(item, tasks[item.task]), vllm=True)
         for item in read_instances(run.pools / "stage2.jsonl")))
 
 
-def solutions(run: Run, model: str) -> None:
-    """Sort pi_thought's solutions into right ones (D_corr, equation 3), wrong ones (D_err, equation 5) and the rest."""
-    path, tasks = run.dataset(model, "solution-sft"), run.tasks()
+def solutions(run: Run, model: str, stage: str) -> None:
+    """Sort the policy's solutions into right ones (equation 3), wrong ones (D_err, equation 5) and the rest."""
+    path, tasks = run.dataset(model, stage), run.tasks()
     items = list(read_instances(run.pools / "stage2.jsonl"))
     texts = answered.texts(path / "solutions.responses.jsonl", [item.id for item in items])
     rows: list[Row] = []
@@ -44,80 +41,64 @@ def solutions(run: Run, model: str) -> None:
                      "answer": trajectory.answer if trajectory else None})
     write_jsonl(path / "solutions.jsonl", rows)
     counts = answered.count(rows)
-    answered.show(f"solutions of {len(rows)} instances by {model}'s pi_thought:", counts)
+    answered.show(f"solutions of {len(rows)} instances by {model}'s {run.stage(stage).samples.policy}:", counts)
     _beside_table1(run, counts, "right", "sft")
-    right = [row for row in rows if row["outcome"] == "right"]
-    if not right:
-        raise UserError(f"{path}: D_corr is empty: pi_thought solved no instance; see solutions.jsonl")
-    prompt = by_id(items)
-    _write_samples(path, run, [
-        {"id": row["id"], "task": row["task"], "prompt": prompts.solution(prompt[row["id"]], tasks[row["task"]]),
-         "response": _trajectory(row).render()} for row in right], [path / "solutions.jsonl"], counts)
+    manifest(path / "solutions.jsonl", [run.pools / "stage2.jsonl"], counts=counts, mark=run.mark)
 
 
 def _beside_table1(run: Run, counts: dict[str, dict[str, int]], outcome: str, column: str) -> None:
     """Print how many rows of each task came out, beside Table 1's; nothing for a run with a scripted teacher."""
     if run.experiment.teacher.scripted:
         return
-    published = {row["task"]: row[column] for row in load_yaml(EXPERIMENTS / "tables_data.yaml")["table1"]["rows"]
-                 if row["stage"] == "stage2"}
+    printed = {row["task"]: row[column] for row in published().data_tables["table1"]["rows"]
+               if row["stage"] == "stage2"}
     for task, outcomes in counts.items():
         print(f"  {task:<30}{outcomes.get(outcome, 0):,} rows for {column.upper()}; "
-              f"Table 1 has {published.get(task, '-')} for its models")
+              f"Table 1 has {printed.get(task, '-')} for its models")
 
 
-def _trajectory(row: Row) -> Trajectory:
+def trajectory(row: Row) -> Trajectory:
+    """The trajectory of a row of solutions.jsonl that has one."""
     return Trajectory(tuple(row["steps"]), row["answer"])
 
 
-def _write_samples(path: Path, run: Run, samples: list[Row], inputs: list[Path], counts: Any) -> None:
-    random.Random(run.experiment.seed).shuffle(samples)  # all tasks mixed (section 4.1)
-    write_jsonl(path / "samples.jsonl", samples)
-    manifest(path / "samples.jsonl", inputs, counts=counts, mark=run.mark)
+def wrong(run: Run, model: str, stage: str) -> list[Row]:
+    """D_err of the solutions that a stage holds."""
+    return [row for _, row in read_jsonl(run.dataset(model, stage) / "solutions.jsonl") if row["outcome"] == "wrong"]
 
 
-def _wrong(run: Run, model: str) -> list[Row]:
-    return [row for _, row in read_jsonl(run.dataset(model, "solution-sft") / "solutions.jsonl")
-            if row["outcome"] == "wrong"]
-
-
-def correction_requests(run: Run, model: str) -> None:
+def correction_requests(run: Run, model: str, stage: str) -> None:
     """Ask for a correction of every wrong solution, given the true label (equation 6, figure 14)."""
     tasks, items = run.tasks(), by_id(read_instances(run.pools / "stage2.jsonl"))
-    own = run.experiment.corrections_by == "self"
-    name = chat.served_name(model, POLICY) if own else run.experiment.teacher.model
-    write_jsonl(run.dataset(model, "dpo") / "corrections.requests.jsonl", (
+    holder = run.stage(stage).samples.solutions
+    own = run.corrected_by(stage) == "self"
+    name = chat.served_name(model, run.stage(holder).samples.policy) if own else run.experiment.teacher.model
+    write_jsonl(run.dataset(model, stage) / "corrections.requests.jsonl", (
         chat.request(row["id"], name, "correction", prompts.render(
             "correction", problem=prompts.problem(items[row["id"]], tasks[row["task"]]), steps=row["steps"],
             answer=row["answer"], label=row["label"]), vllm=own, response_format={"type": "json_object"})
-        for row in _wrong(run, model)))
+        for row in wrong(run, model, holder)))
 
 
-def corrections(run: Run, model: str) -> None:
-    """Keep the accepted corrections: D_pref (equation 8), chosen and rejected from the same first steps."""
-    path, tasks = run.dataset(model, "dpo"), run.tasks()
-    wrong = _wrong(run, model)
-    items = by_id(read_instances(run.pools / "stage2.jsonl"))
-    texts = answered.texts(path / "corrections.responses.jsonl", [row["id"] for row in wrong])
-    rows, pairs = [], []
-    for row in wrong:
-        text, flawed = texts[row["id"]], _trajectory(row)
-        chosen, why = parse_correction(text, flawed, row["label"]) if text is not None else (None, "refused")
-        rows.append({"id": row["id"], "task": row["task"], "outcome": why or "accepted", "text": text})
-        if chosen is not None:
-            pairs.append({"id": row["id"], "task": row["task"],
-                          "prompt": prompts.solution(items[row["id"]], tasks[row["task"]]),
-                          "chosen": chosen.render(), "rejected": flawed.render()})
+def corrections(run: Run, model: str, stage: str) -> None:
+    """Keep the accepted corrections (equation 8): each row has its outcome and, if accepted, the chosen trajectory."""
+    path, flawed = run.dataset(model, stage), wrong(run, model, run.stage(stage).samples.solutions)
+    texts = answered.texts(path / "corrections.responses.jsonl", [row["id"] for row in flawed])
+    rows: list[Row] = []
+    for row in flawed:
+        text = texts[row["id"]]
+        chosen, why = parse_correction(text, trajectory(row), row["label"]) if text is not None else (None, "refused")
+        rows.append({"id": row["id"], "task": row["task"], "outcome": why or "accepted", "text": text,
+                     "chosen": chosen.render() if chosen else None})
     write_jsonl(path / "corrections.jsonl", rows)
     counts = answered.count(rows)
-    answered.show(f"corrections of {len(wrong)} wrong solutions:", counts)
+    accepted = sum(row["outcome"] == "accepted" for row in rows)
+    answered.show(f"corrections: {accepted} accepted of {len(rows)}", counts)
     _beside_table1(run, counts, "accepted", "dpo")
-    if not pairs:
-        raise UserError(f"{path}: D_pref is empty: no correction was accepted; see corrections.jsonl for the reasons")
-    _write_samples(path, run, pairs, [path / "corrections.jsonl"], counts)
+    manifest(path / "corrections.jsonl", [path / "corrections.responses.jsonl"], counts=counts, mark=run.mark)
 
 
-STEPS: dict[str, Callable[[Run, str], None]] = {
+STEPS: dict[str, Callable[[Run, str, str], None]] = {
     "solution-requests": solution_requests, "solutions": solutions,
     "correction-requests": correction_requests, "corrections": corrections,
 }
@@ -126,14 +107,15 @@ STEPS: dict[str, Callable[[Run, str], None]] = {
 def main() -> None:
     """Run one step of stage 2."""
     arguments = cli.parser("data_builders.stage2", "Solutions and corrections: one step, from files to files.", """
-python -m data_builders.stage2 --run paper --model qwen2.5-7b solution-requests
-python -m data_builders.stage2 --run paper --model qwen2.5-7b corrections""")
+python -m data_builders.stage2 --run paper --model qwen2.5-7b --stage solution-sft solution-requests
+python -m data_builders.stage2 --run paper --model qwen2.5-7b --stage dpo corrections""")
     arguments.add_argument("--run", required=True)
     arguments.add_argument("--model", required=True, help="a name of experiments/models.yaml")
+    arguments.add_argument("--stage", required=True, help="the stage of stages.yaml that holds the answers")
     arguments.add_argument("step", choices=list(STEPS))
 
     def step(given: argparse.Namespace) -> None:
-        STEPS[given.step](load_run(given.run), given.model)
+        STEPS[given.step](load_run(given.run), given.model, given.stage)
 
     cli.run(arguments, step)
 

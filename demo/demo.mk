@@ -12,19 +12,33 @@ demo: | $(CORE) $(TRAIN) $(SERVE) ## the whole method in minutes, offline, on a 
 
 demo-steps: dpo
 	@for stage in $(DEMO_STAGES); do $(MAKE) --no-print-directory eval STAGE=$$stage; done
+	@$(MAKE) --no-print-directory floors
 	@$(MAKE) --no-print-directory tables
 
-ifneq ($(filter demo%,$(EXPERIMENT)),)
+# Every cell of every table and figure: the models of the paper are the tiny one under their names.
+# PARTS="llama3.1-8b/dpo-20 bert/classifier" runs some (model, stage) of the grid only.
+.PHONY: smoke smoke-steps
+smoke: | $(CORE) $(TRAIN) $(SERVE) ## does every cell of the paper's tables and figures run? about half an hour; PARTS= for some
+	@start=$$SECONDS; HF_HUB_OFFLINE=1 $(PY) -m demo.teacher --run smoke -- \
+	  $(MAKE) --no-print-directory smoke-steps EXPERIMENT=smoke RUN=smoke HARDWARE=cpu ENGINE=vllm && \
+	echo "smoke: $$((SECONDS - start)) s; everything it made is under build/runs/smoke"
+smoke-steps:
+	@$(MAKE) --no-print-directory train MODEL=tiny STAGE=form-sft
+	@for each in $(or $(PARTS),$(GRID) figure10); do \
+	  $(MAKE) --no-print-directory $(if $(PARTS),eval MODEL=$${each%/*} STAGE=$${each#*/},$$each) BASE_URL="$$SCRIPTED_TEACHER_URL"; done
+	@$(PY) -m eval.matrix --run smoke $(if $(PARTS),,--require)
+
+ifneq ($(filter demo% smoke,$(EXPERIMENT)),)
 # The tiny base model: random weights, then an ordinary LLaMA-Factory run that teaches it the answer forms, imperfectly.
-BASE := $(call TRAINED,form-sft)
+BASE := $(D)/models/tiny/form-sft/manifest.json
 EMBEDDER := $(D)/models/embedder
-INIT := $(D)/models/$(MODEL)/init/model
-FORM := $(D)/datasets/$(MODEL)/form-sft
+INIT := $(D)/models/tiny/init/model
+FORM := $(if $(filter tiny,$(MODEL)),$(D)/datasets/tiny/form-sft)
 
 $(INIT)/config.json: | $(POOLS) $(BUNDLED) $(TRAIN)
 	$(PYTRAIN) -m demo.tiny_model --run $(RUN) --out $(@D)
 $(EMBEDDER): | $(BUNDLED) $(TRAIN)
 	$(PYTRAIN) -m demo.tiny_model --embedder --out $@
-$(FORM)/samples.jsonl: | $(POOLS) $(BUNDLED)
+$(D)/datasets/tiny/form-sft/samples.jsonl: | $(POOLS) $(BUNDLED)
 	$(PY) -m demo.form --run $(RUN) --out $@
 endif

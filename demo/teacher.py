@@ -1,7 +1,8 @@
 """The scripted teacher: the demo's stand-in for a paid one, an OpenAI-compatible server on loopback.
 
-It knows the labels of the run's stage 1 pool, reads the correct answer out of a correction prompt, and says what
-demo/teacher.yaml holds. It is wrong at declared rates, so that the pipeline has something to reject.
+It knows the labels of the run's pools, reads the correct answer out of a correction prompt, and says what
+demo/teacher.yaml holds. It is wrong at declared rates, so that the pipeline has something to reject. It answers
+evaluation prompts too: in `make smoke` it stands in for the models that the paper asks through an API.
 """
 
 import argparse
@@ -12,12 +13,13 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from demo import logs
+from demo.batches import Batches
 from logreasoner import cli, prompts
 from logreasoner.answers import Trajectory, parse_steps, render_steps
 from logreasoner.cli import UserError
@@ -26,7 +28,8 @@ from logreasoner.files import PROMPTS, ROOT, digest
 from logreasoner.records import read_instances
 
 SCRIPT = ROOT / "demo" / "teacher.yaml"
-KINDS = ("rationale", "thought", "correction")
+KINDS = ("rationale", "thought", "correction", "solution")
+POOLS = ("stage1", "stage2", "test", "test_seen")
 SECTIONS = ("Problem", "Student's steps", "Student's answer", "Correct answer")
 
 
@@ -80,9 +83,9 @@ def filled(task: str, label: str, words: dict[str, str]) -> list[list[str]]:
     return [[text.format(**words) for text in step.get("any") or step[label]] for step in script()["steps"][task]]
 
 
-def rationale(prompt: str, problem: str, task: Task, label: str) -> str:
+def rationale(prompt: str, problem: str, task: Task, label: str, kind: str = "rationale") -> str:
     """A chain of steps and an answer; sometimes to a wrong label, sometimes out of form."""
-    wrong = fate("rationale", prompt)
+    wrong = fate(kind, prompt)
     if wrong == "wrong":
         label = pick([other for other in task.labels if other != label], prompt, "label")
     steps = [pick(options, prompt, f"step {number}") for number, options in
@@ -127,7 +130,7 @@ class Teacher:
 
     def __init__(self, name: str):
         self.name = name
-        self.known: dict[str, tuple[str, Task, str]] = {}  # rationale prompt -> problem, task, label
+        self.known: dict[str, tuple[Task, str]] = {}  # problem -> task, label
         self.lock = threading.Lock()
 
     def run(self) -> Run:
@@ -141,9 +144,10 @@ class Teacher:
     def reply(self, prompt: str) -> str | None:
         """What the teacher says to a prompt; None to one that is not this run's."""
         kind = next((name for name in KINDS if prompt.startswith(opening(name))), None)
-        if kind == "rationale":
-            found = self._look_up(prompt)
-            return rationale(prompt, *found) if found else None
+        if kind in ("rationale", "solution"):
+            problem = prompt.partition("### Task\n")[2]
+            found = self._look_up(problem)
+            return rationale(prompt, problem, *found, kind) if found else None
         if kind == "thought":
             task = self._task(prompt)
             return thought(prompt, task.name if task and task.name in script()["thoughts"] else "handbook")
@@ -160,15 +164,28 @@ class Teacher:
     def _task(self, prompt: str) -> Task | None:
         return next((task for task in self.run().tasks().values() if task.question.strip() in prompt), None)
 
-    def _look_up(self, prompt: str) -> tuple[str, Task, str] | None:
+    def _look_up(self, problem: str) -> tuple[Task, str] | None:
         with self.lock:
-            if prompt not in self.known and (pool := self.run().pools / "stage1.jsonl").exists():
-                tasks = self.run().tasks()
-                for item in read_instances(pool):
-                    task = tasks[item.task]
-                    problem = prompts.problem(item, task)
-                    self.known[prompts.render("rationale", task=task, problem=problem)] = problem, task, item.label
-            return self.known.get(prompt)
+            if problem not in self.known:
+                run = self.run()
+                tasks = run.tasks()
+                for pool in (path for name in POOLS if (path := run.pools / f"{name}.jsonl").exists()):
+                    for item in read_instances(pool):
+                        self.known.setdefault(prompts.problem(item, tasks[item.task]), (tasks[item.task], item.label))
+            return self.known.get(problem)
+
+    def respond(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """The status and the value of a chat completion."""
+        try:
+            text = self.reply(body["messages"][-1]["content"])
+        except (KeyError, IndexError, TypeError, AttributeError) as error:
+            return 400, {"error": {"message": f"not a chat completion request: {error!r}"}}
+        except UserError as error:
+            return 400, {"error": {"message": str(error)}}
+        if text is None:
+            return 404, {"error": {"message": f"the scripted teacher answers only the prompts of its own run "
+                                              f"({self.name})"}}
+        return 200, completion(body, text)
 
 
 @functools.cache
@@ -186,29 +203,30 @@ def completion(body: dict[str, Any], text: str) -> dict[str, Any]:
             "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}}
 
 
-def handler(teacher: Teacher) -> type[BaseHTTPRequestHandler]:
-    """The request handler of a server for one teacher."""
+def handler(respond: Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]) -> type[BaseHTTPRequestHandler]:
+    """The request handler of a server that answers each chat completion, live or in a batch, by `respond`."""
+    stored = Batches(respond)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True  # else the second write of a reply waits 40 ms for the client
+        batches = stored
 
         def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", 0))
+            data = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             try:
-                body = json.loads(self.rfile.read(length))
-                text = teacher.reply(body["messages"][-1]["content"])
-            except (ValueError, KeyError, IndexError, TypeError) as error:
-                return self._send(400, {"error": {"message": f"not a chat completion request: {error!r}"}})
-            except UserError as error:
-                return self._send(400, {"error": {"message": str(error)}})
-            if self.path != "/v1/chat/completions" or text is None:
-                return self._send(404, {"error": {"message": "the scripted teacher answers only the prompts of its "
-                                                             f"own run ({teacher.name})"}})
-            return self._send(200, completion(body, text))
+                if self.path == "/v1/chat/completions":
+                    return self._send(respond(json.loads(data)))
+                return self._send(stored.post(self.path, self.headers.get("Content-Type", ""), data))
+            except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
+                return self._send((400, {"error": {"message": f"not a request of this API: {error!r}"}}))
 
-        def _send(self, status: int, value: dict[str, Any]) -> None:
-            data = json.dumps(value).encode()
+        def do_GET(self) -> None:
+            self._send(stored.get(self.path))
+
+        def _send(self, reply: tuple[int, dict[str, Any] | bytes] | None) -> None:
+            status, value = reply or (404, {"error": {"message": f"nothing at {self.path}"}})
+            data = value if isinstance(value, bytes) else json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
@@ -231,7 +249,7 @@ class Server(ThreadingHTTPServer):
 @contextmanager
 def serving(name: str) -> Iterator[str]:
     """Serve a run's scripted teacher on a free loopback port; yields the base URL."""
-    server = Server(("127.0.0.1", 0), handler(Teacher(name)))
+    server = Server(("127.0.0.1", 0), handler(Teacher(name).respond))
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
@@ -245,7 +263,7 @@ def main() -> None:
     """Run a command with the scripted teacher beside it."""
     arguments = cli.parser("demo.teacher", "Run a command with the scripted teacher beside it.", """
 python -m demo.teacher --run demo -- make rationales RUN=demo""")
-    arguments.add_argument("--run", required=True, help="the run whose stage 1 pool it knows")
+    arguments.add_argument("--run", required=True, help="the run whose pools it knows")
     arguments.add_argument("command", nargs="+", metavar="COMMAND", help="after --: what to run, and its arguments")
     cli.run(arguments, beside)
 

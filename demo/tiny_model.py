@@ -13,9 +13,9 @@ from typing import Any
 
 from demo import form
 from logreasoner import cli, prompts
-from logreasoner.chat import chat_template
 from logreasoner.cli import UserError
 from logreasoner.config import load_run
+from logreasoner.engines import chat_template
 from logreasoner.files import manifest
 
 TURN_MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]

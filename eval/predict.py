@@ -1,4 +1,4 @@
-"""A run's test pools -> evaluation requests: three-shot prompts, temperature 0 (section 4.2.3)."""
+"""A run's test pools -> evaluation requests: three-shot prompts, temperature 0 (section 4.2.3); with samples, votes."""
 
 import argparse
 from collections import defaultdict
@@ -6,12 +6,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from eval.score import read_test_pools
+from eval.answered import add_limit_and_samples, fixed, read_test_pools, stratified
 from logreasoner import cli
-from logreasoner.chat import request, served_name
+from logreasoner.chat import served_name
 from logreasoner.cli import UserError
-from logreasoner.config import Run, identity, load_run, model, task
+from logreasoner.config import Run, decoding, identity, load_run, task
 from logreasoner.files import manifest, write_jsonl
+from logreasoner.journal import request
 from logreasoner.prompts import solution
 from logreasoner.records import Instance, read_instances
 
@@ -28,29 +29,52 @@ def examples_by_task(path: Path, tasks: Iterable[str], wanted: int) -> dict[str,
     return {name: tuple(items) for name, items in pools.items()}
 
 
-def requests(run: Run, name: str, vllm: bool = True) -> list[dict[str, Any]]:
-    """One request for each test instance of a run; `name` is what the endpoint calls the model.
+def endpoint(run: Run, name: str, stage: str) -> tuple[str, str]:
+    """What serves a model, "vllm" or "other" (which does not know vLLM's own fields), and what that calls the model.
 
-    The same examples for every model. Ordered by task and source, because prompts of a task share their beginning
-    and vLLM computes a shared beginning once.
+    Raises UserError for a model that answers no requests.
     """
-    clean, seen = read_test_pools(run)
-    items = sorted([*clean, *seen], key=lambda item: (item.task, item.source))
+    declared = run.model(name)
+    if fixed(run, name):
+        raise UserError(f"{name} is of kind {declared.kind} (experiments/models.yaml): it answers without prompts")
+    return ("other", declared.path) if declared.kind == "api" else ("vllm", served_name(name, stage))
+
+
+def requests(run: Run, name: str, stage: str, *, kind: str | None = None, served: str | None = None,
+             limit: int | None = None, samples: int = 1) -> list[dict[str, Any]]:
+    """The requests of a model at a stage, `samples` for each test instance of a run or of its sample of `limit`.
+
+    `kind` and `served` replace what `endpoint` says. The same examples for every model. Ordered by task and source,
+    because prompts of a task share their beginning and vLLM computes a shared beginning once. One sample is greedy
+    and has the instance's id; several are drawn with seeds of their own and have <id>#0, <id>#1, ...
+    """
+    usual = endpoint(run, name, stage)
+    vllm, called = (kind or usual[0]) == "vllm", served or usual[1]
+    items = sorted((item for pool in stratified(read_test_pools(run), limit) for item in pool),
+                   key=lambda item: (item.task, item.source))
     examples = examples_by_task(run.pools / "examples.jsonl", {item.task for item in items}, run.experiment.examples)
-    return [request(item.id, name, "evaluation", solution(item, task(item.task), examples[item.task]), vllm)
-            for item in items]
+    more = decoding()["thinking"] if run.model(name).thinking else {}
+    found = []
+    for item in items:
+        prompt = solution(item, task(item.task), examples[item.task])
+        if samples == 1:
+            found.append(request(item.id, called, "evaluation", prompt, vllm, **more))
+            continue
+        seed = decoding()["sampling"]["seed"]
+        found += [request(f"{item.id}#{at}", called, "sampling", prompt, vllm, **more, seed=seed + at)
+                  for at in range(samples)]
+    return found
 
 
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
-    model(given.model)
-    if given.stage != "base":
-        run.stage(given.stage)
-    name = given.name or served_name(given.model, given.stage)
-    count = write_jsonl(given.out, requests(run, name, given.endpoint == "vllm"))
+    run.check(given.model, given.stage)
+    kind = given.endpoint or endpoint(run, given.model, given.stage)[0]
+    count = write_jsonl(given.out, requests(run, given.model, given.stage, kind=kind, served=given.name,
+                                            limit=given.limit, samples=given.samples))
     inputs = [run.pools / file for file in ("test.jsonl", "test_seen.jsonl", "examples.jsonl")]
     manifest(given.out, inputs, run=run.name, identity=identity(run), model=given.model, stage=given.stage,
-             endpoint=given.endpoint, requests=count)
+             endpoint=kind, limit=given.limit, samples=given.samples, requests=count)
     print(f"{given.out}: {count:,} requests")
 
 
@@ -58,14 +82,16 @@ def main() -> None:
     """Write a run's evaluation requests."""
     arguments = cli.parser("eval.predict", "Write the evaluation requests of a model at a stage.", """
 python -m eval.predict --run paper --model qwen2.5-7b --stage dpo --out X.requests.jsonl
+python -m eval.predict --run paper --model gpt-4o --stage base --limit 200 --out X.requests.jsonl
 python -m eval.predict --run paper --model qwen2.5-7b --stage base --endpoint other --name qwen2.5:7b \\
-    --out X.requests.jsonl""")
+    --samples 5 --out X.requests.jsonl""")
     arguments.add_argument("--run", required=True)
     arguments.add_argument("--model", required=True, help="a name of models.yaml")
-    arguments.add_argument("--stage", required=True, help="base, thought-sft, solution-sft or dpo")
-    arguments.add_argument("--endpoint", default="vllm", choices=["vllm", "other"],
-                           help="other: leave out the sampling fields that only vLLM knows")
-    arguments.add_argument("--name", help="what the endpoint calls the model (default: MODEL/STAGE)")
+    arguments.add_argument("--stage", required=True, help="base or a stage of stages.yaml")
+    arguments.add_argument("--endpoint", choices=["vllm", "other"], help="other: leave out the sampling fields that "
+                           "only vLLM knows (default: what models.yaml says of the model)")
+    arguments.add_argument("--name", help="what the endpoint calls the model (default: MODEL/STAGE; an API's name)")
+    add_limit_and_samples(arguments)
     arguments.add_argument("--out", required=True, type=Path)
     cli.run(arguments, _main)
 

@@ -1,23 +1,33 @@
 """Responses -> scores with 95% intervals (sections 4.2.3 and 4.3; docs/evaluation.md).
 
 Two forms: one task's instances (--task, --instances), or every test set of a run (--run, --model, --stage).
-An answer that cannot be parsed is scored as wrong and counted; an answer that is not there is an error.
+An answer that cannot be parsed is scored as wrong and counted; an answer that is not there is an error. Scores are of
+strict answers; beside them stands what a lenient reader would give. With several samples an instance they vote.
 """
 
 import argparse
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from eval.answered import (
+    Answer,
+    add_limit_and_samples,
+    answered_tasks,
+    answers,
+    names,
+    predictions,
+    read_test_pools,
+    read_test_set,
+    test_sets,
+)
 from logreasoner import cli
-from logreasoner.answers import parse_label
-from logreasoner.chat import content, trouble
 from logreasoner.cli import UserError
-from logreasoner.config import Run, Task, identity, load_run, model, task
-from logreasoner.files import manifest, read_jsonl, write_json
-from logreasoner.records import Instance, by_id, read_instances
+from logreasoner.config import Run, Task, identity, load_run, task
+from logreasoner.files import manifest, write_json
+from logreasoner.records import Instance, by_id
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,59 +37,6 @@ RESAMPLES = 2_000
 SEED = 42
 NOTE = {"level": 0.95, "proportions": "Wilson", "f1": "percentile bootstrap", "resamples": RESAMPLES, "seed": SEED}
 Scores = dict[str, dict[str, float]]  # metric -> value, low, high, all fractions
-
-
-def read_test_set(path: Path, name: str | None = None) -> list[Instance]:
-    """The instances of a file. Raises UserError for an unknown label, and for a task other than `name` if given."""
-    items = list(read_instances(path))
-    for row, item in enumerate(items, 1):
-        where = f"{path}: instance {row} ({item.id[:80]!r})"
-        if name is not None and item.task != name:
-            raise UserError(f"{where} is of task {item.task!r}, not {name!r}; score each task by itself")
-        if item.label not in task(item.task).labels:
-            raise UserError(f"{where} has the label {item.label!r}, which {item.task} does not know; "
-                            f"its labels are {', '.join(task(item.task).labels)}")
-    return items
-
-
-def predictions(path: Path, items: Mapping[str, Instance]) -> dict[str, str | None]:
-    """Instance id -> predicted label, None where the answer cannot be parsed; exactly the ids of `items`.
-
-    Raises UserError for ids that are unknown, answered twice or missing; an error response is a missing one.
-    """
-    found: dict[str, str | None] = {}
-    answered: dict[str, str] = {}
-    failed: dict[str, str] = {}
-    unknown: list[str] = []
-    twice: list[str] = []
-    samples: list[str] = []
-    for number, response in read_jsonl(path):
-        custom_id = response.get("custom_id")
-        if not isinstance(custom_id, str):
-            raise UserError(f"{path}:{number}: a response needs a custom_id")
-        key, mark, sample = custom_id.partition("#")
-        text = content(response)
-        if key not in items or (mark and not sample.isdecimal()):
-            unknown.append(custom_id)
-        elif text is None:
-            failed[key] = trouble(response)
-        elif key in answered:
-            (twice if answered[key] == custom_id else samples).append(custom_id)
-        else:
-            answered[key] = custom_id
-            found[key] = parse_label(text, task(items[key].task).labels)
-    missing = [key for key in items if key not in found]
-    reason = f" ({failed[missing[0]]})" if missing and missing[0] in failed else ""
-    _refuse(path, unknown, "of no instance of this test set", "score the responses with the instances they answer")
-    _refuse(path, twice, "answered twice", "keep one response an id")
-    _refuse(path, samples, "a further sample of an instance", "several samples of one instance cannot be scored yet")
-    _refuse(path, missing, f"without an answer{reason}", "run the engine again; it asks only what is missing")
-    return found
-
-
-def _refuse(path: Path, ids: list[str], what: str, then: str) -> None:
-    if ids:
-        raise UserError(f"{path}: {len(ids):,} id{'s' * (len(ids) > 1)}, the first {ids[0][:80]!r}: {what}; {then}")
 
 
 def confusion(items: Iterable[Instance], predicted: Mapping[str, str | None], labels: list[str]) -> list[list[int]]:
@@ -166,43 +123,40 @@ def summary(matrix: list[list[int]], rules: Task) -> dict[str, Any]:
     }
 
 
-def score_file(instances: Path, responses: Path, rules: Task) -> dict[str, Any]:
+def summaries(items: Iterable[Instance], answers: Mapping[str, Answer], rules: Task) -> dict[str, Any]:
+    """The summary of strict answers, and under `lenient` what differs if they are read leniently."""
+    items = list(items)
+    strict, lenient = (confusion(items, {item.id: answers[item.id][at] for item in items}, rules.labels)
+                       for at in range(2))
+    found = summary(strict, rules)
+    other = found if lenient == strict else summary(lenient, rules)
+    return {**found, "lenient": {"unparsed": other["unparsed"], "counts": lenient, "metrics": other["metrics"]}}
+
+
+def score_file(instances: Path, responses: Path, rules: Task, samples: int = 1) -> dict[str, Any]:
     """The result of one task's instances, all of them one test set."""
     items = read_test_set(instances, rules.name)
     if not items:
         raise UserError(f"{instances}: no instances, so there is nothing to score")
-    found = predictions(responses, by_id(items))
-    return {"task": rules.name, **summary(confusion(items, found, rules.labels), rules), "intervals": NOTE}
+    found = predictions(responses, by_id(items), samples)
+    return {"task": rules.name, "samples": samples, **summaries(items, found, rules), "intervals": NOTE}
 
 
-def read_test_pools(run: Run) -> tuple[list[Instance], list[Instance]]:
-    """A run's test instances: those disjoint from training, and those whose log text training has seen."""
-    clean, seen = (read_test_set(run.pools / name) for name in ("test.jsonl", "test_seen.jsonl"))
-    both = {item.id for item in clean} & {item.id for item in seen}
-    if both:
-        raise UserError(f"{run.pools}: id {min(both)!r} is in test.jsonl and in test_seen.jsonl; make the pools again")
-    if not clean and not seen:
-        raise UserError(f"{run.pools}: test.jsonl and test_seen.jsonl are empty, so there is nothing to evaluate")
-    return clean, seen
+def score_run(run: Run, name: str, stage: str, responses: Path, *, tasks: Collection[str] = (),
+              limit: int | None = None, samples: int = 1) -> dict[str, Any]:
+    """The result of a model at a stage on each test set of a run (answered.test_sets), or of some of its tasks.
 
-
-def score_run(run: Run, name: str, stage: str, responses: Path) -> dict[str, Any]:
-    """The result of a model at a stage on each (task, source) of a run.
-
-    Test set `disjoint`: logs that no training pool holds; `all`: those and the rest of the test file (section 4.3
-    claims the first, the published counts fit the second).
+    Answers to instances that are not asked for do not matter. A floor is scored on the tasks that it fits.
     """
-    clean, seen = read_test_pools(run)
-    found = predictions(responses, by_id([*clean, *seen]))
-    results = []
-    for task_name, source in sorted({(item.task, item.source) for item in (*clean, *seen)}):
-        rules = task(task_name)
-        for test_set, pool in (("disjoint", clean), ("all", [*clean, *seen])):
-            items = [item for item in pool if (item.task, item.source) == (task_name, source)]
-            if items:
-                scored = summary(confusion(items, found, rules.labels), rules)
-                results.append({"task": task_name, "source": source, "test_set": test_set, **scored})
+    pools = read_test_pools(run)
+    tasks = tasks or answered_tasks(run, name, responses)
+    found = answers(run, name, responses, pools, tasks, limit, samples)
+    clean, seen = ([item for item in pool if item.id in found] for pool in pools)
+    results = [{"task": task_name, "source": source, "test_set": test_set, "seen": known,
+                **summaries(items, found, task(task_name))}
+               for (task_name, source, test_set), items, known in test_sets((clean, seen))]
     return {"run": run.name, "identity": identity(run), "model": name, "stage": stage, "teacher": run.mark,
+            "tasks": sorted({row["task"] for row in results}), "limit": limit, "samples": samples,
             "results": results, "intervals": NOTE}
 
 
@@ -220,28 +174,34 @@ def _facts(pairs: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}
 
 
+def _lines(result: dict[str, Any]) -> Iterable[str]:
+    """A line for each test set of a run, or for each metric of a single one."""
+    rows = [(f"{row['task']} {row['source']} {row['test_set']}: {' / '.join(task(row['task']).metrics)}",
+             task(row["task"]).metrics, row) for row in result.get("results", [])]
+    for title, shown, row in rows or [(name, [name], result) for name in result["metrics"]]:
+        lenient = cell(row["lenient"]["metrics"], shown, row["n"], row["lenient"]["unparsed"])
+        strict = cell(row["metrics"], shown, row["n"], row["unparsed"])
+        yield f"{title:<12} {strict}" + (f" | read leniently {lenient}" if lenient != strict else "")
+
+
 def _main(given: argparse.Namespace) -> None:
     one, whole = (given.task, given.instances), (given.run, given.model, given.stage)
     facts = _facts(given.fact)
-    if all(one) and not any(whole):
+    if all(one) and not any((*whole, given.tasks, given.limit)):
         inputs = [given.instances]
-        result = score_file(given.instances, given.responses, task(given.task))
-        lines = [(name, [name], result) for name in result["metrics"]]
+        result = score_file(given.instances, given.responses, task(given.task), given.samples)
     elif all(whole) and not any(one):
         run = load_run(given.run)
-        model(given.model)
-        if given.stage != "base":
-            run.stage(given.stage)
+        run.check(given.model, given.stage)
         inputs = [run.pools / "test.jsonl", run.pools / "test_seen.jsonl"]
-        result = score_run(run, given.model, given.stage, given.responses)
-        lines = [(f"{row['task']} {row['source']} {row['test_set']}: {' / '.join(task(row['task']).metrics)}",
-                  task(row["task"]).metrics, row) for row in result["results"]]
+        result = score_run(run, given.model, given.stage, given.responses, tasks=given.tasks, limit=given.limit,
+                           samples=given.samples)
     else:
-        raise UserError("give either --task and --instances, or --run, --model and --stage")
+        raise UserError("give either --task and --instances, or --run, --model and --stage (and --tasks, --limit)")
     write_json(given.out, {**result, "facts": facts} if facts else result)
     manifest(given.out, [*inputs, given.responses], intervals=NOTE, facts=facts)
-    for title, names, row in lines:
-        print(f"{title:<12} {cell(row['metrics'], names, row['n'], row['unparsed'])}")
+    for line in _lines(result):
+        print(line)
     print(given.out)
 
 
@@ -250,12 +210,16 @@ def main() -> None:
     arguments = cli.parser("eval.score", "Score responses (OpenAI Batch output format), joined by custom_id.", """
 python -m eval.score --task root_cause_analysis --instances I.jsonl --responses R.jsonl --out result.json
 python -m eval.score --run paper --model qwen2.5-7b --stage dpo --responses R.jsonl \\
-    --out build/runs/paper/results/qwen2.5-7b/dpo/result.json""")
+    --out build/runs/paper/results/qwen2.5-7b/dpo/result.json
+python -m eval.score --run paper --model qwen2.5-7b --stage dpo --tasks root_cause_analysis --limit 200 --samples 5 \\
+    --responses R.jsonl --out result.json""")
     arguments.add_argument("--task", help="a file of experiments/tasks; with --instances")
     arguments.add_argument("--instances", type=Path, help="the test set, JSONL; with --task")
     arguments.add_argument("--run", help="score every test set of this run; with --model and --stage")
     arguments.add_argument("--model", help="a name of models.yaml")
-    arguments.add_argument("--stage", help="base, thought-sft, solution-sft or dpo")
+    arguments.add_argument("--stage", help="base or a stage of stages.yaml; classifier; floor")
+    arguments.add_argument("--tasks", type=names, default=[], help="of the run, only these (comma-separated)")
+    add_limit_and_samples(arguments)
     arguments.add_argument("--responses", required=True, type=Path, help="JSONL, custom_id <instance id>[#<sample>]")
     arguments.add_argument("--out", required=True, type=Path)
     arguments.add_argument("--fact", action="append", default=[], metavar="key=value", help="kept in the result")

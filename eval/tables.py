@@ -6,88 +6,39 @@ constant answer beats many published cells (docs/evaluation.md).
 
 import argparse
 import csv
-import functools
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from eval.answered import add_limit_and_samples
 from eval.score import cell, summary
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Declared, Run, checked, load_run, load_yaml, models, stages, task
+from logreasoner.config import Run, checked, load_run, models, stages, task
 from logreasoner.files import EXPERIMENTS, TEMPLATES, manifest, read_json, writing
+from logreasoner.published import Column, Row, published
 from logreasoner.templating import environment
 
 TEST_SETS = ("disjoint", "all")
-NAMES = {"precision": "Precision", "recall": "Recall", "f1": "F1", "accuracy": "Accuracy", "weighted_f1": "Weighted-F1"}
-HEADER = ("table", "row", "column", "metric", "test_set", "published", "value", "low", "high", "n", "unparsed", "state")
-NOT_RUN, NO_ROWS, NO_POSITIVE = "not run", "no such logs", "no positive class"
+HEADER = ("table", "row", "column", "metric", "test_set", "published", "value", "low", "high", "n", "unparsed", "seen",
+          "lenient", "lenient_unparsed", "state")
+NOT_RUN, NO_ROWS, NOT_FIT, NOT_PRINTED = "not run", "no such logs", "does not fit", "-"
+MAIN = ("base", "thought-sft", "solution-sft", "dpo")
 TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
     ">": r"\textgreater{}", "|": r"\textbar{}"}
 
 
-class Filled(Declared):
-    """The results that fill a row: a model of models.yaml at a stage."""
+class Lenient(BaseModel):
+    """What a lenient reader of the same answers finds (docs/evaluation.md)."""
 
-    model: str
-    stage: str
-
-
-class Row(Declared):
-    """A method of the paper; `base` is the row its printed (+X) are measured from."""
-
-    title: str
-    base: str | None = None
-    filled_by: Filled | None
-
-
-class Column(Declared):
-    """A test set of a table, and the metrics that the paper prints for it."""
-
-    task: str
-    source: str
-    group: str
-    title: str
-    metrics: list[str]
-    gain: str = ""
-
-    @property
-    def heading(self) -> str:
-        """`BGL (Precision / Recall / F1)`."""
-        return f"{self.title} ({' / '.join(NAMES.get(name, name) for name in self.metrics)})"
-
-
-class Table(Declared):
-    """A table as printed: row -> one string a column, parts in the order of the column's metrics."""
-
-    number: int
-    title: str
-    columns: list[Column]
-    published: dict[str, list[str]]
-    gains: dict[str, list[str]]
-
-    def printed(self, row: str) -> list[str]:
-        """A row's cells with the (+X) after the metric it belongs to."""
-        cells = []
-        for at, (column, text) in enumerate(zip(self.columns, self.published[row], strict=True)):
-            parts = text.split(" / ")
-            if row in self.gains:
-                parts[column.metrics.index(column.gain)] += f" ({self.gains[row][at]})"
-            cells.append(" / ".join(parts))
-        return cells
-
-
-class Published(Declared):
-    """experiments/tables.yaml."""
-
-    metrics: list[list[str]]
-    rows: dict[str, Row]
-    tables: list[Table]
+    unparsed: int
+    counts: list[list[int]]
+    metrics: dict[str, dict[str, float]]
 
 
 class Scored(BaseModel):
@@ -101,6 +52,8 @@ class Scored(BaseModel):
     label_counts: dict[str, int]
     confusion: dict[str, Any]
     metrics: dict[str, dict[str, float]]
+    lenient: Lenient
+    seen: int = 0
 
 
 class Result(BaseModel):
@@ -160,30 +113,24 @@ class Sheet:
 
 
 def _text(one: Cell, column: Column) -> str:
-    return one if isinstance(one, str) else cell(one.metrics, column.metrics, one.n, one.unparsed)
+    if isinstance(one, str):
+        return one
+    seen = f" seen={one.seen:,}" if one.seen else ""
+    other = " / ".join(f"{100 * one.lenient.metrics[name]['value']:.1f}" for name in column.metrics)
+    lenient = f" (read leniently: {other} u={one.lenient.unparsed:,})" if one.lenient.unparsed != one.unparsed else ""
+    return cell(one.metrics, column.metrics, one.n, one.unparsed) + seen + lenient
 
 
-@functools.cache
-def published() -> Published:
-    """The declared tables. Raises UserError for a cell that does not fit its row or column."""
-    path = EXPERIMENTS / "tables.yaml"
-    found = checked(Published, load_yaml(path), str(path))
-    for table in found.tables:
-        for row, cells in table.published.items():
-            where = f"{path}: table {table.number}: {row}"
-            if row not in found.rows:
-                raise UserError(f"{where}: not one of rows")
-            parts = [len(text.split(" / ")) for text in cells]
-            if parts != [len(column.metrics) for column in table.columns]:
-                raise UserError(f"{where}: a cell for each column and a number for each of its metrics, please")
-    return found
+def results_dir(run: Run, limit: int | None = None, samples: int = 1) -> Path:
+    """Where results lie: those of a stratified sample or of voting samples never beside the others."""
+    return run.dir / f"results{f'.limit{limit}' if limit else ''}{f'.samples{samples}' if samples > 1 else ''}"
 
 
-def load_results(run: Run) -> Results:
+def load_results(run: Run, limit: int | None = None, samples: int = 1) -> Results:
     """All results of a run. Raises UserError for a file of another run or teacher, and for test sets that differ."""
     found: Results = {}
     counts: dict[tuple[str, str, str], tuple[Path, dict[str, int]]] = {}
-    for path in sorted((run.dir / "results").glob("*/*/result.json")):
+    for path in sorted(results_dir(run, limit, samples).glob("*/*/result.json")):
         result = checked(Result, read_json(path), f"{path}: not a result of eval.score --run")
         wanted = (run.name, path.parent.parent.name, path.parent.name, run.mark)
         for name, is_, should in zip(("run", "model", "stage", "teacher"),
@@ -201,25 +148,24 @@ def load_results(run: Run) -> Results:
 
 def pooled(rows: list[Scored]) -> Scored:
     """One task's sources as one test set: confusion matrices added up and scored anew."""
-    matrices = [row.confusion["counts"] for row in rows]
-    total = [[sum(cells) for cells in zip(*lines, strict=True)] for lines in zip(*matrices, strict=True)]
-    first = rows[0]
-    return Scored(task=first.task, source="", test_set=first.test_set, **summary(total, task(first.task)))
+    first, rules = rows[0], task(rows[0].task)
+    strict = _sum([row.confusion["counts"] for row in rows])
+    lenient = _sum([row.lenient.counts for row in rows])
+    return Scored(task=first.task, source="", test_set=first.test_set, seen=sum(row.seen for row in rows),
+                  **summary(strict, rules), lenient=Lenient(counts=lenient, **{
+                      key: summary(lenient, rules)[key] for key in ("unparsed", "metrics")}))
 
 
-def constant(row: Scored, answer: str | None) -> Cell:
-    """What a test set gives to someone who always answers the same; None stands for a class the task lacks."""
-    if answer is None:
-        return NO_POSITIVE
-    rules = task(row.task)
-    columns = [*rules.labels, None]
-    matrix = [[row.label_counts[truth] * (answer == column) for column in columns] for truth in rules.labels]
-    return Scored(task=row.task, source=row.source, test_set=row.test_set, **summary(matrix, rules))
+def _sum(matrices: list[list[list[int]]]) -> list[list[int]]:
+    return [[sum(cells) for cells in zip(*lines, strict=True)] for lines in zip(*matrices, strict=True)]
 
 
-def _cells(columns: list[Column], scored: dict[tuple[str, str, str], Scored] | None) -> dict[str, list[Cell]]:
+def _cells(columns: list[Column], scored: dict[tuple[str, str, str], Scored] | None, row: Row | None = None
+           ) -> dict[str, list[Cell]]:
     def one(column: Column, test_set: str) -> Cell:
         key = (column.task, column.source)
+        if row is not None and not row.fits(column.task):
+            return NOT_FIT
         if scored is None or (*key, "all") not in scored:
             return NOT_RUN
         return scored.get((*key, test_set), NO_ROWS)
@@ -227,39 +173,48 @@ def _cells(columns: list[Column], scored: dict[tuple[str, str, str], Scored] | N
     return {test_set: [one(column, test_set) for column in columns] for test_set in TEST_SETS}
 
 
-def floors(columns: list[Column], results: Results) -> list[Line]:
-    """The majority class of each test set, and always the positive class where a task has one."""
-    known = {key: row for scored in results.values() for key, row in scored.items()}
-    kinds: dict[str, Callable[[Scored], str | None]] = {
-        "majority class": lambda row: max(row.label_counts, key=row.label_counts.__getitem__)}
-    if any(task(column.task).positive for column in columns):
-        kinds["always the positive class"] = lambda row: task(row.task).positive
-    return [Line(f"floor: {kind}", f"Floor: {kind}", None, {
-                test_set: [one if isinstance(one, str) else constant(one, choose(one)) for one in cells]
-                for test_set, cells in _cells(columns, known).items()}, floor=True)
-            for kind, choose in kinds.items()]
+def paper_sheets(run: Run, results: Results) -> list[Sheet]:
+    """Tables 3-5: the paper's rows in its order, then measured rows that the paper lacks, then the floors.
 
-
-def paper_sheets(results: Results) -> list[Sheet]:
-    """Tables 3-5: the paper's rows in its order, then measured rows that the paper lacks, then the floors."""
+    Sources of the tables' tasks that the paper does not print (samples, security devices) become columns at the end.
+    """
     declared = published()
-    filled = {(row.filled_by.model, row.filled_by.stage) for row in declared.rows.values() if row.filled_by}
+    filled = {(row.filled_by.model, row.filled_by.stage) for row in declared.rows.values()}
     sheets = []
     for table in declared.tables:
-        lines = []
-        for key in table.published:
-            row = declared.rows[key]
-            scored = results.get((row.filled_by.model, row.filled_by.stage)) if row.filled_by else None
-            lines.append(Line(key, row.title, table.printed(key), _cells(table.columns, scored)))
-        lines += [Line("/".join(key), f"{_title(key[0])}, {key[1]}", None, _cells(table.columns, results[key]))
-                  for key in _ordered(results) if key not in filled]
-        sheets.append(Sheet(str(table.number), f"{table.title} (the paper's Table {table.number})", table.columns,
-                            lines + floors(table.columns, results)))
+        columns = [*(_here(run, column) for column in table.columns), *_further(run, table.columns, results)]
+        methods: list[Line] = []
+        floors: list[Line] = []
+        for key, row in declared.rows.items():
+            if not any(row.fits(column.task) for column in columns):
+                continue
+            cells = _cells(columns, results.get((row.filled_by.model, row.filled_by.stage)), row)
+            printed = table.printed(key)
+            printed += [" / ".join(NOT_PRINTED for _ in column.metrics) for column in columns[len(printed):]]
+            line = Line(key, row.title, printed if key in table.published else None, cells, row.floor)
+            (floors if row.floor else methods).append(line)
+        methods += [Line("/".join(key), f"{_title(key[0])}, {key[1]}", None, _cells(columns, results[key]))
+                    for key in _ordered(results) if key not in filled]
+        sheets.append(Sheet(str(table.number), f"{table.title} (the paper's Table {table.number})", columns,
+                            methods + floors))
     return sheets
 
 
+def _here(run: Run, column: Column) -> Column:
+    return column.model_copy(update={"source": run.experiment.sources.get(column.source, column.source)})
+
+
+def _further(run: Run, columns: list[Column], results: Results) -> list[Column]:
+    """Columns for measured sources that the paper's table lacks, by task."""
+    shown = {(column.task, _here(run, column).source) for column in columns}
+    metrics = {column.task: column.metrics for column in columns}
+    found = sorted({key[:2] for scored in results.values() for key in scored if key[0] in metrics} - shown)
+    return [Column(task=name, source=source, group="not in the paper", title=f"{task(name).title}, {source}",
+                   metrics=metrics[name]) for name, source in found]
+
+
 def demo_sheet(run: Run, results: Results) -> Sheet:
-    """Each model at base and after each stage, over the run's tasks with their sources pooled."""
+    """Each model at base and after each stage, over the run's tasks with their sources pooled; then the floors."""
     columns = [Column(task=name, source="", group="", title=rules.title, metrics=rules.metrics)
                for name, rules in run.tasks().items()]
     totals: Results = {}
@@ -268,13 +223,17 @@ def demo_sheet(run: Run, results: Results) -> Sheet:
         for (name, _, test_set), row in scored.items():
             groups.setdefault((name, "", test_set), []).append(row)
         totals[key] = {group: pooled(rows) for group, rows in groups.items()}
-    wanted = dict.fromkeys((name, stage) for name, _ in _ordered(results)
-                           for stage in ("base", "thought-sft", "solution-sft", "dpo"))
-    several = len({name for name, _ in wanted}) > 1
+    floors = [key for key in _ordered(results) if key[1] == "floor"]
+    methods = dict.fromkeys(each for key in _ordered(results) if key not in floors
+                            for each in ([(key[0], stage) for stage in MAIN] if key[1] in MAIN else [key]))
+    several = len({name for name, _ in methods}) > 1
     lines = [Line("/".join(key), f"{_title(key[0])}, {key[1]}" if several else key[1], None,
-                  _cells(columns, totals.get(key))) for key in wanted]
-    shown = " and ".join(dict.fromkeys(_title(name) for name, _ in wanted))
-    return Sheet("demo", f"Demonstration: scripted teacher, model {shown}", columns, lines + floors(columns, totals))
+                  _cells(columns, totals.get(key))) for key in methods]
+    lines += [Line("/".join(key), f"floor: {_title(key[0])}", None, _cells(columns, totals[key],
+                                                                                   published().rows.get(key[0])), True)
+              for key in floors]
+    shown = " and ".join(dict.fromkeys(_title(name) for name, _ in methods))
+    return Sheet("demo", f"Demonstration: scripted teacher, model {shown}", columns, lines)
 
 
 def _title(name: str) -> str:
@@ -282,7 +241,7 @@ def _title(name: str) -> str:
 
 
 def _ordered(results: Results) -> list[tuple[str, str]]:
-    known = [(name, stage) for name in models() for stage in ("base", *stages())]
+    known = [(name, stage) for name in models() for stage in ("base", *stages(), "classifier", "floor")]
     return [key for key in known if key in results] + sorted(set(results) - set(known))
 
 
@@ -295,15 +254,17 @@ def csv_rows(sheets: list[Sheet]) -> Iterator[tuple[str, ...]]:
                     texts = line.printed[at].split(" / ") if line.printed else [""] * len(column.metrics)
                     where = f"{column.task}/{column.source}".rstrip("/")
                     for metric, text in zip(column.metrics, texts, strict=True):
-                        yield (sheet.name, line.key, where, metric, test_set, text.partition(" ")[0],
+                        yield (sheet.name, line.key, where, metric, test_set,
+                               text.partition(" ")[0].replace(NOT_PRINTED, ""),
                                *_numbers(one, metric, "floor" if line.floor else "measured"))
 
 
 def _numbers(one: Cell, metric: str, state: str) -> tuple[str, ...]:
     if isinstance(one, str):
-        return "", "", "", "", "", one
+        return *[""] * 8, one
     percents = [f"{100 * one.metrics[metric][part]:.4f}" for part in ("value", "low", "high")]
-    return *percents, str(one.n), str(one.unparsed), state
+    lenient = f"{100 * one.lenient.metrics[metric]['value']:.4f}"
+    return *percents, str(one.n), str(one.unparsed), str(one.seen), lenient, str(one.lenient.unparsed), state
 
 
 def render(template: str, **values: Any) -> str:
@@ -315,21 +276,19 @@ def render(template: str, **values: Any) -> str:
     return text
 
 
-def make_tables(run: Run, out: Path) -> str:
+def make_tables(run: Run, out: Path, limit: int | None = None, samples: int = 1) -> str:
     """Write tables.md, tables.csv and tables.tex into a folder; returns the Markdown."""
-    results = load_results(run)
+    folder, results = results_dir(run, limit, samples), load_results(run, limit, samples)
     scripted = run.mark == "scripted"
     if scripted and not results:
-        raise UserError(f"{run.dir / 'results'}: no results yet; score a model first (make eval RUN={run.name} ...)")
-    sheets = [demo_sheet(run, results)] if scripted else paper_sheets(results)
-    columns = {(column.task, column.source) for sheet in sheets for column in sheet.columns}
-    others = set() if scripted else {key[:2] for scored in results.values() for key in scored} - columns
-    values = {"run": run, "scripted": scripted, "sheets": sheets, "others": sorted(" ".join(key) for key in others)}
+        raise UserError(f"{folder}: no results yet; score a model first (make eval RUN={run.name} ...)")
+    sheets = [demo_sheet(run, results)] if scripted else paper_sheets(run, results)
+    values = {"run": run, "scripted": scripted, "sheets": sheets, "limit": limit, "samples": samples}
     texts = {name: render(f"{name}.j2", **values) for name in ("tables.md", "tables.tex")}
 
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([HEADER, *csv_rows(sheets)])
-    files = [run.dir / "results" / name / stage / "result.json" for name, stage in results]
+    files = [folder / name / stage / "result.json" for name, stage in results]
     for name, text in {**texts, "tables.csv": table.getvalue()}.items():
         with writing(out / name) as stream:
             stream.write(text)
@@ -339,8 +298,8 @@ def make_tables(run: Run, out: Path) -> str:
 
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
-    out = given.out or run.dir / "results"
-    print(make_tables(run, out))
+    out = given.out or results_dir(run, given.limit, given.samples)
+    print(make_tables(run, out, given.limit, given.samples))
     print(out / "tables.md", out / "tables.csv", out / "tables.tex")
 
 
@@ -351,6 +310,7 @@ python -m eval.tables --run paper
 python -m eval.tables --run demo --out build/demo-tables""")
     arguments.add_argument("--run", required=True)
     arguments.add_argument("--out", type=Path, help="a folder (default: build/runs/RUN/results)")
+    add_limit_and_samples(arguments)
     cli.run(arguments, _main)
 
 

@@ -2,14 +2,22 @@
 
 Strict: after an optional `<think>` part, exactly one `<answer>` element whose content is one of the task's labels.
 A trajectory also needs exactly one `<solutions>` element before it, with steps numbered 1, 2, 3 ...
+Lenient: what else says unmistakably which label is meant; it never changes a strict answer.
 """
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 MARKS = "\"'`*\u201c\u201d\u2018\u2019"  # quotes and Markdown's emphasis
 STEP = re.compile(r"^[ \t]*(?:\*\*)?(\d{1,3})[.)](?!\d)[ \t]*", re.MULTILINE)  # not 2.5, nor an address
+# A lenient reader looks at answer elements (the end may be missing), \boxed{...}, "the answer is ...", "Answer: ...".
+STATEMENT = re.compile(rf"<answer>(.*?)(?=</?answer>|\Z)|\\boxed\{{(?:\\\w+\{{)?([^{{}}\n]*)"
+                       rf"|\banswer\b[{MARKS} \t]*(?:\bis\b|[:=])\s*([^\n<\\]*)", re.IGNORECASE | re.DOTALL)
+OPENING = re.compile(rf"[\s{MARKS}:(\[]*")
+CLAUSE_END = re.compile(rf"[{MARKS})\]]*"
+                        r"(?:[ \t]*[\r\n]|\s*(?:\Z|[.,;:!](?!\w)|[(<\u2013\u2014]|(?:because|since|as)\b))")
 
 
 @dataclass(frozen=True)
@@ -21,7 +29,12 @@ class Trajectory:
 
     def render(self) -> str:
         """The text a model is trained to write."""
-        return f"{render_steps(self.steps)}\n<answer> {self.answer} </answer>"
+        return f"{render_steps(self.steps)}\n{answer_element(self.answer)}"
+
+
+def answer_element(label: str) -> str:
+    """The `<answer>` element of a label."""
+    return f"<answer> {label} </answer>"
 
 
 def render_steps(steps: Sequence[str]) -> str:
@@ -52,11 +65,43 @@ def parse_label(text: str, labels: Sequence[str]) -> str | None:
     Case, surrounding white space, quotes and a final full stop do not matter; anything else does.
     """
     found = element(after_thinking(text), "answer")
-    if found is None:
-        return None
-    if found.strip() in labels:
-        return found.strip()
-    answer = _plain(found)
+    return None if found is None else _label(found, labels)
+
+
+def parse_label_leniently(text: str, labels: Sequence[str]) -> str | None:
+    """The strict label, else the one that the text names after its thinking, by the first rule that applies.
+
+    1. The last statement (STATEMENT) that names a label decides: it must begin with the label, go on with the end of
+       a clause, and name no other label, or the answer is None. "Answer: not normal" and "True or False" are none.
+    2. The last line, if it is a label and the line before it is not a different one.
+    """
+    strict = parse_label(text, labels)
+    if strict is not None:
+        return strict
+    text, names = after_thinking(text), _names(tuple(labels))
+    statements = [next(filter(None, match.groups()), "") for match in STATEMENT.finditer(text)]
+    stated = next((each for each in reversed(statements) if names.search(each)), None)
+    if stated is not None:
+        first, *more = names.finditer(stated)
+        meant = {_label(each.group(), labels) for each in (first, *more)}
+        whole = OPENING.fullmatch(stated, 0, first.start()) and CLAUSE_END.match(stated, first.end())
+        return meant.pop() if whole and len(meant) == 1 else None
+    *_, before, last = ["", "", *filter(str.strip, text.splitlines())]
+    found = _label(last, labels)
+    return found if _label(before, labels) in (None, found) else None
+
+
+@functools.cache
+def _names(labels: tuple[str, ...]) -> re.Pattern[str]:
+    """Matches a label as a whole word: not "normal" in "abnormal", and "C++" before "C"."""
+    longest_first = map(re.escape, sorted(filter(None, labels), key=len, reverse=True))
+    return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", re.IGNORECASE)
+
+
+def _label(written: str, labels: Sequence[str]) -> str | None:
+    if written.strip() in labels:
+        return written.strip()
+    answer = _plain(written)
     return next((label for label in labels if answer and _plain(label) == answer), None)
 
 

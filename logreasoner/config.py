@@ -17,7 +17,7 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.files import BUILD, EXPERIMENTS, PROMPTS, digest, read_json, sha256, write_json
 
-StageName = Literal["form-sft", "thought-sft", "solution-sft", "dpo"]
+OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed")
 T = TypeVar("T", bound=BaseModel)
 Counts = dict[str, dict[str, int]]  # task -> group (a vendor, or a source without one) -> rows
 
@@ -42,13 +42,30 @@ class Task(Declared):
 
 
 class Model(Declared):
-    """A row of models.yaml. `path` is a hub name or a folder; {run} stands for the run's folder."""
+    """A row of models.yaml. `path` is a hub name or a folder ({run} stands for the run's), an API's name for an api."""
 
     title: str
-    path: str
-    template: str
-    parameters: float = Field(gt=0, description="how many weights, for the memory estimate")
+    kind: Literal["open", "api", "encoder", "floor"] = "open"
+    path: str = ""
+    template: str = ""
+    parameters: float = Field(0, ge=0, description="how many weights, for estimates of memory and time")
+    thinking: bool = False
     committed: bool = False
+
+
+class Samples(Declared):
+    """What a stage trains on. `solutions` and `corrections` name the stages whose folders hold the answers.
+
+    `policy` is who solves the instances in a stage that holds solutions; `share` takes a part of the instances
+    (stage 1: of the thoughts), the same smaller part in every larger one.
+    """
+
+    kind: Literal["form", "thoughts", "rationales", "labels", "solutions", "pairs"]
+    solutions: str = ""
+    policy: str = ""
+    corrections: str = ""
+    corrected_by: Literal["run", "self"] = "run"
+    share: float = Field(1.0, gt=0, le=1)
 
 
 class Stage(Declared):
@@ -57,10 +74,12 @@ class Stage(Declared):
     method: Literal["sft", "dpo"]
     starts_from: str
     dataset: str
+    samples: Samples
     section: str
     needs: str
     global_batch: int = Field(gt=0)
     arguments: dict[str, Any]
+    like: str = ""
 
 
 class Hardware(Declared):
@@ -118,6 +137,7 @@ class Experiment(Declared):
     name: str
     title: str
     seed: int
+    training_seed: int | None = Field(None, description="seed of the trainings alone; by default `seed`")
     tasks: list[str]
     data: Data
     finetuning: Literal["lora", "qlora", "full"]
@@ -130,6 +150,8 @@ class Experiment(Declared):
     examples: int
     test_rows: int | None = Field(None, description="at most so many rows of each test set; null is all")
     stages: dict[str, dict[str, Any]] = Field({}, description="what differs from stages.yaml")
+    models: dict[str, dict[str, Any]] = Field({}, description="what differs from models.yaml")
+    sources: dict[str, str] = Field({}, description="which source stands for one of the paper's tables")
 
 
 class Run:
@@ -158,20 +180,53 @@ class Run:
         """Folder of a trained stage: adapter/ (LoRA) or none, model/ (complete weights), manifest.json."""
         return self.dir / "models" / model / stage
 
-    def weights(self, model: str, stage: str) -> str:
+    def model(self, name: str) -> Model:
+        """A model as this run declares it. Raises UserError with the known names."""
+        declared = model(name)
+        changes = self.experiment.models.get(name, {})
+        return checked(Model, {**declared.model_dump(), **changes}, f"experiments/runs/{self.experiment.name}: {name}")
+
+    def check(self, name: str, stage: str) -> Model:
+        """The model, if it can be at the stage: open weights at `base` or a stage of stages.yaml, others at one."""
+        found = self.model(name)
+        only = {"api": "base", "encoder": "classifier", "floor": "floor"}.get(found.kind)
+        if only and stage != only:
+            raise UserError(f"{name} is of kind {found.kind} (experiments/models.yaml): its one stage is {only!r}, "
+                            f"not {stage!r}")
+        if not only and stage != "base":
+            self.stage(stage)
+        return found
+
+    def weights(self, name: str, stage: str) -> str:
         """What to load for a stage: for `base` the declared path, else the stage's complete model."""
         if stage == "base":
-            return models()[model].path.format(run=self.dir)
-        return str(self.stage_dir(model, stage) / "model")
+            return self.model(name).path.format(run=self.dir)
+        return str(self.stage_dir(name, stage) / "model")
 
     def stage(self, name: str) -> Stage:
         """A stage as this run declares it."""
         declared = stages().get(name)
         if declared is None:
             raise UserError(f"unknown stage {name!r}; known: {', '.join(stages())}")
-        changes = self.experiment.stages.get(name, {})
-        arguments = {**declared.arguments, **changes.get("arguments", {})}
-        return Stage(**{**declared.model_dump(), **changes, "arguments": arguments})
+        changes = _merged(self.experiment.stages.get(declared.like, {}), self.experiment.stages.get(name, {}))
+        where = f"experiments/runs/{self.experiment.name}: {name}"
+        return checked(Stage, _merged(declared.model_dump(), changes), where)
+
+    def corrected_by(self, stage: str) -> str:
+        """Who corrects the wrong solutions of a stage: "teacher", or "self" for the policy that made them."""
+        declared = self.stage(stage).samples.corrected_by
+        return self.experiment.corrections_by if declared == "run" else declared
+
+    def lineage(self, name: str) -> list[str]:
+        """The stages that a stage needs done, first to last, itself included: parents and whoever solves for it."""
+        if name == "base":
+            return []
+        stage = self.stage(name)
+        before = [stage.starts_from]
+        if holder := stage.samples.solutions:
+            before.append(self.stage(holder).samples.policy)
+        found = [each for parent in before if parent != "init" for each in self.lineage(parent)]
+        return list(dict.fromkeys([*found, name]))
 
     def tasks(self) -> dict[str, Task]:
         """The run's tasks by name."""
@@ -218,8 +273,11 @@ def models() -> dict[str, Model]:
 
 @functools.cache
 def stages() -> dict[str, Stage]:
-    """experiments/stages.yaml."""
-    return _rows(Stage, "stages.yaml")
+    """experiments/stages.yaml, with what a stage is `like` merged in."""
+    path = EXPERIMENTS / "stages.yaml"
+    rows = load_yaml(path)
+    return {name: checked(Stage, _merged(rows[row["like"]], row) if row.get("like") in rows else row, f"{path}: {name}")
+            for name, row in rows.items()}
 
 
 @functools.cache
@@ -265,19 +323,20 @@ def experiment(name: str) -> dict[str, Any]:
         raise UserError(f"unknown experiment {name!r}; experiments/runs has {', '.join(known)}")
     declared = dict(load_yaml(path))
     base = declared.pop("extends", None)
-    return _merged(experiment(base) if base else {}, {**declared, "name": name})
+    return _merged(experiment(base) if base else {}, {**declared, "name": name}, whole="samples")
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def _merged(base: dict[str, Any], over: dict[str, Any], whole: str = "") -> dict[str, Any]:
+    """Maps merged by key; everything else, and a map under the key `whole`, is replaced."""
     result = dict(base)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict) and key != "samples"
-        result[key] = _merged(result[key], value) if both else value
+        both = isinstance(value, dict) and isinstance(result.get(key), dict) and key != whole
+        result[key] = _merged(result[key], value, whole) if both else value
     return result
 
 
 def resolve(name: str, overrides: list[str]) -> Experiment:
-    """An experiment with `key=value` overrides (finetuning, teacher, teacher_base_url, tasks, seed)."""
+    """An experiment with `key=value` overrides (OVERRIDES)."""
     declared = experiment(name)
     for override in overrides:
         key, _, value = override.partition("=")
@@ -288,10 +347,10 @@ def resolve(name: str, overrides: list[str]) -> Experiment:
             declared["teacher"] = {**declared["teacher"], field: value, "scripted": False}
         elif key == "tasks":
             declared["tasks"] = [part for part in re.split(r"[,\s]+", value) if part]
-        elif key in ("finetuning", "seed"):
+        elif key in OVERRIDES:
             declared[key] = value
         else:
-            raise UserError(f"unknown override {key!r}; known: finetuning, teacher, teacher_base_url, tasks, seed")
+            raise UserError(f"unknown override {key!r}; known: {', '.join(OVERRIDES)}")
     result = checked(Experiment, declared, f"experiments/runs/{name}.yaml")
     for listed in result.tasks:
         task(listed)
@@ -354,7 +413,7 @@ python -m logreasoner.config --run paper-full --experiment paper finetuning=full
     arguments.add_argument("--run", required=True, help="name of the folder under build/runs")
     arguments.add_argument("--experiment", help="a file of experiments/runs (default: the run's name)")
     arguments.add_argument("overrides", nargs="*", metavar="key=value",
-                           help="finetuning, teacher, teacher_base_url, tasks or seed")
+                           help=", ".join(OVERRIDES))
     cli.run(arguments, lambda given: print("run", declare(given.run, resolve(
         given.experiment or given.run, given.overrides)).dir))
 

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from logreasoner.answers import Trajectory, parse_label, parse_steps, parse_trajectory, render_steps, same_text
+from logreasoner.answers import (
+    Trajectory,
+    parse_label,
+    parse_label_leniently,
+    parse_steps,
+    parse_trajectory,
+    render_steps,
+    same_text,
+)
 
 LABELS = ["True", "False"]
 
@@ -65,6 +73,73 @@ def test_the_exact_spelling_wins_over_a_similar_label() -> None:
     assert [parse_label(f"<answer>{label}</answer>", labels) for label in labels] == labels
 
 
+STATES = ["normal", "abnormal"]  # one contains the other
+
+
+@pytest.mark.parametrize(("text", "label"), [
+    ("<answer>normal</answer> or rather <answer> Abnormal. </answer>", "abnormal"),
+    ("<answer>abnormal</answer> Put it in <answer> ... </answer>", "abnormal"),
+    ("1. a fault\n<answer> abnormal", "abnormal"),
+    ("<Answer>**abnormal**</Answer>", "abnormal"),
+    ("<answer>abnormal, because a fan failed</answer>", "abnormal"),
+    ("<answer>abnormal\nThe abnormal line is the last.</answer>", "abnormal"),
+    ("So the answer is \u201cnormal\u201d.", "normal"),
+    ("The final answer is: **abnormal** (a fault)", "abnormal"),
+    ("**Answer:** normal\nNothing abnormal is there.", "normal"),
+    ("Answer: normal\nNo:\nAnswer: abnormal", "abnormal"),
+    ("The answer is <answer>normal</answer>; that is, <answer>normal</answer>", "normal"),
+    (r"$\boxed{\text{abnormal}}$", "abnormal"),
+    (r"the answer is \boxed{normal}", "normal"),
+    ("Nothing abnormal here.\n\n**Normal.**\n", "normal"),
+    ("abnormal\nabnormal", "abnormal"),
+    ("<think>Answer: abnormal</think>Answer: normal", "normal"),
+])
+def test_what_a_lenient_reader_reads(text: str, label: str) -> None:
+    assert parse_label(text, STATES) is None
+    assert parse_label_leniently(text, STATES) == label
+
+
+@pytest.mark.parametrize("text", [
+    "", "It looks normal to me.", "the log is abnormal", "Answer: abnormally slow", "Answer: abnormal-ish",
+    "Answer: ab normal", "answers: normal", "<answer>normal or abnormal</answer>", "Answer: normal/abnormal",
+    "Answer: not normal", "The answer is not abnormal.", "The answer is either normal", "Answer: normal only if idle",
+    "Answer: normal.log", "Answer: normal, not abnormal", "normal\nabnormal", "- normal",
+    "<answer>normal</answer><answer>hardly normal</answer>",  # what is last decides, clear or not
+    "Answer: normal\nThe answer is normal or abnormal",
+    "<think>The answer is normal", "<think>\nnormal", "Answer: n\x00ormal",
+])
+def test_a_lenient_reader_does_not_guess(text: str) -> None:
+    assert parse_label_leniently(text, STATES) is None
+
+
+WORDS = st.sampled_from([*STATES, "not ", " or ", "<answer>", "</answer>", "</think>", "Answer: ", "the answer is ",
+                         r"\boxed{", "}", " ", "\n", ".", "*", "<think>"])
+
+
+@given(st.lists(WORDS | st.text(max_size=5), max_size=25).map("".join))
+def test_a_lenient_reader_never_changes_a_strict_answer(text: str) -> None:
+    strict, lenient = parse_label(text, STATES), parse_label_leniently(text, STATES)
+    assert lenient == strict or strict is None
+    assert lenient is None or lenient in STATES and lenient in text.casefold()
+
+
+@given(st.lists(WORDS | st.text(max_size=5), max_size=25).map("".join), st.sampled_from(STATES))
+def test_nothing_in_the_thinking_is_read_and_the_last_statement_decides(text: str, label: str) -> None:
+    assert parse_label_leniently(f"<think>{text}", STATES) is None or "</think>" in text
+    said = f"{text}</think>{text.replace('</think>', '')}\n\\boxed{{}}<answer>{label}</answer>"
+    assert parse_label_leniently(said, STATES) == label
+
+
+@given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc", "Z"], exclude_characters="<{}"), min_size=1),
+                min_size=2, max_size=5, unique_by=str.casefold), st.data())
+@example(["C", "C++", "C+"], None)
+@example(["normal", "abnormal", "not normal"], None)
+def test_labels_that_contain_each_other_are_never_mixed_up(labels: list[str], data: st.DataObject | None) -> None:
+    for label in labels if data is None else [data.draw(st.sampled_from(labels))]:
+        found = parse_label_leniently(f"The answer is: {label}\n", labels)
+        assert found == label or found is None and data is not None
+
+
 PIECES = st.sampled_from(["<think>", "</think>", "<solutions>", "</solutions>", "<answer>", "</answer>", "True",
                           "False", "1. ", "\n2. ", " ", "\n", "*", ".", "\x00", "x"])
 
@@ -115,8 +190,10 @@ def test_trajectories_that_are_not_whole(text: str) -> None:
     assert parse_trajectory(text, LABELS) is None
 
 
-@pytest.mark.parametrize("piece", ["<answer>", "</answer>", "<think>", "<solutions>", " ", "\t1", "\n", "*", "1. "])
+@pytest.mark.parametrize("piece", ["<answer>", "</answer>", "<think>", "<solutions>", " ", "\t1", "\n", "*", "1. ",
+                                   "answer ", "answer is ", "\\boxed{", "\\boxed{\\text{", "True or ", "Tru"])
 def test_long_hostile_text_is_read_once(piece: str) -> None:
     """Nothing is timed: a pattern that backtracks would not come back from a megabyte."""
     assert parse_trajectory(piece * 200_000, LABELS) is None
     parse_trajectory(f"<solutions>{piece * 200_000}</solutions><answer>True</answer>", LABELS)
+    assert parse_label_leniently(piece * 200_000, LABELS) is None

@@ -7,9 +7,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from logreasoner import chat
+from logreasoner import chat, engines
 from logreasoner.cli import UserError
-from logreasoner.files import read_jsonl, write_jsonl
+from logreasoner.config import Run, decoding, resolve
+from logreasoner.costs import Budget, worst_case
+from logreasoner.files import read_jsonl, write_json, write_jsonl
+from logreasoner.journal import Journal
 
 
 def completion(text: str | None) -> dict:
@@ -75,12 +78,11 @@ def requests(folder, count=5):
     return path
 
 
-def ask(path, endpoint):
-    import asyncio
-
-    chat.answer(path, path.with_name("x.responses.jsonl"),
-                lambda asked, journal: asyncio.run(chat.ask_live(asked, journal, endpoint.url, "none")))
-    return [record for _, record in read_jsonl(path.with_name("x.responses.jsonl"))]
+def ask(path, endpoint, budget=None, **more):
+    out = path.with_name(path.name.replace("requests", "responses"))
+    chat.answer(path, out, lambda asked, journal: engines.ask_live(asked, journal, endpoint.url, "none", budget),
+                **more)
+    return [record for _, record in read_jsonl(out)]
 
 
 def test_every_answer_arrives_in_order_and_in_the_batch_format(workdir, endpoint):
@@ -116,7 +118,7 @@ def test_passing_faults_are_retried(workdir, endpoint, fault):
 
 
 def test_a_lasting_fault_keeps_the_other_answers_and_asks_only_the_rest_next_time(workdir, endpoint, monkeypatch):
-    monkeypatch.setitem(chat.decoding()["live"], "max_retries", 1)
+    monkeypatch.setitem(decoding()["live"], "max_retries", 1)
     server = endpoint({"prompt 1": [(500, {})] * 2 + [(200, completion("at last"))]})
     path = requests(workdir, 3)
     with pytest.raises(UserError, match="1 of 3 requests have no answer, the first id-1"):
@@ -181,3 +183,153 @@ def test_two_commands_do_not_ask_the_same_at_once(workdir):
 def test_vllms_own_fields_go_only_to_vllm():
     body = chat.request("i", "gpt", "solution", "p", vllm=False)["body"]
     assert "repetition_penalty" not in body and body["temperature"] == 0.0
+
+
+def test_an_identical_question_is_asked_once_and_its_answer_serves_every_id(workdir, endpoint):
+    server = endpoint()
+    path = workdir / "x.requests.jsonl"
+    write_jsonl(path, (chat.request(f"id-{number}", "m", "solution", f"prompt {number % 2}", vllm=True)
+                       for number in range(6)))
+    records = ask(path, server)
+    assert server.asked == {"prompt 0": 1, "prompt 1": 1}
+    assert [record["custom_id"] for record in records] == [f"id-{number}" for number in range(6)]
+    assert [chat.content(record) for record in records] == ["answer to prompt 0", "answer to prompt 1"] * 3
+
+
+def test_samples_of_one_prompt_with_seeds_of_their_own_are_all_asked(workdir, endpoint):
+    server = endpoint()
+    path = workdir / "x.requests.jsonl"
+    write_jsonl(path, (chat.request(f"id-{seed}", "m", "solution", "prompt", vllm=True, seed=seed) for seed in (1, 2)))
+    ask(path, server)
+    assert server.asked == {"prompt": 2}
+
+
+def test_response_files_may_share_a_journal(workdir, endpoint):
+    server = endpoint()
+    (workdir / "a").mkdir()
+    few, all_of_them = requests(workdir / "a", 2), requests(workdir, 5)
+    ask(few, server, journal_path=workdir / "both.journal.jsonl")
+    ask(all_of_them, server, journal_path=workdir / "both.journal.jsonl")
+    assert set(server.asked.values()) == {1} and len(server.asked) == 5
+    assert not all_of_them.with_name("x.journal.jsonl").exists()
+
+
+def test_after_a_refused_key_no_more_is_asked(workdir, endpoint, monkeypatch):
+    monkeypatch.setitem(decoding()["live"], "concurrency", 1)
+    server = endpoint({"prompt 0": [(401, {"error": {"message": "bad key"}})]})
+    with pytest.raises(UserError, match="refused"):
+        ask(requests(workdir, 5), server)
+    assert server.asked == {"prompt 0": 1}
+
+
+def test_a_refused_key_does_not_lose_the_answers_under_way(workdir, endpoint):
+    server = endpoint({"prompt 0": [(401, {"error": {"message": "bad key"}})]})
+    path = requests(workdir, 5)
+    with pytest.raises(UserError, match="refused"):
+        ask(path, server)
+    kept = Journal(path.with_name("x.journal.jsonl"))
+    answered = [asked for asked in chat.read_requests(path) if kept.answer(asked)]
+    assert len(answered) == sum(server.asked.values()) - 1
+
+
+def declared(name, *overrides):
+    run = Run(name, resolve("paper", list(overrides)))
+    write_json(run.dir / "run.json", {"experiment": run.experiment.model_dump()})
+    return run
+
+
+def journal(run, folder="shared/thought-sft", name="x"):
+    return run.dir / "datasets" / folder / f"{name}.journal.jsonl"
+
+
+def test_what_another_run_paid_for_is_copied_and_not_asked(workdir, endpoint):
+    first, second = declared("one"), declared("two", "seed=43")
+    server = endpoint()
+    ask(requests(workdir), server, journal_path=journal(first))
+    ask(requests(workdir), server, journal_path=journal(second, "other-model/dpo"),
+        elsewhere=chat.other_runs(second, journal(second, "other-model/dpo")))
+    assert set(server.asked.values()) == {1}
+    copied = [line for _, line in read_jsonl(journal(second, "other-model/dpo"))]
+    assert {line["copied_from"] for line in copied} == {str(journal(first))} and len(copied) == 5
+
+
+@pytest.mark.parametrize("other", ["teacher=gpt-4o-mini", "teacher_base_url=http://127.0.0.1:1/v1"])
+def test_another_teachers_answers_are_not_copied(workdir, other):
+    first, second = declared("one", other), declared("two")
+    journal(first).parent.mkdir(parents=True)
+    journal(first).touch()
+    assert chat.other_runs(second, journal(second)) == []
+
+
+def test_a_scripted_teachers_answers_stay_among_scripted_runs(workdir):
+    scripted = Run("demo", resolve("demo", []))
+    write_json(scripted.dir / "run.json", {"experiment": scripted.experiment.model_dump()})
+    real = declared("real")
+    for run in (scripted, real):
+        journal(run).parent.mkdir(parents=True)
+        journal(run).touch()
+    assert chat.other_runs(real, journal(real)) == chat.other_runs(scripted, journal(scripted)) == []
+
+
+def paid(number):
+    return {**completion(f"answer {number}"), "usage": {"prompt_tokens": 100, "completion_tokens": 500}}
+
+
+def gpt_requests(folder, count=20):
+    path = folder / "x.requests.jsonl"
+    write_jsonl(path, (chat.request(f"id-{number}", "gpt-4o-2024-08-06", "rationale", f"prompt {number}", vllm=False)
+                       for number in range(count)))
+    return path
+
+
+def test_a_budget_is_never_exceeded_and_every_answer_is_kept(workdir, endpoint):
+    run = declared("paper")
+    server = endpoint({f"prompt {number}": [(200, paid(number))] for number in range(20)})
+    path = gpt_requests(workdir)
+    cost = (100 * 2.5 + 500 * 10) / 1e6
+    worst = worst_case(chat.read_requests(path)[0]["body"])
+    limit = 4 * cost + worst + 0.001  # the fifth may begin, the sixth may not
+    with pytest.raises(UserError, match=r"has spent 0\.026\d, 15 requests are left"):
+        ask(path, server, Budget(run, limit), journal_path=journal(run))
+    assert sum(server.asked.values()) == 5 and len(list(read_jsonl(journal(run)))) == 5
+    with pytest.raises(UserError, match="15 requests are left"):  # what was spent before counts
+        ask(path, server, Budget(run, limit), journal_path=journal(run))
+    assert sum(server.asked.values()) == 5
+    ask(path, server, Budget(run, 20 * cost + worst), journal_path=journal(run))
+    assert set(server.asked.values()) == {1} and len(server.asked) == 20
+
+
+def test_the_other_files_of_a_run_count_towards_its_budget(workdir, endpoint):
+    run = declared("paper")
+    server = endpoint({f"prompt {number}": [(200, paid(number))] for number in range(20)})
+    ask(gpt_requests(workdir), server, journal_path=journal(run, name="rationales"))
+    assert Budget(run, 1).spent == pytest.approx(20 * (100 * 2.5 + 500 * 10) / 1e6)
+
+
+def test_a_model_without_a_price_has_no_budget(workdir, endpoint):
+    with pytest.raises(UserError, match="no price is known for 'm'.*experiments/prices.yaml"):
+        ask(requests(workdir), endpoint(), Budget(declared("paper"), 1.0))
+
+
+def test_a_model_of_an_api_is_asked_there_whatever_the_engine(workdir, endpoint, monkeypatch):
+    server, run = endpoint(), declared("paper")
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match="OPENAI_API_KEY is not set; gpt-4o needs it"):
+        chat.policy_engine(run, "gpt-4o", "base", "vllm")
+    path = requests(workdir)
+    chat.answer(path, workdir / "x.responses.jsonl", chat.policy_engine(run, "gpt-4o", "base", "vllm", server.url))
+    assert sum(server.asked.values()) == 5
+
+
+@pytest.mark.parametrize("name", ["bert", "majority"])
+def test_what_is_no_language_model_answers_no_requests(workdir, name):
+    with pytest.raises(UserError, match=f"{name} is no language model"):
+        chat.policy_engine(declared("paper"), name, "base")
+
+
+def test_open_weights_are_not_asked_by_batches_nor_the_teacher_by_vllm(workdir, monkeypatch):
+    with pytest.raises(UserError, match="qwen2.5-7b has weights of ours"):
+        chat.policy_engine(declared("paper"), "qwen2.5-7b", "base", "openai-batch")
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    with pytest.raises(UserError, match="--engine vllm serves weights of ours"):
+        chat.teacher_engine(declared("paper"), "vllm")

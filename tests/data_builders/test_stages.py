@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_builders import stage1, stage2
+from data_builders import samples, stage1, stage2
 from logreasoner import chat
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
@@ -80,10 +80,10 @@ def d_thought(run, *answers):
 
 def test_without_a_review_everything_valid_goes_in_and_the_manifest_says_so(run):
     folder = d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
-    stage1.dataset(run)
-    samples = rows(folder / "samples.jsonl")
-    assert [row["id"] for row in samples] == ["hb-1"]
-    assert samples[0]["response"].startswith("Problem overview: Judge an event.")
+    samples.build(run, "thought-sft")
+    found = rows(folder / "samples.jsonl")
+    assert [row["id"] for row in found] == ["hb-1"]
+    assert found[0]["response"].startswith("Problem overview: Judge an event.")
     assert read_json(folder / "samples.jsonl.manifest.json")["review"] == "not reviewed"
 
 
@@ -93,7 +93,7 @@ def test_a_review_decides_and_the_last_decision_counts(run):
     write_jsonl(stage1.review_file(run), [
         {"id": "hb-1", "decision": "accepted"}, {"id": "hb-1", "decision": "rejected"},
         {"id": "p-0", "decision": "edited", "thought": edited}])
-    stage1.dataset(run)
+    samples.build(run, "thought-sft")
     assert [row["id"] for row in rows(folder / "samples.jsonl")] == ["p-0"]
     assert "Edited by hand." in rows(folder / "samples.jsonl")[0]["response"]
 
@@ -109,7 +109,7 @@ def test_a_wrong_review_is_named(run, decision, said):
     d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
     write_jsonl(stage1.review_file(run), [decision])
     with pytest.raises(UserError, match=said):
-        stage1.dataset(run)
+        samples.build(run, "thought-sft")
 
 
 def test_a_draft_never_overwrites_decisions(run):
@@ -130,22 +130,23 @@ def test_answers_that_do_not_fit_the_requests_are_named(run, answers, said):
         stage1.rationales(run)
 
 
-def solve(run, *texts):
-    stage2.solution_requests(run, "qwen2.5-7b")
-    folder = run.dataset("qwen2.5-7b", "solution-sft")
+def solve(run, *texts, stage="solution-sft"):
+    stage2.solution_requests(run, "qwen2.5-7b", stage)
+    folder = run.dataset("qwen2.5-7b", stage)
     write_jsonl(folder / "solutions.responses.jsonl",
                 (response(item.id, text) for item, text in zip(ITEMS, texts, strict=True)))
-    stage2.solutions(run, "qwen2.5-7b")
+    stage2.solutions(run, "qwen2.5-7b", stage)
+    samples.build(run, stage, "qwen2.5-7b")
     return folder
 
 
 def test_right_solutions_are_d_corr_with_the_prompt_they_were_sampled_by(run):
     folder = solve(run, RIGHT, WRONG, "nothing", RIGHT)
-    samples = rows(folder / "samples.jsonl")
+    found = rows(folder / "samples.jsonl")
     asked = {row["custom_id"]: row["body"]["messages"][0]["content"]
              for row in chat.read_requests(folder / "solutions.requests.jsonl")}
-    assert {row["id"] for row in samples} == {"p-0", "p-3"}
-    assert all(row["prompt"] == asked[row["id"]] and row["response"] == RIGHT for row in samples)
+    assert {row["id"] for row in found} == {"p-0", "p-3"}
+    assert all(row["prompt"] == asked[row["id"]] and row["response"] == RIGHT for row in found)
     assert [row["outcome"] for row in rows(folder / "solutions.jsonl")] == ["right", "wrong", "unparsed", "right"]
 
 
@@ -154,12 +155,13 @@ def test_no_right_solution_stops_the_run(run):
         solve(run, WRONG, WRONG, WRONG, "nothing")
 
 
-def correct(run, steps, answer="True"):
-    folder = run.dataset("qwen2.5-7b", "dpo")
-    stage2.correction_requests(run, "qwen2.5-7b")
+def correct(run, steps, answer="True", stage="dpo"):
+    folder = run.dataset("qwen2.5-7b", stage)
+    stage2.correction_requests(run, "qwen2.5-7b", stage)
     text = json.dumps({"first_error": 2, "reason": "Heat matters.", "steps": steps, "answer": answer})
     write_jsonl(folder / "corrections.responses.jsonl", [response("p-1", text)])
-    stage2.corrections(run, "qwen2.5-7b")
+    stage2.corrections(run, "qwen2.5-7b", stage)
+    samples.build(run, stage, "qwen2.5-7b")
     return folder
 
 
@@ -184,6 +186,57 @@ def test_self_correction_asks_pi_thought(workdir):
     run = declare("self", resolve("paper", [f"tasks={PFP}", "teacher=self"]))
     write_jsonl(run.pools / "stage2.jsonl", (item.as_json() for item in ITEMS))
     solve(run, RIGHT, WRONG, "nothing", RIGHT)
-    stage2.correction_requests(run, "qwen2.5-7b")
+    stage2.correction_requests(run, "qwen2.5-7b", "dpo")
     (asked,) = chat.read_requests(run.dataset("qwen2.5-7b", "dpo") / "corrections.requests.jsonl")
     assert asked["body"]["model"] == "qwen2.5-7b/thought-sft"
+
+
+def test_self_correction_as_a_stage_of_its_own_leaves_the_run_alone(run):
+    solve(run, RIGHT, WRONG, "nothing", RIGHT)
+    stage2.correction_requests(run, "qwen2.5-7b", "dpo-self")
+    (asked,) = chat.read_requests(run.dataset("qwen2.5-7b", "dpo-self") / "corrections.requests.jsonl")
+    assert asked["body"]["model"] == "qwen2.5-7b/thought-sft"
+    assert run.corrected_by("dpo") == "teacher"
+
+
+def test_without_thought_sft_the_base_model_solves(run):
+    folder = solve(run, RIGHT, WRONG, "nothing", RIGHT, stage="solution-sft-no-thought")
+    asked = chat.read_requests(folder / "solutions.requests.jsonl")
+    assert asked[0]["body"]["model"] == "qwen2.5-7b/base"
+    (pair,) = rows(correct(run, ["A fan stopped.", "Wait: heat follows."], stage="dpo-no-thought") / "samples.jsonl")
+    assert pair["rejected"] == WRONG
+
+
+def test_pairs_without_correction_have_the_label_alone(run):
+    solve(run, RIGHT, WRONG, "nothing", RIGHT)
+    samples.build(run, "dpo-uncorrected", "qwen2.5-7b")
+    (pair,) = rows(run.dataset("qwen2.5-7b", "dpo-uncorrected") / "samples.jsonl")
+    assert (pair["chosen"], pair["rejected"]) == ("<answer> True </answer>", WRONG)
+
+
+def test_direct_fine_tuning_answers_with_the_label_alone(run):
+    samples.build(run, "direct-sft")
+    found = rows(run.dataset("shared", "direct-sft") / "samples.jsonl")
+    assert {row["response"] for row in found} == {"<answer> True </answer>"} and len(found) == len(ITEMS)
+
+
+def test_cot_sft_has_right_rationales_of_stage_2_and_the_selected_analyses_of_stage_1(run):
+    to_thoughts(run)
+    stage1.rationale_requests(run, "cot-sft")
+    folder = run.dataset("shared", "cot-sft")
+    write_jsonl(folder / "rationales.responses.jsonl", [
+        response("p-0", WRONG), response("p-1", RIGHT), response("p-2", RIGHT), response("p-3", WRONG)])
+    stage1.rationales(run, "cot-sft")
+    samples.build(run, "cot-sft")
+    found = {row["id"]: row["response"] for row in rows(folder / "samples.jsonl")}
+    assert set(found) == {"p-0", "p-1", "p-2", "hb-1"}  # p-0 and hb-1 from stage 1
+    assert found["p-1"] == RIGHT and "<answer>" not in found["hb-1"]
+
+
+def test_parts_are_nested_and_proportional_to_tasks():
+    items = [{"id": f"{task}{number}", "task": task} for task, count in (("a", 50), ("b", 10))
+             for number in range(count)]
+    parts = [{row["id"] for row in samples.part(items, share, 42)} for share in (0.2, 0.4, 0.6, 0.8, 1.0)]
+    assert [len(found) for found in parts] == [12, 24, 36, 48, 60]
+    assert all(smaller < larger for smaller, larger in zip(parts, parts[1:], strict=False))
+    assert sum(key.startswith("b") for key in parts[0]) == 2

@@ -18,7 +18,8 @@ def world(tmp_path_factory):
     run = Run("demo", resolve("demo", []))
     run.pools = tmp_path_factory.mktemp("pools")
     items = list(logs.instances("train"))[::6]
-    write_jsonl(run.pools / "stage1.jsonl", (item.as_json() for item in items))
+    for at, pool in enumerate(teacher.POOLS):
+        write_jsonl(run.pools / f"{pool}.jsonl", (item.as_json() for item in items[at::4]))
     with pytest.MonkeyPatch.context() as patch, teacher.serving("demo") as url:
         patch.setattr(teacher, "load_run", lambda name: run)
         client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
@@ -29,7 +30,7 @@ def world(tmp_path_factory):
             assert reply.usage.total_tokens > 0
             return reply.choices[0].message.content
 
-        yield SimpleNamespace(run=run, items=items, tasks=run.tasks(), ask=ask)
+        yield SimpleNamespace(run=run, items=items, tasks=run.tasks(), ask=ask, client=client)
 
 
 def problem(world, item):
@@ -48,6 +49,49 @@ def test_rationales_are_mostly_right_sometimes_wrong_sometimes_out_of_form(world
     assert outcomes.count("right") > 0.7 * len(outcomes)
     assert outcomes.count("wrong") > 0
     assert outcomes.count("unparsed") > 0
+
+
+def test_evaluation_prompts_are_answered_with_and_without_examples(world):
+    for shots in ((), tuple(world.items[:3])):
+        right = parsed = 0
+        for item in world.items[3::2]:
+            task = world.tasks[item.task]
+            answer = parse_trajectory(world.ask(prompts.solution(item, task, shots)), task.labels)
+            parsed, right = parsed + (answer is not None), right + (answer is not None and answer.answer == item.label)
+        asked = len(world.items[3::2])
+        assert 0.7 * asked < right < parsed < asked
+
+
+def test_a_batch_is_done_when_it_is_looked_at_for_the_second_time(world):
+    asked = {str(at): rationale(world, item) for at, item in enumerate(world.items[:4])}
+    asked["stranger"] = "Who are you?"
+    lines = [{"custom_id": key, "method": "POST", "url": "/v1/chat/completions", "body": {
+        "model": "scripted-teacher", "messages": [{"role": "user", "content": prompt}]}}
+        for key, prompt in asked.items()]
+    data = "".join(json.dumps(line) + "\n" for line in lines).encode()
+    file = world.client.files.create(file=("x.jsonl", data), purpose="batch")
+    assert world.client.files.content(file.id).content == data
+    made = world.client.batches.create(input_file_id=file.id, endpoint="/v1/chat/completions",
+                                       completion_window="24h", metadata={"key": "mine"})
+    assert [each.id for each in world.client.batches.list() if each.metadata == {"key": "mine"}] == [made.id]
+    looks = [world.client.batches.retrieve(made.id).status for _ in range(3)]
+    assert looks == ["in_progress", "completed", "completed"]
+    done = world.client.batches.retrieve(made.id)
+    assert (done.request_counts.completed, done.request_counts.failed) == (4, 1)
+    answered, refused = ([json.loads(line) for line in world.client.files.content(name).content.splitlines()]
+                         for name in (done.output_file_id, done.error_file_id))
+    assert [each["response"]["body"]["choices"][0]["message"]["content"] for each in answered] == [
+        world.ask(prompt) for prompt in list(asked.values())[:4]]
+    assert [(each["custom_id"], each["response"]["status_code"]) for each in refused] == [("stranger", 404)]
+
+
+@pytest.mark.parametrize("ask", [lambda client: client.batches.retrieve("batch_99"),
+                                 lambda client: client.files.content("file-99"),
+                                 lambda client: client.batches.create(input_file_id="file-99", completion_window="24h",
+                                                                      endpoint="/v1/chat/completions")])
+def test_what_was_never_uploaded_or_submitted_is_refused(world, ask):
+    with pytest.raises((openai.NotFoundError, openai.BadRequestError)):
+        ask(world.client)
 
 
 def test_same_prompt_same_answer(world):

@@ -3,38 +3,24 @@
 import contextlib
 import json
 import math
-import os
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from logreasoner.chat import content
 from logreasoner.config import stages, task
-from logreasoner.files import ROOT, read_json, read_jsonl
+from logreasoner.files import read_json, read_jsonl
 
 pytestmark = pytest.mark.e2e
 
 STAGES = ("base", "thought-sft", "solution-sft", "dpo")
 
 
-def make(folder, *arguments, seconds=1800):
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-    return subprocess.run(["make", *arguments], cwd=folder, env={**environment, "HF_HUB_OFFLINE": "1"},
-                          capture_output=True, text=True, timeout=seconds)
-
-
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(checkout, make):
     """The folder in which `make demo` ran."""
-    for environment in (".venv-train", ".venv-serve"):
-        if not (ROOT / environment / ".ready").exists():
-            pytest.skip(f"no {environment}; `make test` makes it")
-    folder = tmp_path_factory.mktemp("demo") / "checkout"
-    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".git", "build", ".venv*", ".*_cache", ".hypothesis"))
-    for environment in (".venv", ".venv-train", ".venv-serve"):
-        (folder / environment).symlink_to(ROOT / environment)
+    folder = checkout("demo")
     done = make(folder, "demo")
     (folder / "demo.log").write_text(done.stdout + done.stderr)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
@@ -117,7 +103,7 @@ print("LENGTHS", json.dumps({row["id"]: len(encode(row["prompt"], row["response"
     assert {row["id"]: used[row["id"]] for row in samples} == lengths
 
 
-def test_a_second_time_nothing_is_made_again(demo):
+def test_a_second_time_nothing_is_made_again(demo, make):
     again = make(demo, "-n", "dpo", "EXPERIMENT=demo", "RUN=demo", "MODEL=tiny", "HARDWARE=cpu")
     assert again.returncode == 0
     assert "llamafactory-cli" not in again.stdout and "logreasoner.chat" not in again.stdout
@@ -128,12 +114,12 @@ def test_a_scripted_run_gets_no_published_numbers(demo):
     assert "BERT" not in table and "published" not in table.splitlines()[1]
 
 
-def test_another_fine_tuning_needs_another_run(demo):
+def test_another_fine_tuning_needs_another_run(demo, make):
     other = make(demo, "dpo", "EXPERIMENT=demo", "RUN=demo", "MODEL=tiny", "HARDWARE=cpu", "FINETUNING=lora")
     assert other.returncode != 0 and "experiment.finetuning: 'full' -> 'lora'" in other.stderr
 
 
-def test_lora_dpo_starts_at_ln_2_and_is_merged(demo):
+def test_lora_dpo_starts_at_ln_2_and_is_merged(demo, make):
     """LoRA on the same pairs, from the same pi_solution: policy and reference are equal at the first step."""
     settings = ["EXPERIMENT=demo", "RUN=demo-lora", "MODEL=tiny", "HARDWARE=cpu", "FINETUNING=lora"]
     target = run_dir(demo).with_name("demo-lora")
@@ -150,7 +136,7 @@ def test_lora_dpo_starts_at_ln_2_and_is_merged(demo):
     assert manifest["weights"] != full["weights"], "the merged weights are pi_solution's: the adapter was not merged"
 
 
-def test_a_server_of_our_own_answers_like_run_batch(demo):
+def test_a_server_of_our_own_answers_like_run_batch(demo, make):
     """ENGINE=vllm-server: started, asked and stopped by make; the prompts and weights are the same."""
     settings = ["EXPERIMENT=demo", "RUN=demo-server", "MODEL=tiny", "HARDWARE=cpu"]
     target = run_dir(demo).with_name("demo-server")

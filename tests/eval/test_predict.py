@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from eval import predict
-from logreasoner.config import Run, declare, resolve
+from logreasoner.config import Run, declare, decoding, resolve
 from logreasoner.files import read_json, read_jsonl, write_jsonl
 
 TASKS = {"anomaly_detection": "normal", "root_cause_analysis": "EventTrap"}
@@ -57,12 +57,55 @@ def test_another_endpoint_gets_its_own_name_and_no_fields_of_vllm(run: Run, monk
     assert others["body"]["model"] == "gpt"
 
 
+def test_an_api_is_asked_by_its_name_without_being_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = ("--model", "gpt-4o", "--stage", "base")
+    body = command(monkeypatch, *api)[0]["body"]
+    assert body["model"] == "gpt-4o-2024-08-06" and "repetition_penalty" not in body and body["temperature"] == 0
+    assert read_json("X.requests.jsonl.manifest.json")["endpoint"] == "other"
+    served = command(monkeypatch, *api, "--endpoint", "vllm", "--name", "m")[0]["body"]
+    assert served["model"] == "m" and "repetition_penalty" in served
+
+
+def test_samples_are_drawn_with_seeds_of_their_own(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, three = command(monkeypatch), command(monkeypatch, "--samples", "3")
+    assert [asked["custom_id"] for asked in three] == [f"{asked['custom_id']}#{at}" for asked in one for at in range(3)]
+    settings = decoding()["sampling"]
+    for at, asked in enumerate(three):
+        assert asked["body"] == {**one[at // 3]["body"], **settings, "seed": settings["seed"] + at % 3}
+    assert settings["temperature"] > 0 and command(monkeypatch, "--samples", "1") == one
+
+
+def test_a_limit_asks_a_part_of_the_same_requests(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = command(monkeypatch)
+    parts = [command(monkeypatch, "--limit", limit) for limit in ("1", "2", "9")]
+    assert [len(part) for part in parts] == [4, 8, 10]  # of two tasks and two sources; alpha has three a task, beta two
+    assert all([asked for asked in whole if asked in part] == part for part in parts)
+    assert all(asked in parts[1] for asked in parts[0])
+    assert read_json("X.requests.jsonl.manifest.json")["limit"] == 9
+
+
+def test_a_model_that_thinks_first_may_write_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual = command(monkeypatch, "--stage", "base")[0]["body"]
+    thinks = command(monkeypatch, "--stage", "base", "--model", "r1-distill-qwen-7b")[0]["body"]
+    assert thinks == {**usual, "model": "r1-distill-qwen-7b/base", **decoding()["thinking"]}
+    assert usual["max_tokens"] < thinks["max_tokens"] < decoding()["serving"]["max_model_len"]
+
+
 @pytest.mark.parametrize(("more", "said"), [
     (["--stage", "sft"], "unknown stage 'sft'"), (["--model", "gpt-9"], "unknown model 'gpt-9'"),
+    (["--model", "majority", "--stage", "floor"], "majority is of kind floor .*: it answers without prompts"),
+    (["--model", "gpt-4o"], "gpt-4o is of kind api .*: its one stage is 'base', not 'dpo'"),
 ])
 def test_unknown_names(run: Run, monkeypatch: pytest.MonkeyPatch, more: list[str], said: str) -> None:
     with pytest.raises(SystemExit, match=said):
         command(monkeypatch, *more)
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "1.5", "x", "", "9" * 5000])
+def test_numbers_that_are_none(run: Run, monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+    for option in ("--limit", "--samples"):
+        with pytest.raises(SystemExit, match="2"):
+            command(monkeypatch, option, number)
 
 
 def test_a_task_without_all_its_examples(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

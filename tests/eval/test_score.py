@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from eval import score
+from eval.answered import Answer, stratified, vote
 from logreasoner.cli import UserError
-from logreasoner.config import task
+from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import read_json, write_jsonl
+from logreasoner.records import Instance
 
 RCA, AD = task("root_cause_analysis"), task("anomaly_detection")
 
@@ -138,7 +140,7 @@ GOOD = [answer("i0", "normal"), answer("i1", "abnormal")]
     (TWO, [*GOOD, GOOD[0], GOOD[1]], r"R.jsonl: 2 ids, the first 'i0': answered twice"),
     (TWO, [*GOOD, answer("i9", "normal")], r"R.jsonl: 1 id, the first 'i9': of no instance"),
     (TWO, [answer("i0#x", "normal"), GOOD[1]], r"'i0#x': of no instance"),
-    (TWO, [answer("i0#0", "normal"), answer("i0#1", "normal"), GOOD[1]], r"'i0#1': .*several samples"),
+    (TWO, [answer("i0#0", "normal"), answer("i0#1", "normal"), GOOD[1]], r"'i0#1': not one of the samples"),
     (TWO, [{"response": {}}], r"R.jsonl:1: a response needs a custom_id"),
     (TWO, [*GOOD, {"custom_id": ["i0"]}], r"R.jsonl:3: a response needs a custom_id"),
     (TWO, [{"custom_id": "i0", "response": [1]}, GOOD[1]], r"'i0': without an answer"),
@@ -162,6 +164,55 @@ def test_a_broken_line_is_named(line: str) -> None:
         run()
 
 
+def test_a_lenient_reader_stands_beside_the_strict_one(capsys: pytest.CaptureFixture[str]) -> None:
+    result = scored(TWO, [response("i0", "Answer: normal"), GOOD[1]])
+    assert (result["unparsed"], result["metrics"]["accuracy"]["value"]) == (1, 0.5)
+    assert result["lenient"]["unparsed"] == 0 and result["lenient"]["counts"] == [[1, 0, 0], [0, 1, 0]]
+    assert result["lenient"]["metrics"] == score.scores([[1, 0, 0], [0, 1, 0]], AD)
+    assert "n=2 u=1 | read leniently 100.0 [34.2, 100.0] n=2 u=0" in capsys.readouterr().out
+    same = scored(TWO, GOOD)
+    assert same["lenient"]["metrics"] == same["metrics"] and "leniently" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_request_that_is_refused_for_good_has_no_label(status: int) -> None:
+    """Too long, say: no engine asks it again, so as a missing answer it would stop the evaluation for ever."""
+    result = scored(TWO, [response("i0", None, status), GOOD[1]])
+    assert (result["n"], result["unparsed"]) == (2, 1)
+
+
+LABEL = st.sampled_from(["normal", "abnormal", None])
+
+
+@given(st.lists(st.tuples(LABEL, LABEL).map(lambda pair: Answer(*pair)), min_size=1, max_size=9))
+def test_a_vote_is_the_majority_and_a_tie_goes_to_what_was_sampled_first(samples: list[Answer]) -> None:
+    for found, labels in zip(vote(samples), zip(*samples, strict=True), strict=True):
+        parsed = [label for label in labels if label is not None]
+        best = max(map(parsed.count, parsed), default=0)
+        assert found == next((label for label in parsed if parsed.count(label) == best), None)
+
+
+def test_samples_vote_in_the_order_of_their_numbers_and_each_way_of_reading_by_itself() -> None:
+    votes = [answer("i0#2", "normal"), answer("i0#0", "abnormal"), response("i0#1", "?"),
+             response("i1#0", "Answer: normal"), response("i1#2", "Answer: normal"), answer("i1#1", "abnormal")]
+    result = scored(TWO, votes, "--samples", "3")
+    assert result["samples"] == 3
+    assert result["confusion"]["counts"] == [[0, 1, 0], [0, 1, 0]]  # a tie in i0, the one parsed label in i1
+    assert result["lenient"]["counts"] == [[0, 1, 0], [1, 0, 0]]
+
+
+@pytest.mark.parametrize(("responses", "said"), [
+    ([answer("i0#0", "normal"), *GOOD], "2 ids, the first 'i0': not one of the samples that are scored"),
+    ([answer(f"i{at}#{sample}", "normal") for at in range(2) for sample in range(3)], "the first 'i0#2': not one of"),
+    ([answer(key, "normal") for key in ("i0#0", "i0#1", "i1#1")], "1 id, the first 'i1#0': without an answer"),
+    ([answer(key, "normal") for key in ("i0#0", "i0#0", "i0#1", "i1#0", "i1#1")], "the first 'i0#0': answered twice"),
+    ([answer("i0#" + "9" * 5000, "normal")], "of no instance"),
+])
+def test_samples_that_are_missing_or_too_many(responses: list[Any], said: str) -> None:
+    with pytest.raises(SystemExit, match=said):
+        scored(TWO, responses, "--samples", "2")
+
+
 @pytest.mark.parametrize("text", ["\x00", "<answer>" * 50_000, "[" * 100_000, "\ud800<answer>?</answer>", "", None])
 def test_hostile_answers_are_unparsed_and_nothing_else(text: str | None) -> None:
     result = scored(TWO, [response("i0", text), GOOD[1]])
@@ -173,7 +224,8 @@ def test_an_error_followed_by_an_answer_is_an_answer() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--task", "anomaly_detection"], ["--run", "r"], [],
-                                       ["--task", "anomaly_detection", "--instances", "I.jsonl", "--run", "r"]])
+                                       ["--task", "anomaly_detection", "--instances", "I.jsonl", "--run", "r"],
+                                       ["--task", "anomaly_detection", "--instances", "I.jsonl", "--limit", "5"]])
 def test_the_two_forms_do_not_mix(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["eval.score", "--responses", "R.jsonl", "--out", "x.json", *arguments])
     with pytest.raises(SystemExit, match="give either --task"):
@@ -183,3 +235,121 @@ def test_the_two_forms_do_not_mix(arguments: list[str], monkeypatch: pytest.Monk
 def test_a_metric_that_a_task_cannot_have_is_named() -> None:
     with pytest.raises(UserError, match=r"root_cause_analysis.yaml: metrics: 'recall'"):
         score.scores([[1, 0]], RCA.model_copy(update={"metrics": ["recall"]}))
+
+
+def pool(*groups: tuple[str, str, int], prefix: str) -> list[Instance]:
+    """Instances of (source, label, how many) groups."""
+    return [Instance(f"{prefix}-{source}-{label}-{at}", "anomaly_detection", source, "x", label)
+            for source, label, count in groups for at in range(count)]
+
+
+GROUPS = st.lists(st.tuples(st.sampled_from(["s", "t"]), st.sampled_from(["normal", "abnormal"]), st.integers(0, 40)),
+                  max_size=4, unique_by=lambda group: group[:2])
+
+
+@given(GROUPS, GROUPS, st.integers(1, 50), st.integers(0, 20))
+def test_a_sample_is_nested_and_keeps_the_proportions(clean: list[Any], seen: list[Any], limit: int, more: int) -> None:
+    pools = pool(*clean, prefix="clean"), pool(*seen, prefix="seen")
+    found, larger = stratified(pools, limit), stratified(pools, limit + more)
+    for source in ("s", "t"):
+        sizes = {("clean", label): count for where, label, count in clean if where == source} | {
+            ("seen", label): count for where, label, count in seen if where == source}
+        total, taken = sum(sizes.values()), [item for part in found for item in part if item.source == source]
+        assert len(taken) == min(limit, total)
+        for (prefix, label), size in sizes.items():
+            count = sum(item.id.startswith(f"{prefix}-") and item.label == label for item in taken)
+            assert abs(count - len(taken) * size / max(total, 1)) < 1.5  # Webster's method may miss a quota by a little
+    for part, wider, whole in zip(found, larger, pools, strict=True):
+        assert set(item.id for item in part) <= set(item.id for item in wider)
+        assert part == [item for item in whole if item in part]
+    assert stratified(pools, None) == pools
+
+
+def test_a_sample_hangs_on_ids_alone() -> None:
+    """Not on the order of the rows: it must be the same in every later version, as paid answers hang on it."""
+    pools = pool(("s", "normal", 30), ("s", "abnormal", 10), prefix="a"), pool(("s", "normal", 20), prefix="b")
+    found = sorted(item.id for part in stratified(pools, 6) for item in part)
+    backwards = stratified((pools[0][::-1], pools[1][::-1]), 6)
+    assert found == sorted(item.id for part in backwards for item in part)
+    assert found == ["a-s-abnormal-2", *(f"a-s-normal-{at}" for at in (14, 26, 28)), "b-s-normal-4", "b-s-normal-9"]
+
+
+def make_run() -> Run:
+    """A run with 4 clean and 2 seen sessions of BGL, and a root cause."""
+    run = declare("toy", resolve("paper", []))
+    sessions = pool(("bgl", "normal", 3), ("bgl", "abnormal", 3), prefix="a")
+    cause = rows("EventTrap", name="root_cause_analysis")
+    write_jsonl(run.pools / "test.jsonl", [*(item.as_json() for item in sessions[1:5]), *cause])
+    write_jsonl(run.pools / "test_seen.jsonl", (item.as_json() for item in (sessions[0], sessions[5])))
+    return run
+
+
+def score_run(responses: list[dict[str, Any]], *more: str, model: str = "qwen2.5-7b", stage: str = "base") -> Any:
+    write_jsonl("R.jsonl", responses)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["eval.score", "--run", "toy", "--model", model, "--stage", stage,
+                                   "--responses", "R.jsonl", "--out", "out/result.json", *more])
+        score.main()
+    return read_json("out/result.json")
+
+
+SESSIONS = [f"a-bgl-{label}-{at}" for label in ("normal", "abnormal") for at in range(3)]
+
+
+def test_a_result_says_what_was_scored_and_how_much_of_it_training_has_seen() -> None:
+    make_run()
+    result = score_run([*(answer(key, "normal") for key in SESSIONS), answer("i0", "EventTrap")])
+    assert [(row["source"], row["test_set"], row["n"], row["seen"]) for row in result["results"]] == [
+        ("bgl", "disjoint", 4, 0), ("bgl", "all", 6, 2), ("s", "disjoint", 1, 0), ("s", "all", 1, 0)]
+    assert (result["limit"], result["samples"]) == (None, 1)
+    assert result["tasks"] == ["anomaly_detection", "root_cause_analysis"]
+    assert all(row["lenient"]["metrics"] == row["metrics"] for row in result["results"])
+
+
+def test_some_tasks_alone() -> None:
+    """A floor answers only the tasks that it fits."""
+    make_run()
+    some = [answer(key, "normal") for key in SESSIONS]
+    result = score_run(some, "--tasks", "anomaly_detection", model="majority", stage="floor")
+    assert result["tasks"] == ["anomaly_detection"] and {row["source"] for row in result["results"]} == {"bgl"}
+    with pytest.raises(SystemExit, match="1 id, the first 'i0': without an answer"):
+        score_run(some, model="majority", stage="floor")
+    Path("R.jsonl.manifest.json").write_text('{"tasks": ["anomaly_detection"]}')  # as eval.floors writes it
+    assert score_run(some, "--samples", "5", model="majority", stage="floor")["results"] == result["results"]
+    with pytest.raises(SystemExit, match="'i0': without an answer"):
+        score_run(some)
+    with pytest.raises(SystemExit, match="'a-bgl-normal-9': of no instance"):
+        score_run([*some, answer("a-bgl-normal-9", "normal")], "--tasks", "anomaly_detection")
+    with pytest.raises(SystemExit, match="has no test instance of 'logs'; its tasks are anomaly_detection, "):
+        score_run(some, "--tasks", "anomaly_detection,logs")
+
+
+def test_a_sample_is_scored_with_its_answers_or_with_all() -> None:
+    run = make_run()
+    asked = [item.id for part in stratified(score.read_test_pools(run), 2) for item in part]
+    result = score_run([answer(key, "normal") for key in asked], "--limit", "2")
+    assert len(asked) == 3 and {row["n"] for row in result["results"] if row["test_set"] == "all"} == {1, 2}
+    more = score_run([*(answer(key, "normal") for key in SESSIONS), answer("i0", "EventTrap")], "--limit", "2")
+    assert result["limit"] == 2 and result["results"][0]["metrics"] == more["results"][0]["metrics"]
+
+
+def test_drafts_of_a_model_that_was_cut_off_while_thinking_are_no_answers() -> None:
+    make_run()
+    texts = {"length": "so <answer>normal</answer>", "stop": "so <answer>normal</answer>"}
+    for reason, text in texts.items():
+        cut = [answer(key, "normal") for key in SESSIONS]
+        cut[1] = response(SESSIONS[1], text)
+        cut[1]["response"]["body"]["choices"][0]["finish_reason"] = reason
+        result = score_run(cut, "--tasks", "anomaly_detection", model="r1-distill-qwen-7b")
+        assert result["results"][0]["unparsed"] == (reason == "length")
+
+
+@pytest.mark.parametrize(("model", "stage", "said"), [
+    ("gpt-9", "base", "unknown model 'gpt-9'"), ("qwen2.5-7b", "sft", "unknown stage 'sft'"),
+    ("gpt-4o", "dpo", "gpt-4o is of kind api"), ("majority", "base", "its one stage is 'floor', not 'base'"),
+    ("bert", "dpo", "its one stage is 'classifier'"),
+])
+def test_stages_that_a_model_has_not(model: str, stage: str, said: str) -> None:
+    make_run()
+    with pytest.raises(SystemExit, match=said):
+        score_run([], model=model, stage=stage)

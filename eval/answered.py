@@ -1,0 +1,208 @@
+"""A run's test instances and the answers to them: which are asked, how responses are joined, read and voted on."""
+
+import argparse
+import hashlib
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from logreasoner.answers import parse_label, parse_label_leniently
+from logreasoner.cli import UserError
+from logreasoner.config import Run, task
+from logreasoner.files import read_json, read_jsonl
+from logreasoner.journal import content, final, trouble
+from logreasoner.records import Instance, by_id, read_instances
+
+SEED = 42  # of the stratified sample
+SAMPLE = re.compile(r"[0-9]{1,6}")  # of a custom_id <instance id>#<sample>
+UNKNOWN = "of no instance of this test set", "score the responses with the instances they answer"
+TWICE = "answered twice", "keep one response an id"
+FURTHER = "not one of the samples that are scored", "give --samples as eval.predict had it"
+Slot = tuple[str, int]  # instance id, sample
+Pools = tuple[list[Instance], list[Instance]]  # disjoint from training, seen by it
+
+
+class Answer(NamedTuple):
+    """The label that an instance was given, read both ways; None where it cannot be parsed."""
+
+    strict: str | None
+    lenient: str | None
+
+
+NONE = "", Answer(None, None)  # of a request that was refused
+
+
+def read_test_set(path: Path, name: str | None = None) -> list[Instance]:
+    """The instances of a file. Raises UserError for an unknown label, and for a task other than `name` if given."""
+    items = list(read_instances(path))
+    for row, item in enumerate(items, 1):
+        where = f"{path}: instance {row} ({item.id[:80]!r})"
+        if name is not None and item.task != name:
+            raise UserError(f"{where} is of task {item.task!r}, not {name!r}; score each task by itself")
+        if item.label not in task(item.task).labels:
+            raise UserError(f"{where} has the label {item.label!r}, which {item.task} does not know; "
+                            f"its labels are {', '.join(task(item.task).labels)}")
+    return items
+
+
+def read_test_pools(run: Run) -> Pools:
+    """A run's test instances: those disjoint from training, and those whose log text training has seen."""
+    clean, seen = (read_test_set(run.pools / name) for name in ("test.jsonl", "test_seen.jsonl"))
+    both = {item.id for item in clean} & {item.id for item in seen}
+    if both:
+        raise UserError(f"{run.pools}: id {min(both)!r} is in test.jsonl and in test_seen.jsonl; make the pools again")
+    if not clean and not seen:
+        raise UserError(f"{run.pools}: test.jsonl and test_seen.jsonl are empty, so there is nothing to evaluate")
+    return clean, seen
+
+
+def stratified(pools: Pools, limit: int | None) -> Pools:
+    """At most `limit` instances of each (task, source), in proportion to labels and to what training has seen.
+
+    Nested: a smaller sample is part of every larger one, so answers are reused. The r-th of m instances with the same
+    label and pool, in the order of a hash of their ids, stands at (r - 1/2) / m, and the first come into the sample;
+    this is Sainte-Laguë's way of handing out seats.
+    """
+    if limit is None:
+        return pools
+    strata: dict[tuple[str, str], dict[tuple[str, int], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
+    for at, pool in enumerate(pools):
+        for item in pool:
+            mark = hashlib.sha256(f"{SEED}:{item.id}".encode()).hexdigest()
+            strata[item.task, item.source][item.label, at].append((mark, item.id))
+    kept = set()
+    for groups in strata.values():
+        places = sorted(((rank + 0.5) / len(group), *one) for group in groups.values()
+                        for rank, one in enumerate(sorted(group)))
+        kept |= {key for _, _, key in places[:limit]}
+    clean, seen = ([item for item in pool if item.id in kept] for pool in pools)
+    return clean, seen
+
+
+def test_sets(pools: Pools) -> Iterator[tuple[tuple[str, str, str], list[Instance], int]]:
+    """((task, source, test set), instances, how many of them training has seen) for each test set with instances.
+
+    `disjoint`: logs that no training pool holds; `all`: those and the rest of the test file (section 4.3 claims the
+    first, the published counts fit the second).
+    """
+    for task_name, source in sorted({(item.task, item.source) for pool in pools for item in pool}):
+        apart, known = ([item for item in pool if (item.task, item.source) == (task_name, source)] for pool in pools)
+        if apart:
+            yield (task_name, source, "disjoint"), apart, 0
+        yield (task_name, source, "all"), [*apart, *known], len(known)
+
+
+def read_answer(text: str, labels: list[str]) -> Answer:
+    """Read one answer strictly and leniently."""
+    strict = parse_label(text, labels)
+    return Answer(strict, parse_label_leniently(text, labels) if strict is None else strict)
+
+
+def vote(samples: Sequence[Answer]) -> Answer:
+    """Self-consistency: the most frequent parsed label; of several the one sampled first. Each way of reading alone."""
+    if len(samples) == 1:
+        return samples[0]
+
+    def most(labels: Iterable[str | None]) -> str | None:
+        counts = Counter(label for label in labels if label is not None)
+        return max(counts, key=counts.__getitem__, default=None)
+
+    strict, lenient = zip(*samples, strict=True)
+    return Answer(most(strict), most(lenient))
+
+
+def predictions(path: Path, items: Mapping[str, Instance], samples: int = 1, others: Collection[str] = (),
+                thinking: bool = False) -> dict[str, Answer]:
+    """Instance id -> answer, voted over `samples`; exactly the ids of `items`. Answers to `others` are passed over.
+
+    Raises UserError for ids that are unknown, answered twice or missing. An error response is a missing one, unless
+    it refuses this very request (too long, say): that cannot be parsed. `thinking`: an answer that was cut off before
+    </think> holds nothing but drafts.
+    """
+    found: dict[Slot, tuple[str, Answer]] = {}  # with the custom_id
+    failed: dict[Slot, dict[str, Any]] = {}
+    wrong: dict[tuple[str, str], list[str]] = {UNKNOWN: [], TWICE: [], FURTHER: []}
+    for number, response in read_jsonl(path):
+        custom_id = response.get("custom_id")
+        if not isinstance(custom_id, str):
+            raise UserError(f"{path}:{number}: a response needs a custom_id")
+        key, mark, sample = custom_id.partition("#")
+        if key in others:
+            continue
+        numbered = bool(mark and SAMPLE.fullmatch(sample))
+        text, slot = content(response), (key, int(sample) if samples > 1 and numbered else 0)
+        if key not in items or (mark and not numbered):
+            wrong[UNKNOWN].append(custom_id)
+        elif samples > 1 and not (numbered and slot[1] < samples):
+            wrong[FURTHER].append(custom_id)
+        elif text is None:
+            failed[slot] = response
+        elif slot in found:
+            wrong[TWICE if found[slot][0] == custom_id else FURTHER].append(custom_id)
+        else:
+            drafts = thinking and _cut_off(response, text)
+            found[slot] = custom_id, read_answer("" if drafts else text, task(items[key].task).labels)
+    for (what, then), ids in wrong.items():
+        _refuse(path, ids, what, then)
+    missing = [(key, at) for key in items for at in range(samples)
+               if (key, at) not in found and not final(failed.get((key, at), {}))]
+    reason = f" ({trouble(failed[missing[0]])})" if missing and missing[0] in failed else ""
+    _refuse(path, [key if samples == 1 else f"{key}#{at}" for key, at in missing], f"without an answer{reason}",
+            "run the engine again; it asks only what is missing")
+    return {key: vote([found.get((key, at), NONE)[1] for at in range(samples)]) for key in items}
+
+
+def _cut_off(response: dict[str, Any], text: str) -> bool:
+    return "</think>" not in text and response["response"]["body"]["choices"][0].get("finish_reason") == "length"
+
+
+def _refuse(path: Path, ids: list[str], what: str, then: str) -> None:
+    if ids:
+        raise UserError(f"{path}: {len(ids):,} id{'s' * (len(ids) > 1)}, the first {ids[0][:80]!r}: {what}; {then}")
+
+
+def fixed(run: Run, name: str) -> bool:
+    """Whether a model is no language model: it is not prompted, and answers the same each time."""
+    return run.model(name).kind in ("encoder", "floor")
+
+
+def answered_tasks(run: Run, name: str, responses: Path) -> list[str]:
+    """The tasks that a floor or classifier says it fits, in the manifest of its answers; none said means all."""
+    path = responses.with_name(responses.name + ".manifest.json")
+    return list(read_json(path).get("tasks", [])) if fixed(run, name) and path.exists() else []
+
+
+def answers(run: Run, name: str, responses: Path, pools: Pools, tasks: Collection[str], limit: int | None,
+            samples: int) -> dict[str, Answer]:
+    """The answers of a model to a run's test instances, or to those of some tasks and of a stratified sample.
+
+    Raises UserError for a task without instances and as `predictions` does.
+    """
+    missing = set(tasks) - {item.task for pool in pools for item in pool}
+    if missing:
+        raise UserError(f"--tasks: run {run.name} has no test instance of {min(missing)!r}; its tasks are "
+                        f"{', '.join(run.tasks())}")
+    asked = by_id(item for pool in stratified(pools, limit) for item in pool if not tasks or item.task in tasks)
+    others = {item.id for pool in pools for item in pool} - set(asked)
+    samples = 1 if fixed(run, name) else samples  # k equal answers vote as one does
+    return predictions(responses, asked, samples, others, run.model(name).thinking)
+
+
+def names(text: str) -> list[str]:
+    """The parts of a comma-separated option."""
+    return [part for part in re.split(r"[,\s]+", text) if part]
+
+
+def number(text: str) -> int:
+    """A whole number of at least 1, for argparse."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def add_limit_and_samples(arguments: argparse.ArgumentParser) -> None:
+    """The two options that eval.predict, eval.score and eval.compare must be given alike."""
+    arguments.add_argument("--limit", type=number, help="a stratified sample: so many instances of a task and source")
+    arguments.add_argument("--samples", type=number, default=1, help="answers an instance, which vote (default: 1)")

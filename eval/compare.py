@@ -1,0 +1,198 @@
+"""What sets two scores apart: paired tests on the same instances, and the spread over runs that differ in their seed.
+
+`pair` asks whether a difference may come from the choice of test logs: McNemar's exact test for accuracy, a paired
+bootstrap for F1 and weighted F1, Holm's correction over all the tests printed. `spread` shows what another seed does.
+"""
+
+import argparse
+import re
+import statistics
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from eval.answered import (
+    add_limit_and_samples,
+    answered_tasks,
+    answers,
+    names,
+    number,
+    read_test_pools,
+    test_sets,
+)
+from eval.paired import RESAMPLES, compared, holm, joint_table
+from eval.score import SEED
+from logreasoner import cli
+from logreasoner.cli import UserError
+from logreasoner.config import Run, differences, load_run, task
+from logreasoner.files import manifest, read_json, write_json
+
+SEEDS = ("name", "title", "seed", "training_seed")  # in what the runs of a spread may differ
+
+
+def stem(limit: int | None, samples: int) -> str:
+    """What the names of files and folders say of a sample and a vote: ".limit200.samples5"."""
+    return (f".limit{limit}" if limit else "") + (f".samples{samples}" if samples > 1 else "")
+
+
+class Side(NamedTuple):
+    """One of the two that are compared: a model at a stage of a run, its answers voted over `samples`."""
+
+    run: Run
+    model: str
+    stage: str
+    samples: int
+
+    def responses(self, limit: int | None) -> Path:
+        """Where make puts its answers: of the sample, or of the whole test pools if only these are there."""
+        folder = self.run.dir / "predictions" / self.model / self.stage
+        part, whole = (folder / f"test{stem(only, self.samples)}.responses.jsonl" for only in (limit, None))
+        return part if part.exists() or not whole.exists() else whole
+
+    def as_json(self) -> dict[str, Any]:
+        """What the result says of it."""
+        return {**self._asdict(), "run": self.run.name}
+
+
+def side(run: str, text: str) -> Side:
+    """Read MODEL/STAGE or MODEL/STAGE:SAMPLES. Raises UserError for unknown names."""
+    match = re.fullmatch(r"([^/]+)/([^/:]+)(?::([1-9][0-9]{0,3}))?", text)
+    if not match:
+        raise UserError(f"{text!r}: expected MODEL/STAGE, or MODEL/STAGE:SAMPLES for a vote")
+    found = Side(load_run(run), match[1], match[2], int(match[3] or 1))
+    found.run.check(found.model, found.stage)
+    return found
+
+
+def pair(a: Side, b: Side, tasks: list[str], limit: int | None) -> dict[str, Any]:
+    """Paired tests, a row for each test set and metric; `all` only where training has seen some of it.
+
+    Raises UserError unless both runs have the same test pools and the same kind of teacher.
+    """
+    pools, others = read_test_pools(a.run), read_test_pools(b.run)
+    if any({item.id: item.label for item in one} != {item.id: item.label for item in other}
+           for one, other in zip(pools, others, strict=True)):
+        raise UserError(f"{a.run.pools} and {b.run.pools} hold different test instances, so nothing is paired; "
+                        "compare runs that share their pools, or look at the spread of their scores")
+    if a.run.mark != b.run.mark:
+        raise UserError(f"runs {a.run.name} and {b.run.name}: one has a scripted teacher; results are never mixed")
+    fits = [set(found) for each in (a, b) if (found := answered_tasks(each.run, each.model, each.responses(limit)))]
+    tasks = tasks or sorted(set.intersection(*fits) if fits else [])
+    left, right = (answers(each.run, each.model, each.responses(limit), pools, tasks, limit, each.samples)
+                   for each in (a, b))
+    clean, seen = ([item for item in pool if item.id in left] for pool in pools)
+    rows = [{"task": name, "source": source, "test_set": test_set, **row}
+            for (name, source, test_set), items, known in test_sets((clean, seen)) if known or test_set == "disjoint"
+            for row in compared(joint_table(items, left, right, task(name).labels), task(name))]
+    for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+        row["p_holm"] = p
+    return {"a": a.as_json(), "b": b.as_json(), "teacher": a.run.mark, "tasks": sorted({row["task"] for row in rows}),
+            "limit": limit, "correction": f"Holm, over all {len(rows)} tests", "resamples": RESAMPLES, "seed": SEED,
+            "rows": rows}
+
+
+def results_path(run: Run, name: str, stage: str, limit: int | None, samples: int) -> Path:
+    """Where make puts the scores of a model at a stage."""
+    return run.dir / f"results{stem(limit, samples)}" / name / stage / "result.json"
+
+
+def spread(runs: list[Run], name: str, stage: str, limit: int | None, samples: int) -> dict[str, Any]:
+    """Mean, sample standard deviation, least and greatest of each metric over runs, a row for each test set.
+
+    Raises UserError for fewer than two runs, runs that differ in more than SEEDS, and test sets that not all have.
+    """
+    if len({run.name for run in runs}) < max(2, len(runs)):
+        raise UserError("--runs: give two runs or more, each once")
+    first, *others = ({key: value for key, value in run.experiment.model_dump().items() if key not in SEEDS}
+                      for run in runs)
+    for run, declared in zip(runs[1:], others, strict=True):
+        if found := "; ".join(differences(first, declared)[:5]):
+            raise UserError(f"runs {runs[0].name} and {run.name} differ in more than their seed: {found}")
+    tables = [_rows(results_path(run, name, stage, limit, samples)) for run in runs]
+    for run, table in zip(runs, tables, strict=True):
+        odd = sorted(set(table) ^ set(tables[0]))
+        if odd:
+            raise UserError(f"runs {runs[0].name} and {run.name}: only one has a score of {' '.join(odd[0])}; "
+                            "score both on the same tasks")
+    rows = []
+    for key in tables[0]:
+        each = [table[key] for table in tables]
+        for metric in task(key[0]).metrics:
+            values = [row["metrics"][metric]["value"] for row in each]
+            rows.append({"task": key[0], "source": key[1], "test_set": key[2], "metric": metric,
+                         "mean": statistics.mean(values), "sd": statistics.stdev(values), "min": min(values),
+                         "max": max(values), "values": values, "n": [row["n"] for row in each]})
+    return {"runs": [run.name for run in runs], "model": name, "stage": stage, "limit": limit, "samples": samples,
+            "seeds": [{key: run.experiment.model_dump()[key] for key in ("seed", "training_seed")} for run in runs],
+            "rows": rows}
+
+
+def _rows(path: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
+    try:
+        return {(row["task"], row["source"], row["test_set"]): row for row in read_json(path)["results"]}
+    except (KeyError, TypeError):
+        raise UserError(f"{path}: not a result of eval.score --run; score it again") from None
+
+
+def _pair(given: argparse.Namespace) -> None:
+    a, b = side(given.run, given.a), side(given.run_b or given.run, given.b)
+    found = pair(a, b, given.tasks, given.limit)
+    called = f"{given.a}-vs-{f'{given.run_b}-' if given.run_b else ''}{given.b}{stem(given.limit, 1)}"
+    out = given.out or a.run.dir / "compare" / f"{re.sub('[/:]', '-', called)}.json"
+    write_json(out, found)
+    manifest(out, [each.responses(given.limit) for each in (a, b)])
+    for row in found["rows"]:
+        a_score, b_score, *moved = (100 * row[key] for key in ("a", "b", "difference", "low", "high"))
+        discordant = f" ({row['only_a_right']} to {row['only_b_right']})" if "only_a_right" in row else ""
+        print(f"{_title(row)}: {a_score:.1f} - {b_score:.1f} = {moved[0]:+.1f} [{moved[1]:+.1f}, {moved[2]:+.1f}] "
+              f"n={row['n']:,} {row['test']}{discordant} p={row['p']:.2g}, corrected {row['p_holm']:.2g}")
+    print(f"corrected: {found['correction']}\n{out}")
+
+
+def _spread(given: argparse.Namespace) -> None:
+    runs = [load_run(name) for name in given.runs]
+    runs[0].check(given.model, given.stage)
+    found = spread(runs, given.model, given.stage, given.limit, given.samples)
+    called = f"spread-{given.model}-{given.stage}{stem(given.limit, given.samples)}"
+    out = given.out or runs[0].dir / "compare" / f"{called}.json"
+    write_json(out, found)
+    manifest(out, [results_path(run, given.model, given.stage, given.limit, given.samples) for run in runs])
+    for row in found["rows"]:
+        mean, sd, low, high = (100 * row[key] for key in ("mean", "sd", "min", "max"))
+        print(f"{_title(row)}: {mean:.1f} sd {sd:.1f}, {low:.1f} to {high:.1f} over {len(runs)} runs, "
+              f"n={', '.join(f'{n:,}' for n in row['n'])}")
+    print(out)
+
+
+def _title(row: dict[str, Any]) -> str:
+    return f"{row['task']} {row['source']} {row['test_set']} {row['metric']}"
+
+
+def main() -> None:
+    """Compare scores."""
+    arguments = cli.parser("eval.compare", "Paired tests between two models, and the spread over seeds.", """
+python -m eval.compare pair --run paper --a qwen2.5-7b/dpo --b qwen2.5-7b/base
+python -m eval.compare pair --run paper --a qwen2.5-7b/dpo --b tfidf-lr/floor --tasks root_cause_analysis
+python -m eval.compare pair --run paper --a qwen2.5-7b/base:5 --b qwen2.5-7b/base --limit 200
+python -m eval.compare spread --runs paper paper-43 paper-44 --model qwen2.5-7b --stage dpo""")
+    forms = arguments.add_subparsers(required=True, metavar="{pair,spread}")
+    one = forms.add_parser("pair", help="two of a run on the same instances")
+    one.add_argument("--run", required=True)
+    one.add_argument("--run-b", help="the run of b, if another; its test pools must be the same")
+    one.add_argument("--a", required=True, metavar="MODEL/STAGE[:SAMPLES]")
+    one.add_argument("--b", required=True, metavar="MODEL/STAGE[:SAMPLES]")
+    one.add_argument("--tasks", type=names, default=[], help="only these (comma-separated)")
+    one.add_argument("--limit", type=number, help="only the sample that eval.predict --limit asks")
+    one.set_defaults(main=_pair)
+    several = forms.add_parser("spread", help="one model and stage over runs that differ in their seed")
+    several.add_argument("--runs", required=True, nargs="+")
+    several.add_argument("--model", required=True)
+    several.add_argument("--stage", required=True)
+    add_limit_and_samples(several)
+    several.set_defaults(main=_spread)
+    for form in (one, several):
+        form.add_argument("--out", type=Path, help="JSON (default: in build/runs/RUN/compare)")
+    cli.run(arguments, lambda given: given.main(given))
+
+
+if __name__ == "__main__":
+    main()

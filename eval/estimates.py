@@ -1,0 +1,242 @@
+"""Steps and trainings that stand between a run and its results: prompts, tokens, USD, GPU hours, disk.
+
+Prompts that can be written already are counted exactly. What is not known yet is estimated and says so: how many
+solutions will be wrong (Table 1's share; at most all of them), how long answers are (experiments/prices.yaml until the
+run has some), how fast a GPU is. Answers that are in a journal already are not counted again.
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+
+from data_builders import stage1, stage2
+from eval import predict
+from logreasoner import chat, prompts
+from logreasoner.config import Run
+from logreasoner.costs import estimated_tokens, prices, spent_in
+from logreasoner.journal import Journal, Record, body_digest
+from logreasoner.published import published
+from logreasoner.records import read_instances
+
+Count = Callable[[str], float]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Requests to one model. Tokens are those still to be paid; `most` requests where `requests` is an estimate."""
+
+    name: str
+    asked: str
+    requests: int
+    most: int
+    answered: int
+    saved: int  # identical questions, asked once
+    tokens_in: float
+    prefix: float  # share of tokens_in that an earlier prompt begins with
+    tokens_out: float
+    tokens_out_most: float
+    basis: str
+    usd: float | None = None
+    usd_most: float | None = None
+    gpu_hours: float | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """A stage still to be trained; tokens over all epochs."""
+
+    model: str
+    stage: str
+    rows: int
+    tokens: float
+    gpu_hours: float | None
+    disk: float  # bytes: merged weights, and a checkpoint with its optimizer where all weights are tuned
+
+
+def tokenizer(path: str) -> tuple[Count, str]:
+    """How prompts of a model are counted: by its tokenizer.json, if that and `tokenizers` are here, else by length."""
+    cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "hub"
+    folders = [Path(path), *(cache / f"models--{path.replace('/', '--')}" / "snapshots").glob("*")]
+    found = next((file for folder in folders if (file := folder / "tokenizer.json").exists()), None)
+    try:
+        from tokenizers import Tokenizer
+    except ImportError:
+        found = None
+    if found is None:
+        return estimated_tokens, "estimated by length"
+    known = Tokenizer.from_file(str(found))
+    return (lambda text: len(known.encode(text).ids)), "counted by the model's tokenizer"
+
+
+def shared_prefix(texts: list[str]) -> float:
+    """The share of characters that a prefix cache saves: what each prompt has in common with one before it."""
+    common, before = 0, ""
+    for text in sorted(texts):
+        low, high = 0, min(len(before), len(text))
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if before[:middle] == text[:middle] else (low, middle - 1)
+        common, before = common + low, text
+    return common / max(sum(map(len, texts)), 1)
+
+
+class Plan:
+    """The steps and trainings of some (model, stage) pairs of a run."""
+
+    def __init__(self, run: Run, profile: str, limit: int | None = None, samples: int = 1):
+        self.run, self.profile, self.limit, self.samples = run, profile, limit, samples
+        self.steps: dict[Path, Step] = {}
+        self.trainings: dict[tuple[str, str], Training] = {}
+        self.notes: dict[str, None] = {}
+        self.rendered: dict[tuple[str, bool], list[Record]] = {}
+        tasks, pool = run.tasks(), list(read_instances(run.pools / "stage2.jsonl"))
+        self.pool = len(pool)
+        self.problem = fmean(estimated_tokens(prompts.problem(item, tasks[item.task])) for item in pool)
+        self.prompt = fmean(estimated_tokens(prompts.solution(item, tasks[item.task])) for item in pool)
+        rows = [row for row in published().data_tables["table1"]["rows"] if row["stage"] == "stage2"]
+        self.wrong = sum(row["dpo"] for row in rows) / sum(row["dpo"] + row["sft"] for row in rows)
+
+    def add(self, model: str, stage: str) -> None:
+        """Add a pair and all that it stands on."""
+        kind = self.run.model(model).kind
+        if kind in ("floor", "encoder"):
+            self.notes[f"{model}: no language model; minutes, not estimated"] = None
+            return
+        for each in self.run.lineage(stage):
+            self._lineage(model, each)
+        self._step("evaluation", self.run.dir / "predictions" / model / stage / "test", model, stage)
+
+    def _lineage(self, model: str, stage: str) -> None:
+        run, samples = self.run, self.run.stage(stage).samples
+        if samples.kind in ("thoughts", "rationales"):
+            self._step("rationales", run.dataset("shared", "thought-sft") / "rationales")
+        if samples.kind == "thoughts":
+            self._step("thoughts", run.dataset("shared", "thought-sft") / "thoughts")
+        if samples.kind == "rationales":
+            self._step("rationales", run.dataset("shared", stage) / "rationales")
+        if samples.solutions:
+            policy = run.stage(samples.solutions).samples.policy
+            self._step("solutions", run.dataset(model, samples.solutions) / "solutions", model, policy)
+            if samples.corrections and run.corrected_by(samples.corrections) == "self":
+                self._step("corrections", run.dataset(model, samples.corrections) / "corrections", model, policy)
+            elif samples.corrections:
+                self._step("corrections", run.dataset(model, samples.corrections) / "corrections")
+        if not (run.stage_dir(model, stage) / "manifest.json").exists():
+            self.trainings.setdefault((model, stage), self._training(model, stage))
+
+    def _written(self, name: str, stem: Path, model: str, stage: str) -> list[Record] | None:
+        """The requests of a step where they can be written by now: they are pure functions of what is there."""
+        if name == "evaluation":
+            return self._evaluation(model, stage)
+        file = stem.with_name(f"{stem.name}.requests.jsonl")
+        if file.exists():
+            return chat.read_requests(file)
+        if name in ("thoughts", "corrections"):
+            return None
+        with tempfile.TemporaryDirectory() as folder:
+            scratch = Run(self.run.name, self.run.experiment)
+            scratch.dir, scratch.pools = Path(folder), self.run.pools
+            if name == "rationales":
+                stage1.rationale_requests(scratch, stem.parent.name)
+            else:
+                stage2.solution_requests(scratch, model, stem.parent.name)
+            return chat.read_requests(Path(folder) / file.relative_to(self.run.dir))
+
+    def _evaluation(self, model: str, stage: str) -> list[Record]:
+        """The requests of an evaluation; models differ in what they are called, so prompts are rendered once."""
+        kind, called = predict.endpoint(self.run, model, stage)
+        alike = kind, self.run.model(model).thinking
+        if alike not in self.rendered:
+            self.rendered[alike] = predict.requests(self.run, model, stage, limit=self.limit, samples=self.samples)
+        return [{**each, "body": {**each["body"], "model": called}} for each in self.rendered[alike]]
+
+    def _step(self, name: str, stem: Path, model: str = "", stage: str = "") -> None:
+        """Count a step; without a model it is the teacher's."""
+        if stem in self.steps:
+            return
+        run = self.run
+        local = bool(model) and run.model(model).kind == "open"
+        asked = run.experiment.teacher.model if not model else \
+            chat.served_name(model, stage) if local else run.model(model).path
+        count, how = tokenizer(run.weights(model, stage)) if local else (estimated_tokens, "estimated by length")
+        journal = stem.with_name(f"{stem.name}.journal.jsonl")
+        written = self._written(name, stem, model, stage)
+        out, from_answers = self._typical(journal, name, model)
+        if written is None:
+            step = self._estimated(name, asked, out)
+        else:
+            paths = [path for path in [journal, *([] if model else chat.other_runs(run, journal))] if path.exists()]
+            journals = [Journal(path) for path in paths]
+            left = [each for each in written if not any(known.answer(each) for known in journals)]
+            bodies = [each["body"] for each in {body_digest(each): each for each in left}.values()]
+            texts = [body["messages"][0]["content"] for body in bodies]
+            step = Step(name, asked, len(written), len(written), len(written) - len(left), len(left) - len(texts),
+                        sum(map(count, texts)), shared_prefix(texts), out * len(texts),
+                        sum(body["max_tokens"] for body in bodies), f"prompts {how}; answers {from_answers}")
+        self.steps[stem] = Step(**{**asdict(step), **(self._hours(step, model) if local else self._usd(step))})
+
+    def _typical(self, journal: Path, name: str, model: str) -> tuple[float, str]:
+        """Tokens of an answer: the mean of those received, else as stated."""
+        spent = spent_in(journal) if journal.exists() else None
+        if spent and spent.answers:
+            return spent.completion_tokens / spent.answers, f"as the mean of {spent.answers:,} received"
+        purpose = {"rationales": "rationale", "thoughts": "thought", "solutions": "solution",
+                   "corrections": "correction"}.get(name, "evaluation")
+        thinks = bool(model) and self.run.model(model).thinking
+        return prices().typical_output["thinking" if thinks else purpose], "of a stated length"
+
+    def _estimated(self, name: str, asked: str, out: float) -> Step:
+        """A step whose prompts hang on answers still to come."""
+        typical = prices().typical_output
+        if name == "thoughts":
+            most, basis = self.run.experiment.stage1.select, "as many as are selected"
+            requests, before = most, typical["rationale"]
+            frame = prompts.render("thought", problem="", analysis="", least=3, most=8)
+        else:
+            most, before = self.pool, typical["solution"]
+            requests, basis = round(most * self.wrong), f"Table 1's share of wrong solutions, {self.wrong:.0%}"
+            frame = prompts.render("correction", problem="", steps=[], answer="", label="")
+        tokens = requests * (estimated_tokens(frame) + self.problem + before)
+        limit = chat.request("", "", name.removesuffix("s"), "", vllm=False)["body"]["max_tokens"]
+        return Step(name, asked, requests, most, 0, 0, tokens, requests * estimated_tokens(frame) / tokens,
+                    out * requests, limit * most, f"{basis}; prompts and answers of a stated length")
+
+    def _usd(self, step: Step) -> dict[str, float | None]:
+        price = prices().models.get(step.asked)
+        if price is None:
+            self.notes[f"{step.asked}: no price in experiments/prices.yaml"] = None
+            return {}
+        if price.retires and price.retires <= prices().as_of:
+            self.notes[f"{step.asked}: the API is listed to have stopped serving it on {price.retires}"] = None
+        scale = step.most / max(step.requests, 1)
+        return {"usd": (step.tokens_in * price.input + step.tokens_out * price.output) / 1e6,
+                "usd_most": (scale * step.tokens_in * price.input + step.tokens_out_most * price.output) / 1e6}
+
+    def _hours(self, step: Step, model: str) -> dict[str, float | None]:
+        share = prices().throughput.utilisation
+        work = step.tokens_in * (1 - step.prefix) / share["prefill"] + step.tokens_out / share["decode"]
+        return {"gpu_hours": self._gpu_hours(work * 2 * self.run.model(model).parameters)}
+
+    def _gpu_hours(self, operations: float) -> float | None:
+        peak = prices().throughput.peak.get(self.profile)
+        if peak is None:
+            self.notes[f"{self.profile}: no peak in experiments/prices.yaml, so no hours"] = None
+        return operations / peak / 3600 if peak else None
+
+    def _training(self, model: str, stage: str) -> Training:
+        declared, size = self.run.stage(stage), self.run.model(model).parameters
+        kind, share, typical = declared.samples.kind, declared.samples.share, prices().typical_output
+        select, pool = self.run.experiment.stage1.select, self.pool
+        rows, answer = {
+            "thoughts": (select * share, typical["thought"]), "labels": (pool * share, 10),
+            "rationales": ((pool + select) * share, typical["rationale"]),
+            "solutions": (pool * share * (1 - self.wrong), typical["solution"]),
+            "pairs": (pool * share * self.wrong, typical["solution"] + typical["correction"])}[kind]
+        pairs = declared.method == "dpo"
+        tokens = rows * (self.prompt * (1 + pairs) + answer) * declared.arguments["num_train_epochs"]
+        work = tokens * (8 if pairs else 6) * size / prices().throughput.utilisation["training"]
+        return Training(model, stage, round(rows), tokens, self._gpu_hours(work),
+                        size * (16 if self.run.experiment.finetuning == "full" else 2))

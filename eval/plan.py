@@ -1,0 +1,130 @@
+"""`make plan`: what a table or a figure would ask, cost and take, before anything is spent (eval/estimates.py)."""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from eval.answered import add_limit_and_samples
+from eval.estimates import Plan
+from logreasoner import cli
+from logreasoner.cli import UserError
+from logreasoner.config import Run, hardware, load_run
+from logreasoner.costs import prices
+from logreasoner.published import Cell, grid
+
+HEADER = ("step", "asked", "requests", "answered", "identical", "tokens in", "in prefixes", "tokens out", "at most",
+          "USD", "by batch", "at most", "GPU h")
+Table = list[tuple[str, ...]]
+
+
+def chosen(only: str | None, models: list[str]) -> list[Cell]:
+    """The cells of a table or figure, of some models. Raises UserError if there are none with a model."""
+    cells = [cell for cell in grid(only, models or None)
+             if cell.model and (not models or cell.model in models or cell.table.startswith("figure"))]
+    if not cells:
+        known = ", ".join(dict.fromkeys(cell.model for cell in grid(only) if cell.model)) or "none: it asks no model"
+        raise UserError(f"{only or 'the grid'} has no cell of {', '.join(models) or 'a model'}; its models are {known}")
+    return cells
+
+
+def planned(run: Run, cells: list[Cell], profile: str, limit: int | None, samples: int) -> Plan:
+    """The plan of some cells. Raises UserError before `make data` and for an unknown hardware profile."""
+    if profile not in hardware():
+        raise UserError(f"unknown HARDWARE {profile!r}; experiments/hardware.yaml has {', '.join(hardware())}")
+    if not (run.pools / "manifest.json").exists():
+        raise UserError(f"{run.pools}: no pools yet, and prompts are made of them; do: make data")
+    plan = Plan(run, profile, limit, samples)
+    for model, stage in dict.fromkeys((cell.model, cell.stage) for cell in cells):
+        plan.add(model, stage)
+    return plan
+
+
+def totals(plan: Plan) -> dict[str, float]:
+    """USD (live, by the Batch API, at most live), GPU hours and bytes of disk in all."""
+    steps, trainings = plan.steps.values(), plan.trainings.values()
+    usd = sum(step.usd or 0 for step in steps)
+    base = {training.model: 2 * plan.run.model(training.model).parameters for training in trainings}
+    return {"usd": usd, "usd_by_batch": usd * prices().batch_discount,
+            "usd_at_most": sum(step.usd_most or 0 for step in steps),
+            "gpu_hours_generation": sum(step.gpu_hours or 0 for step in steps),
+            "gpu_hours_training": sum(training.gpu_hours or 0 for training in trainings),
+            "disk_bytes": sum(base.values()) + sum(training.disk for training in trainings)}
+
+
+def _two(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _steps(plan: Plan) -> Table:
+    rows: Table = [HEADER]
+    for step in plan.steps.values():
+        about = "~" if step.most != step.requests else ""
+        batch = None if step.usd is None else step.usd * prices().batch_discount
+        rows.append((step.name, step.asked, f"{about}{step.requests:,}", f"{step.answered:,}", f"{step.saved:,}",
+                     f"{step.tokens_in:,.0f}", f"{step.prefix:.0%}", f"{step.tokens_out:,.0f}",
+                     f"{step.tokens_out_most:,.0f}", _two(step.usd), _two(batch), _two(step.usd_most),
+                     _two(step.gpu_hours)))
+    return rows
+
+
+def _aligned(rows: Table) -> Iterator[str]:
+    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
+    for row in rows:
+        yield "  " + "  ".join(text.ljust(width) if at < 2 else text.rjust(width)
+                               for at, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
+
+
+def report(plan: Plan, cells: list[Cell]) -> Iterator[str]:
+    """The plan as text."""
+    run, total = plan.run, totals(plan)
+    pairs = len({(cell.model, cell.stage) for cell in cells})
+    yield f"{len(cells)} cells, {pairs} models at a stage; run {run.name}, {plan.profile}; prices of {prices().as_of}"
+    yield from _aligned(_steps(plan))
+    for basis in dict.fromkeys(step.basis for step in plan.steps.values()):
+        names = ", ".join(dict.fromkeys(step.name for step in plan.steps.values() if step.basis == basis))
+        yield f"  {names}: {basis}"
+    if plan.trainings:
+        yield "trainings (rows, answer lengths and speed are estimates):"
+        yield from _aligned([("stage", "model", "rows", "tokens", "GPU h"), *(
+            (each.stage, each.model, f"{each.rows:,}", f"{each.tokens:,.0f}",
+             _two(each.gpu_hours)) for each in plan.trainings.values())])
+    yield (f"API: {total['usd']:.2f} USD live, {total['usd_by_batch']:.2f} by batches; at most "
+           f"{total['usd_at_most']:.2f} live")
+    yield (f"GPU hours: {total['gpu_hours_generation']:.1f} generation, {total['gpu_hours_training']:.1f} training "
+           f"(throughput {prices().throughput.basis}); disk: {total['disk_bytes'] / 1e9:.0f} GB of weights")
+    yield from (f"note: {note}" for note in plan.notes)
+
+
+def as_json(plan: Plan, cells: list[Cell]) -> dict[str, Any]:
+    """The plan as data."""
+    return {"run": plan.run.name, "hardware": plan.profile, "cells": len(cells), "prices": str(prices().as_of),
+            "steps": [dataclasses.asdict(step) for step in plan.steps.values()],
+            "trainings": [dataclasses.asdict(each) for each in plan.trainings.values()],
+            "totals": totals(plan), "notes": list(plan.notes)}
+
+
+def _main(given: argparse.Namespace) -> None:
+    run, cells = load_run(given.run), chosen(given.only, given.models)
+    plan = planned(run, cells, given.hardware, given.limit, given.samples)
+    print(json.dumps(as_json(plan, cells), indent=2) if given.json else "\n".join(report(plan, cells)))
+
+
+def main() -> None:
+    """Say what a part of the grid would ask, cost and take."""
+    arguments = cli.parser("eval.plan", "What tables and figures would ask, cost and take. Asks nothing.", """
+python -m eval.plan --run paper --only table3 --models qwen2.5-7b
+python -m eval.plan --run paper --only figure5 --hardware 1xH200 --json
+python -m eval.plan --run paper --only table4 --models gpt-4o --limit 200""")
+    arguments.add_argument("--run", required=True)
+    arguments.add_argument("--only", help="one of them: table3 ... table5, figure4 ... figure8 (default: all)")
+    arguments.add_argument("--models", nargs="*", default=[], help="names of models.yaml (default: the paper's)")
+    arguments.add_argument("--hardware", default="2xA100", help="a profile of hardware.yaml")
+    add_limit_and_samples(arguments)
+    arguments.add_argument("--json", action="store_true")
+    cli.run(arguments, _main)
+
+
+if __name__ == "__main__":
+    main()

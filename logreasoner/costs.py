@@ -1,0 +1,228 @@
+"""What answers cost (section 6.1): prices, the budget of a run, and what its thoughts and pairs really cost."""
+
+import argparse
+import asyncio
+import datetime
+import functools
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import Field
+
+from logreasoner import cli
+from logreasoner.cli import UserError
+from logreasoner.config import Declared, Run, checked, load_run, load_yaml
+from logreasoner.files import EXPERIMENTS
+from logreasoner.journal import Record, content, inner, whole_lines
+
+PRICES = EXPERIMENTS / "prices.yaml"
+
+
+class Price(Declared):
+    """USD per million tokens; `retires` is the day on which the vendor stops serving the model."""
+
+    input: float = Field(ge=0)
+    output: float = Field(ge=0)
+    retires: datetime.date | None = None
+
+
+class Paper(Declared):
+    """Section 6.1, in USD."""
+
+    per_thought: float
+    per_pair: float
+    total_under: float
+
+
+class Throughput(Declared):
+    """Peak operations a second of one device by hardware profile, and the share of it that each kind of work gets."""
+
+    basis: str
+    peak: dict[str, float]
+    utilisation: dict[str, float]
+
+
+class Prices(Declared):
+    """experiments/prices.yaml."""
+
+    as_of: datetime.date
+    source: str
+    batch_discount: float = Field(gt=0, le=1)
+    models: dict[str, Price]
+    paper: Paper
+    characters_per_token: float = Field(gt=0)
+    typical_output: dict[str, int]
+    throughput: Throughput
+
+
+@functools.cache
+def prices() -> Prices:
+    """The dated prices and rates."""
+    return checked(Prices, load_yaml(PRICES), str(PRICES))
+
+
+def price(model: str) -> Price:
+    """A model's price. Raises UserError that says where to add it."""
+    if model not in prices().models:
+        raise UserError(f"no price is known for {model!r}, so no budget can be kept: add it to "
+                        "experiments/prices.yaml, in USD per million tokens (0 where it costs nothing)")
+    return prices().models[model]
+
+
+def estimated_tokens(text: str) -> float:
+    """Tokens of a text by its length; the ratio stands in prices.yaml with what it was measured on."""
+    return len(text) / prices().characters_per_token
+
+
+def worst_case(body: Record) -> float:
+    """The most that a request can cost live, in USD: every byte of the prompt a token, every token allowed used.
+
+    Raises UserError for a model without a price and a request without max_tokens.
+    """
+    if not isinstance(most := body.get("max_tokens"), int):
+        raise UserError(f"a request to {body.get('model')} has no max_tokens, so its cost has no bound: "
+                        "set it in experiments/decoding.yaml, or leave the budget out")
+    rate = price(str(body.get("model")))
+    return (len(json.dumps(body["messages"])) * rate.input + most * rate.output) / 1e6  # JSON is longer than the text
+
+
+@dataclass(frozen=True)
+class Spent:
+    """Answers of a journal: how many, tokens in and out, USD (None: no price), USD paid in another run's journal."""
+
+    answers: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    paid: float | None = 0.0
+    copied: float = 0.0
+
+    @property
+    def worth(self) -> float | None:
+        """What the answers cost wherever they were paid."""
+        return None if self.paid is None else self.paid + self.copied
+
+    def __add__(self, other: "Spent") -> "Spent":
+        paid = None if self.paid is None or other.paid is None else self.paid + other.paid
+        return Spent(self.answers + other.answers, self.prompt_tokens + other.prompt_tokens,
+                     self.completion_tokens + other.completion_tokens, paid, self.copied + other.copied)
+
+
+def spent_on(line: Record) -> Spent:
+    """What one line of a journal cost: its usage by its model's price, the discount where it came by a batch."""
+    body = inner(line).get("body")
+    usage = body.get("usage") if isinstance(body, dict) else None
+    if not isinstance(body, dict) or not isinstance(usage, dict):
+        return Spent()
+    tokens_in, tokens_out = (int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens"))
+    answered = int(content(line) is not None)
+    rate = prices().models.get(str(line.get("model") or body.get("model")))
+    if rate is None:
+        return Spent(answered, tokens_in, tokens_out, None)
+    usd = (tokens_in * rate.input + tokens_out * rate.output) / 1e6
+    usd *= prices().batch_discount if line.get("batch") else 1.0
+    copied = bool(line.get("copied_from"))
+    return Spent(answered, tokens_in, tokens_out, 0.0 if copied else usd, usd if copied else 0.0)
+
+
+def spent_in(path: Path) -> Spent:
+    """What the answers of a journal cost."""
+    return sum((spent_on(line) for line in whole_lines(path)), Spent())
+
+
+def journals(run: Run) -> list[Path]:
+    """Every journal of a run."""
+    return sorted(run.dir.glob("**/*.journal.jsonl"))
+
+
+class Budget:
+    """USD that a whole run may cost (all of its journals); what is under way counts as its worst case.
+
+    An answer that is lost on its way here is on the vendor's bill and on no journal's.
+    """
+
+    def __init__(self, run: Run, limit: float, under_way: float = 0.0):
+        self.run, self.limit, self.under_way = run, limit, under_way
+        self.spent = sum(spent_on(line).paid or 0.0 for path in journals(run) for line in whole_lines(path))
+        self.held: list[float] = []
+        self.refused = False
+        self.changed = asyncio.Condition()
+
+    def fits(self, worst: float) -> bool:
+        """Whether so much more could be spent with the budget kept."""
+        return self.spent + self.under_way + sum(self.held) + worst <= self.limit
+
+    async def hold(self, body: Record) -> bool:
+        """Set aside a request's worst case; waits while answers under way may free it. False if it does not fit."""
+        worst = worst_case(body)
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.fits(worst) or not self.held)
+            if self.fits(worst):
+                self.held.append(worst)
+                return True
+            self.refused = True
+            return False
+
+    async def settle(self, body: Record, response: Record) -> None:
+        """Count what a held request really cost; nothing for {} (no response)."""
+        async with self.changed:
+            self.held.remove(worst_case(body))
+            self.spent += spent_on({**response, "model": body["model"]}).paid or 0.0
+            self.changed.notify_all()
+
+    def stop(self, left: int, needed: float | None = None) -> UserError:
+        """The error that says what was spent, how many requests are left and how to go on."""
+        more = f"they can cost up to {needed:.4f}" if needed is not None else "the next could exceed it"
+        return UserError(f"the budget of {self.limit:.4f} USD stops here: run {self.run.name!r} has spent "
+                         f"{self.spent:.4f}, {left} requests are left and {more}. Every answer is kept; "
+                         "go on with a larger BUDGET= (--budget), or without one")
+
+
+def _each(name: str, paths: list[Path], samples: list[Path], paper: float) -> str:
+    """A line of the report: what the journals cost for each sample kept in the end, whoever paid for them."""
+    counts = [sum(1 for _ in whole_lines(path)) for path in samples if path.exists()]
+    spent = sum((spent_in(path) for path in paths), Spent())
+    if not sum(counts) or len(counts) < len(samples) or spent.worth is None:
+        return f"{name}: not known yet (the paper's: {paper:.3f} USD)"
+    return f"{name}: {spent.worth / sum(counts):.4f} USD, {sum(counts):,} kept (the paper's: {paper:.3f} USD)"
+
+
+def report(run: Run) -> Iterator[str]:
+    """What a run's answers cost, by journal, and each thought and pair beside the paper's (section 6.1)."""
+    said = prices().paper
+    yield f"run {run.name}: USD by the prices of {prices().as_of} (experiments/prices.yaml)"
+    total = Spent()
+    for path in journals(run):
+        spent = spent_in(path)
+        usd = "no price" if spent.paid is None else f"{spent.paid:.4f}"
+        copied = f" (+ {spent.copied:.4f} paid in another run)" if spent.copied else ""
+        total += spent if spent.paid is not None else Spent()
+        yield (f"  {path.relative_to(run.dir)}: {spent.answers:,} answers, {spent.prompt_tokens:,} tokens in, "
+               f"{spent.completion_tokens:,} out, {usd}{copied}")
+    stage1 = run.dataset("shared", "thought-sft")
+    asked = [path for name in ("rationales", "thoughts") if (path := stage1 / f"{name}.journal.jsonl").exists()]
+    yield _each("a thought", asked, [stage1 / "samples.jsonl"], said.per_thought)
+    pairs = [path for path in sorted(run.dir.glob("datasets/*/*/corrections.journal.jsonl"))
+             if path.with_name("samples.jsonl").exists() and spent_in(path).paid is not None]  # not pi_thought's own
+    yield _each("a preference pair", pairs, [path.with_name("samples.jsonl") for path in pairs], said.per_pair)
+    yield (f"everything with a price: {total.paid or 0:.4f} USD "
+           f"(the paper's data preparation: under {said.total_under:.0f})")
+    if run.mark == "scripted":
+        yield "no USD here was paid: the teacher is scripted, also where it stands in for an API; its tokens are words"
+
+
+def main() -> None:
+    """Say what a run's answers cost."""
+    arguments = cli.parser("logreasoner.costs", "What a run's answers cost, from the usage in its journals.", """
+python -m logreasoner.costs --run paper""")
+    arguments.add_argument("--run", required=True)
+
+    def show(given: argparse.Namespace) -> None:
+        print("\n".join(report(load_run(given.run))))
+
+    cli.run(arguments, show)
+
+
+if __name__ == "__main__":
+    main()

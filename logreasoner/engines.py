@@ -1,0 +1,173 @@
+"""Engines that answer while one waits: a live endpoint, vLLM's run-batch offline, a vLLM server of our own."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from logreasoner.cli import UserError
+from logreasoner.config import decoding
+from logreasoner.costs import Budget
+from logreasoner.files import TEMPLATES, read_jsonl, write_jsonl
+from logreasoner.journal import Journal, Record
+
+CHUNK = 20_000  # requests an offline run-batch process gets at once: what a kill can lose
+
+
+def ask_live(requests: list[Record], journal: Journal, base_url: str | None, key: str,
+             budget: Budget | None = None) -> None:
+    """Ask an endpoint, `live.concurrency` requests at once; the client retries with its own back-off.
+
+    Raises UserError where asking on is pointless or the budget does not cover the next request; requests under way
+    are waited for first, so that everything paid is kept.
+    """
+    asyncio.run(_ask_live(requests, journal, base_url, key, budget))
+
+
+async def _ask_live(requests: list[Record], journal: Journal, base_url: str | None, key: str,
+                    budget: Budget | None) -> None:
+    import openai
+    from tqdm import tqdm
+
+    live = decoding()["live"]
+    client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=live["max_retries"],
+                                timeout=live["timeout"])
+    waiting = iter(requests)
+    stopped: list[UserError] = []
+
+    async def worker(bar: Any) -> None:
+        for asked in waiting:
+            if stopped or (budget and not await budget.hold(asked["body"])):
+                break
+            response: Record = {}
+            try:
+                response = await _ask_one(client, asked)
+            except UserError as error:
+                stopped.append(error)
+            finally:
+                if budget:
+                    await budget.settle(asked["body"], response)
+            if response:
+                journal.add((asked, response))
+                bar.update()
+
+    with tqdm(total=len(requests), unit="answer", disable=None) as bar:
+        await asyncio.gather(*(worker(bar) for _ in range(min(live["concurrency"], len(requests)))))
+    await client.close()
+    if stopped:
+        raise stopped[0]
+    if budget and budget.refused:
+        raise budget.stop(sum(journal.answer(asked) is None for asked in requests))
+
+
+async def _ask_one(client: Any, asked: Record) -> Record:
+    import openai
+
+    body = dict(asked["body"])
+    extra = {name: body.pop(name) for name in decoding()["vllm_only"] if name in body}
+    try:
+        answer = await client.chat.completions.create(**body, extra_body=extra or None)
+        received = answer.model_dump(mode="json")
+    except openai.APIStatusError as error:
+        if error.status_code in (401, 403, 404):  # the same for every request: the key or the model is wrong
+            raise UserError(f"{client.base_url} refused: {error.message}") from None
+        return {"response": {"status_code": error.status_code, "body": {"error": error.message}}, "error": None}
+    except openai.APIConnectionError as error:
+        raise UserError(f"{client.base_url} cannot be reached ({error}); answers so far are kept, run again") from None
+    except (openai.APIError, ValueError, AttributeError) as error:  # half an answer, or not one at all
+        return {"response": {"status_code": 502, "body": {"error": f"not an answer: {error}"}}, "error": None}
+    return {"id": received.get("id"), "response": {"status_code": 200, "body": received}, "error": None}
+
+
+def vllm_command(program: str, weights: str, name: str, template: str, *more: str) -> list[str]:
+    """How vLLM is started, run-batch and server alike: same name, chat template and neutral sampling defaults."""
+    serving = decoding()["serving"]
+    command = [".venv-serve/bin/python", "-m", f"vllm.entrypoints.openai.{program}",
+               "--model", weights, "--served-model-name", name, "--chat-template", str(chat_template(template)),
+               "--max-model-len", str(serving["max_model_len"]), "--generation-config", "vllm", "--seed", "0"]
+    if not has_gpu():
+        # Its CPU build stops at a request with a seed and a temperature whose prompt is computed in chunks.
+        whole = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(serving["max_model_len"])]
+        return [*command, "--dtype", "float32", "--enforce-eager", *whole, *more]
+    return [*command, "--gpu-memory-utilization", str(serving["gpu_memory_utilization"]), *more]
+
+
+def vllm_environment() -> dict[str, str]:
+    """The environment vLLM starts in: no usage statistics, and on a machine without a GPU its CPU build."""
+    extra = {} if has_gpu() else {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "2"}
+    return {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **extra}
+
+
+def chat_template(name: str) -> Path:
+    """The Jinja chat template that gives the token ids LLaMA-Factory trains with. Raises UserError if there is none."""
+    path = TEMPLATES / "chat" / f"{name}.jinja"
+    if not path.exists():
+        raise UserError(f"{path}: no chat template for the template {name!r}; write one (README.md, Another model)")
+    return path
+
+
+def ask_offline(requests: list[Record], journal: Journal, command: list[str]) -> None:
+    """Answer requests by vLLM's run-batch, in chunks; `command` is vllm_command's, without input and output."""
+    by_id = {asked["custom_id"]: asked for asked in requests}
+    for start in range(0, len(requests), CHUNK):
+        chunk = requests[start : start + CHUNK]
+        with tempfile.TemporaryDirectory() as folder:
+            inputs, outputs, log = (Path(folder) / name for name in ("in.jsonl", "out.jsonl", "log"))
+            write_jsonl(inputs, chunk)
+            _run_logged([*command, "-i", str(inputs), "-o", str(outputs)], log)
+            journal.add(*((by_id[response["custom_id"]], response) for _, response in read_jsonl(outputs)))
+
+
+def _run_logged(command: list[str], log: Path) -> None:
+    quiet = not os.isatty(2)
+    with open(log, "wb") as stream:
+        process = subprocess.Popen(command, env=vllm_environment(), stdout=stream,
+                                   stderr=stream if quiet else None)
+        if process.wait() != 0:
+            stream.flush()
+            tail = log.read_text(errors="replace").splitlines()[-15:]
+            raise UserError("\n".join(["vLLM stopped with an error; its last lines:", *tail]))
+
+
+@contextmanager
+def server(command: list[str], log: Path, seconds: float = 900) -> Iterator[str]:
+    """Start vLLM's server on a free loopback port, yield its base URL once it answers, stop it afterwards."""
+    import httpx
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") as stream:
+        process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], env=vllm_environment(),
+                                   stdout=stream, stderr=stream, start_new_session=True)
+    try:
+        deadline = time.monotonic() + seconds
+        while True:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise UserError(f"vLLM's server did not come up; see {log}")
+            try:
+                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                time.sleep(1)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(timeout=60)
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA device answers here."""
+    try:
+        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
+    except OSError:
+        return False

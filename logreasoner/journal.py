@@ -1,0 +1,153 @@
+"""Requests and responses in the OpenAI Batch format, and the journal that keeps every answer ever received."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from logreasoner.cli import UserError
+from logreasoner.config import decoding
+from logreasoner.files import digest, dump, read_jsonl
+
+Record = dict[str, Any]
+
+
+def request(custom_id: str, model_name: str, purpose: str, prompt: str, vllm: bool, **body: Any) -> Record:
+    """One line of a request file; sampling settings come from experiments/decoding.yaml under `purpose`."""
+    settings = {key: value for key, value in decoding()[purpose].items()
+                if vllm or key not in decoding()["vllm_only"]}
+    messages = [{"role": "user", "content": prompt}]
+    return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions",
+            "body": {"model": model_name, "messages": messages, **settings, **body}}
+
+
+def read_requests(path: Path) -> list[Record]:
+    """A request file. Raises UserError on a line without custom_id or body, and on an id that comes twice."""
+    requests, seen = [], set()
+    for number, record in read_jsonl(path):
+        if not isinstance(record.get("custom_id"), str) or not isinstance(record.get("body"), dict):
+            raise UserError(f"{path}:{number}: a request needs custom_id and body")
+        if record["custom_id"] in seen:
+            raise UserError(f"{path}:{number}: custom_id {record['custom_id']!r} comes twice")
+        seen.add(record["custom_id"])
+        requests.append(record)
+    return requests
+
+
+def inner(response: Record) -> Record:
+    """A response's status_code and body, {} where there are none."""
+    found = response.get("response")
+    return found if isinstance(found, dict) else {}
+
+
+def content(response: Record) -> str | None:
+    """The text of a good answer, else None (error status, no choice).
+
+    A model that answered without a text (a refusal, every token spent on thinking) did answer: that is "".
+    """
+    if response.get("error") or inner(response).get("status_code") != 200:
+        return None
+    try:
+        text = inner(response)["body"]["choices"][0]["message"]["content"]
+    except (KeyError, IndexError, TypeError):
+        return None
+    return "" if text is None else text if isinstance(text, str) else None
+
+
+def trouble(response: Record) -> str:
+    """What a response without a text says went wrong, on one line."""
+    body = inner(response).get("body")
+    said = response.get("error") or (body.get("error") if isinstance(body, dict) else None) or "no text in the answer"
+    return f"status {inner(response).get('status_code', 'none')}: {' '.join(str(said).split())[:200]}"
+
+
+def final(response: Record) -> bool:
+    """Whether asking again is pointless: an answer, or a refusal of this very request (bad request, too long)."""
+    return content(response) is not None or inner(response).get("status_code") in (400, 413, 422)
+
+
+def body_digest(asked: Record) -> str:
+    """What decides whether two requests are the same question: everything but the id."""
+    return digest(asked["body"])
+
+
+def append_lines(path: Path, records: Iterable[Record]) -> None:
+    """Append JSON lines; they are on disk before this returns, and a line that a kill cut short stays by itself."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+b") as stream:
+        if stream.tell():
+            stream.seek(-1, os.SEEK_END)
+            if stream.read(1) != b"\n":
+                stream.write(b"\n")
+        for record in records:
+            stream.write(dump(record).encode() + b"\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def whole_lines(path: Path) -> Iterator[Record]:
+    """The objects of a file that append_lines wrote; a line that a kill cut short is passed over."""
+    with open(path, "rb") as stream:
+        for line in stream:
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield record
+
+
+class Journal:
+    """Every answer received for a request file, by hash of the request's body; appended, never deleted.
+
+    Requests with the same body are the same question, whatever their ids: one answer serves them all. A line is a
+    response with `request_sha256`, the `model` asked, and where it applies the `batch` it came by (half price) or the
+    journal it was `copied_from` (paid there).
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.answers: dict[str, Record] = {}
+        for record in whole_lines(path) if path.exists() else ():
+            self._keep(record)
+
+    def _keep(self, record: Record) -> None:
+        key = record.get("request_sha256")
+        if isinstance(key, str) and not final(self.answers.get(key, {})):
+            self.answers[key] = record
+
+    def append(self, records: list[Record]) -> None:
+        """Append journal lines."""
+        append_lines(self.path, records)
+        for record in records:
+            self._keep(record)
+
+    def add(self, *pairs: tuple[Record, Record]) -> None:
+        """Append (request, response) pairs."""
+        self.append([{**response, "custom_id": asked["custom_id"], "request_sha256": body_digest(asked),
+                      "model": asked["body"].get("model")} for asked, response in pairs])
+
+    def answer(self, asked: Record) -> Record | None:
+        """The journal's line with a final answer to this very question, if there is one."""
+        found = self.answers.get(body_digest(asked))
+        return found if found and final(found) else None
+
+    def last(self, asked: Record) -> Record:
+        """What was received last for a request without a final answer; {} if nothing was."""
+        return self.answers.get(body_digest(asked), {})
+
+    def take(self, requests: list[Record], paths: Iterable[Path]) -> int:
+        """Copy the answers to these requests that other journals have; returns how many requests they serve."""
+        before = len(requests)
+        for path in paths:
+            requests = [asked for asked in requests if self.answer(asked) is None]
+            other = Journal(path) if requests else None
+            found = {body_digest(asked): line for asked in requests
+                     if other and (line := other.answer(asked)) and content(line) is not None}
+            if found:
+                self.append([{**line, "copied_from": str(path)} for line in found.values()])
+        return before - sum(self.answer(asked) is None for asked in requests)
+
+
+Engine = Callable[[list[Record], Journal], None]

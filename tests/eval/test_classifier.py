@@ -1,0 +1,122 @@
+"""A tiny random BERT, fine-tuned for real in the training environment on a few of the bundled logs."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from data_builders import pools
+from demo import logs
+from eval import classifier
+from eval.answered import read_test_pools
+from logreasoner.answers import parse_label
+from logreasoner.chat import content
+from logreasoner.cli import UserError
+from logreasoner.config import Run, declare, resolve, task
+from logreasoner.files import ROOT, read_json, read_jsonl
+
+TASKS = ["anomaly_detection", "log_semantic_matching"]  # sessions of lines, and pairs
+SAMPLES = {TASKS[0]: {"atlas": 100, "boreas": 100}, TASKS[1]: {"northwind": 60}}
+FAST = {"num_train_epochs": 6, "learning_rate": 1e-3}
+# The demo's embedder has weights so wide that it cannot be fine-tuned; the same model with narrower ones can.
+TINY = """
+from pathlib import Path
+from demo import form, tiny_model
+form.settings()["bert"]["initializer_range"] = 0.05
+tiny_model.bert(Path("build/runs/r/models/embedder"))
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a declared run `r`, its pools and, under its models, the tiny BERT in place of the paper's."""
+    where = tmp_path_factory.mktemp("classifier")
+    base = resolve("demo", [])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(where)
+        declare("r", base.model_copy(update={
+            "tasks": TASKS, "test_rows": 12, "models": {"bert": {"path": "{run}/models/embedder"}},
+            "stages": {"classifier": {"arguments": FAST}},
+            "stage1": base.stage1.model_copy(update={"samples": {TASKS[0]: {"atlas": 20}, TASKS[1]: {}}}),
+            "stage2": base.stage2.model_copy(update={"samples": SAMPLES})}))
+        patch.setattr(sys, "argv", ["demo.logs", "--out", str(logs.FOLDER)])
+        logs.main()
+        pools.pool("r")
+    return where
+
+
+def classify(python: Path | str, where: Path, model: str = "bert") -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    command = [str(python), "-m", "eval.classifier", "--run", "r", "--model", model, "--out", "R.jsonl"]
+    return subprocess.run(command, cwd=where, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.e2e
+def test_an_encoder_is_trained_answers_and_goes_on(folder: Path, train_python: Path, in_train,
+                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    in_train(TINY, cwd=folder)
+    done = classify(train_python, folder)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+    run = Run("r", resolve("demo", []))
+    asked = {item.id: item for pool in read_test_pools(run) for item in pool}
+    found = {record["custom_id"]: parse_label(content(record) or "", task(asked[record["custom_id"]].task).labels)
+             for _, record in read_jsonl("R.jsonl")}
+    assert found.keys() == asked.keys() and None not in found.values()
+    sessions = [item for item in asked.values() if item.task == TASKS[0]]
+    assert sum(found[item.id] == item.label for item in sessions) > 0.7 * len(sessions)
+
+    manifest = read_json("R.jsonl.manifest.json")
+    assert manifest["tasks"] == TASKS and manifest["fits"][TASKS[0]]["trained_on"] == 20 + 200
+    assert manifest["settings"]["arguments"]["num_train_epochs"] == 6 and manifest["settings"]["max_length"] == 512
+    home = Path("build/runs/r/models/bert/classifier")
+    config = json.loads((home / TASKS[1] / "model" / "config.json").read_text())
+    assert config["label2id"] == {"True": 0, "False": 1}
+
+    # What is finished stays; what was stopped before its answers is done again.
+    kept = (home / TASKS[0] / "model" / "model.safetensors").stat().st_mtime_ns
+    (home / TASKS[1] / "answers.json").unlink()
+    done = classify(train_python, folder)
+    assert f"{TASKS[0]}: done before" in done.stdout and f"{TASKS[1]}: 60 to learn from" in done.stdout
+    assert (home / TASKS[0] / "model" / "model.safetensors").stat().st_mtime_ns == kept
+    assert {record["custom_id"] for _, record in read_jsonl("R.jsonl")} == asked.keys()
+
+    with pytest.raises(UserError, match="was made otherwise .seed: 42 -> 43.*Nothing is reused silently"):
+        result = home / TASKS[0]
+        classifier.finished(result, {**read_json(result / "answers.json")["made_from"], "seed": 43})
+
+
+def test_missing_weights_are_said_before_anything_is_done(folder: Path, train_python: Path) -> None:
+    done = classify(train_python, folder, "knowlog")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "build/models/knowlog: no such folder" in done.stderr and "model.safetensors" in done.stderr
+
+
+@pytest.mark.e2e
+def test_a_pickle_is_not_loaded(folder: Path, train_python: Path) -> None:
+    model = folder / "build/models/biglog"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text('{"model_type": "bert", "hidden_size": 8, "num_attention_heads": 1}')
+    (model / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n")
+    (model / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
+    done = classify(train_python, folder, "biglog")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "cannot be loaded as an encoder" in done.stderr and "model.safetensors" in done.stderr
+
+
+def test_what_is_no_encoder_and_the_wrong_environment_are_named(folder: Path) -> None:
+    assert "is no encoder but of kind floor" in classify(sys.executable, folder, "majority").stderr
+    assert "run this with .venv-train/bin/python" in classify(sys.executable, folder).stderr
+
+
+def test_settings_of_a_run_are_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    run = Run("r", resolve("demo", []).model_copy(update={"stages": {"classifier": {"arguments": {"seed": 1}}}}))
+    assert classifier.settings(run).arguments["learning_rate"] == 2e-5
+    wrong = Run("r", resolve("demo", []).model_copy(update={"stages": {"classifier": {"epochs": 3}}}))
+    with pytest.raises(UserError, match="classifier.yaml.*epochs"):
+        classifier.settings(wrong)

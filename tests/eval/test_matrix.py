@@ -1,0 +1,126 @@
+"""The grid has a command for every published number, and knows what a run has of it."""
+
+import csv
+import io
+import subprocess
+import sys
+
+import pytest
+
+from eval import matrix
+from eval.score import summary
+from logreasoner.config import Run, declare, models, resolve, stages, task
+from logreasoner.files import ROOT, read_json, write_json
+from logreasoner.published import grid, published
+
+RCA = "root_cause_analysis"
+
+
+@pytest.fixture
+def run(workdir) -> Run:
+    return declare("t", resolve("paper", []))
+
+
+def result(run: Run, model: str, stage: str, *keys: tuple[str, str]) -> None:
+    """A result file with a made-up confusion matrix for each (task, source)."""
+    rows = []
+    for name, source in keys:
+        rules = task(name)
+        counts = [[1] * (len(rules.labels) + 1) for _ in rules.labels]
+        scored = summary(counts, rules)
+        lenient = {"counts": counts, **scored}
+        rows += [{"task": name, "source": source, "test_set": test_set, **scored, "lenient": lenient}
+                 for test_set in ("disjoint", "all")]
+    write_json(run.dir / "results" / model / stage / "result.json",
+               {"run": run.name, "model": model, "stage": stage, "teacher": run.mark, "results": rows})
+
+
+def command(monkeypatch, capsys, *arguments: str) -> str:
+    monkeypatch.setattr(sys, "argv", ["eval.matrix", "--run", "t", *arguments])
+    matrix.main()
+    return capsys.readouterr().out
+
+
+def states(monkeypatch, capsys, *arguments: str) -> dict[tuple[str, str, str, str], str]:
+    rows = csv.DictReader(io.StringIO(command(monkeypatch, capsys, "--format", "csv", *arguments)))
+    return {(row["table"], row["row"], row["dataset"], row["metric"]): row["state"] for row in rows}
+
+
+def test_every_table_and_figure_of_the_paper_is_in_the_grid():
+    assert list(dict.fromkeys(cell.table for cell in grid())) == [
+        "table1", "table2", "table3", "table4", "table5",
+        "figure4", "figure5", "figure6", "figure7", "figure8", "figure10"]
+
+
+def test_no_cell_comes_twice_and_every_one_has_a_command():
+    cells = grid()
+    assert len({(cell.table, cell.row, cell.dataset, cell.metric) for cell in cells}) == len(cells)
+    assert all(cell.command.startswith("make ") for cell in cells)
+
+
+def test_every_published_number_is_in_the_grid():
+    """Counted from tables.yaml alone: a number without a command is a number nobody can check."""
+    said = published()
+    texts = [text for table in said.tables for cells in table.published.values() for text in cells]
+    printed = [cell for cell in grid() if cell.table in ("table3", "table4", "table5") and cell.published]
+    assert len(printed) == sum(len(text.split(" / ")) for text in texts) == 450
+    counts = said.data_tables["table1"]["rows"]
+    assert sum(cell.table == "table1" for cell in grid()) == sum(row[key] is not None for row in counts
+                                                                 for key in ("sft", "dpo"))
+    sizes = said.data_tables["table2"]["rows"]
+    assert sum(cell.table == "table2" for cell in grid()) == sum(map(len, sizes.values()))
+    for figure in said.figures:
+        shown = {(cell.row, cell.dataset) for cell in grid(f"figure{figure.number}") if cell.published}
+        assert len(shown) >= len(figure.stated)
+
+
+def test_make_knows_every_command_of_the_grid():
+    """`make -n` accepts each (model, stage): the Makefile's lists agree with models.yaml and stages.yaml."""
+    trained = sorted({cell.stage for cell in grid() if cell.stage in stages()})
+    for stage in trained:
+        done = subprocess.run(["make", "-n", "train", "MODEL=llama3.1-8b", f"STAGE={stage}", "RUN=nobody"], cwd=ROOT,
+                              capture_output=True, text=True, check=False)
+        assert f"training after --run nobody --model llama3.1-8b --stage {stage}" in done.stdout, done.stderr
+    said = subprocess.run(["make", "-pn", "help"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    for variable, kind in (("API", "api"), ("FLOORS", "floor")):
+        line = next(line for line in said.splitlines() if line.startswith(f"{variable} := "))
+        assert sorted(line.split()[2:]) == sorted(name for name, row in models().items() if row.kind == kind)
+
+
+def test_a_cell_is_measured_only_if_all_its_test_sets_are(run, monkeypatch, capsys):
+    result(run, "llama3.1-8b", "dpo", (RCA, "huawei-switches"), ("anomaly_detection", "bgl-2k"))
+    found = states(monkeypatch, capsys)
+    ours, mean = "logreasoner-llama3.1-8b", ("figure7", "llama3.1-8b full", f"{RCA}/mean", "accuracy")
+    assert found["table3", ours, f"{RCA}/huawei-switches", "accuracy"] == "measured"
+    assert found["table3", ours, "anomaly_detection/bgl", "f1"] == "published"  # a sample is not BGL
+    assert found[mean] == "published"  # routers are missing
+    assert found["table3", "tfidf-lr", f"{RCA}/huawei-switches", "accuracy"] == "not run"
+    result(run, "llama3.1-8b", "dpo", (RCA, "huawei-switches"), (RCA, "huawei-routers"))
+    assert states(monkeypatch, capsys)[mean] == "measured"
+
+
+def test_what_is_open_is_listed_once_and_the_count_is_printed(run, monkeypatch, capsys):
+    result(run, "gpt-4o", "base", ("root_cause_analysis", "huawei-security"), ("potential_failure_prediction",
+           "huawei-security"), ("potential_failure_prediction", "h3c-security"))
+    assert command(monkeypatch, capsys, "--only", "figure4", "--format", "open") == (
+        "llama3.1-8b base\nllama3.1-8b cot-sft\nllama3.1-8b dpo\n")
+    assert command(monkeypatch, capsys, "--only", "figure4", "--models", "qwen2.5-7b", "--format", "open") == (
+        "qwen2.5-7b base\nqwen2.5-7b cot-sft\nqwen2.5-7b dpo\n")
+    assert "cells run / cells declared: 2 / 8" in command(monkeypatch, capsys, "--only", "figure4")
+
+
+def test_require_fails_while_a_cell_is_open(run, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="8 of 8 cells have no result"):
+        command(monkeypatch, capsys, "--only", "figure4", "--require")
+
+
+def test_an_unknown_table_is_named(run, monkeypatch, capsys):
+    with pytest.raises(SystemExit, match="unknown table or figure 'table9'; there are table1"):
+        command(monkeypatch, capsys, "--only", "table9")
+
+
+def test_a_run_says_which_source_stands_for_the_papers(workdir, monkeypatch, capsys):
+    run = declare("t", resolve("smoke", []))
+    result(run, "bert", "classifier", ("anomaly_detection", "atlas"))
+    assert read_json(run.dir / "results" / "bert" / "classifier" / "result.json")["teacher"] == "scripted"
+    assert states(monkeypatch, capsys)["table3", "bert", "anomaly_detection/bgl", "f1"] == "measured"

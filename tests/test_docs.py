@@ -31,7 +31,8 @@ def test_the_map_shows_folders_that_exist(path):
 
 
 @pytest.mark.parametrize("module", ["data_builders.select", "data_builders.sessions", "eval.score", "logreasoner.chat",
-                                    "data_builders.stage1", "data_builders.recipes", "eval.tables"])
+                                    "data_builders.stage1", "data_builders.recipes", "eval.tables", "eval.plan",
+                                    "eval.audit", "eval.figures", "eval.matrix", "eval.floors", "logreasoner.costs"])
 def test_help_has_examples(module):
     done = subprocess.run([str(ROOT / ".venv" / "bin" / "python"), "-m", module, "--help"], cwd=ROOT,
                           capture_output=True, text=True)

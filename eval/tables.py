@@ -100,15 +100,17 @@ class Sheet:
         return found
 
     def shown(self, line: Line) -> Iterator[tuple[str, list[str]]]:
-        """The text rows of a method: (what they are, cells)."""
+        """The text rows of a method: (what they are, cells); nothing more below a published row that was not run."""
         if line.printed is not None:
             yield "published", line.printed
         texts = [[_text(one, column) for one, column in zip(line.cells[test_set], self.columns, strict=True)]
                  for test_set in TEST_SETS]
-        if texts[0] == texts[1]:
-            none = all(text == NOT_RUN for text in texts[0])
-            yield "measured" if none else " = ".join(TEST_SETS), texts[0]
-        else:
+        none = all(text in (NOT_RUN, NOT_FIT) for text in texts[0])
+        if none and line.printed is None:
+            yield "measured", texts[0]
+        elif texts[0] == texts[1] and not none:
+            yield " = ".join(TEST_SETS), texts[0]
+        elif not none:
             yield from zip(TEST_SETS, texts, strict=True)
 
 

@@ -33,12 +33,16 @@ LIMIT ?=
 SAMPLES ?=
 MODELS ?=
 FORMAT ?= text
+# Where LLaMA-Factory reports losses: tensorboard, wandb, mlflow, ...; nothing leaves the machine without it.
+TRACK ?=
 DATA_MIRROR ?=
 DATA ?= bundled
 PYTHON ?= $(if $(shell command -v python3.11),python3.11,python3)
 
 export DATA_MIRROR
 export HF_HUB_DISABLE_TELEMETRY := 1
+export DO_NOT_TRACK := 1
+export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
 
 # The grid of the paper is named like an experiment (make plan EXPERIMENT=table3); its run is the paper's.
@@ -211,7 +215,7 @@ corrections: preflight $(call OWN,dpo)/samples.jsonl ## stage 2: corrected wrong
 # $(1) stage, $(2) its samples, $(3) the weights it starts from. Every line may be run again after a kill.
 define train
 $(call TRAINED,$(1)): $(2) $(3) | $(TRAIN)
-	$(PY) -m data_builders.recipes --run $(RUN) --model $(MODEL) --stage $(1) --hardware $(HARDWARE)
+	$(PY) -m data_builders.recipes --run $(RUN) --model $(MODEL) --stage $(1) --hardware $(HARDWARE) $(if $(TRACK),--report-to $(TRACK))
 	$(PYTRAIN) -m data_builders.gate --run $(RUN) --model $(MODEL) --stage $(1) --samples $(2)
 	$(PYTRAIN) -m data_builders.training before --run $(RUN) --model $(MODEL) --stage $(1)
 	test -f $(D)/models/$(MODEL)/$(1)/*/trainer_state.json || $$(LLAMAFACTORY) train $(D)/recipes/$(MODEL)/$(1).yaml

@@ -68,8 +68,11 @@ def output_dir(run: Run, name: str, stage: str) -> Path:
     return run.stage_dir(name, stage) / ("model" if run.experiment.finetuning == "full" else "adapter")
 
 
-def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path) -> str:
-    """The training configuration as YAML text; `file` is where it will stand."""
+TRACKERS = ("none", "tensorboard", "wandb", "mlflow", "swanlab", "trackio")  # LLaMA-Factory hands them to transformers
+
+
+def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, report_to: str = "none") -> str:
+    """The training configuration as YAML text; `file` is where it will stand, `report_to` one of TRACKERS."""
     if profile_name not in hardware():
         raise UserError(f"unknown hardware {profile_name!r}; experiments/hardware.yaml has {', '.join(hardware())}")
     stage, profile, finetuning = run.stage(stage_name), hardware()[profile_name], run.experiment.finetuning
@@ -81,7 +84,7 @@ def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path) 
         split=split_batch(stage, profile), file=file, weights=run.weights(name, stage.starts_from),
         made_by="make recipes" if file.parts[0] == "recipes" else f"make {stage_name} MODEL={name} RUN={run.name}",
         deepspeed=f"templates/deepspeed/{deepspeed}.json" if deepspeed else None,
-        dataset_dir=run.dataset(name, stage_name), output_dir=output_dir(run, name, stage_name),
+        dataset_dir=run.dataset(name, stage_name), output_dir=output_dir(run, name, stage_name), report_to=report_to,
         seed=run.experiment.training_seed or run.experiment.seed, arguments={**stage.arguments, **profile.arguments})
 
 
@@ -116,7 +119,7 @@ def _main(given: argparse.Namespace) -> None:
         raise UserError("give --committed, or --run, --model and --stage")
     run = load_run(given.run)
     path = run.recipe(given.model, given.stage)
-    _write(path, render(run, given.model, given.stage, given.hardware, path))
+    _write(path, render(run, given.model, given.stage, given.hardware, path, given.report_to))
     if run.experiment.finetuning != "full":
         export = path.with_name(f"{given.stage}.export.yaml")
         _write(export, render_export(run, given.model, given.stage, export))
@@ -133,6 +136,7 @@ python -m data_builders.recipes --run paper --model qwen2.5-7b --stage dpo --har
     arguments.add_argument("--model", help="a name of experiments/models.yaml")
     arguments.add_argument("--stage", choices=list(stages()))
     arguments.add_argument("--hardware", default="2xA100", help="a name of experiments/hardware.yaml")
+    arguments.add_argument("--report-to", default="none", choices=TRACKERS, help="where losses go")
     cli.run(arguments, _main)
 
 

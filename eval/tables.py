@@ -10,7 +10,7 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
@@ -23,9 +23,13 @@ from logreasoner.files import EXPERIMENTS, TEMPLATES, manifest, read_json, writi
 from logreasoner.published import Column, Row, published
 from logreasoner.templating import environment
 
+if TYPE_CHECKING:
+    import pandas
+
 TEST_SETS = ("disjoint", "all")
 HEADER = ("table", "row", "column", "metric", "test_set", "published", "value", "low", "high", "n", "unparsed", "seen",
           "lenient", "lenient_unparsed", "state")
+NUMBERS = ("published", "value", "low", "high", "n", "unparsed", "seen", "lenient", "lenient_unparsed")
 NOT_RUN, NO_ROWS, NOT_FIT, NOT_PRINTED = "not run", "no such logs", "does not fit", "-"
 MAIN = ("base", "thought-sft", "solution-sft", "dpo")
 TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
@@ -278,13 +282,29 @@ def render(template: str, **values: Any) -> str:
     return text
 
 
+def sheets_of(run: Run, results: Results) -> list[Sheet]:
+    """Tables 3-5, or for a scripted teacher the demonstration's."""
+    return [demo_sheet(run, results)] if run.mark == "scripted" else paper_sheets(run, results)
+
+
+def frame(run: Run, limit: int | None = None, samples: int = 1) -> "pandas.DataFrame":
+    """tables.csv as a data frame with numbers as numbers: HEADER's columns, a row for each cell and test set."""
+    import pandas
+
+    rows = csv_rows(sheets_of(run, load_results(run, limit, samples)))
+    found = pandas.DataFrame(rows, columns=list(HEADER))
+    for name in NUMBERS:
+        found[name] = pandas.to_numeric(found[name])
+    return found
+
+
 def make_tables(run: Run, out: Path, limit: int | None = None, samples: int = 1) -> str:
     """Write tables.md, tables.csv and tables.tex into a folder; returns the Markdown."""
     folder, results = results_dir(run, limit, samples), load_results(run, limit, samples)
     scripted = run.mark == "scripted"
     if scripted and not results:
         raise UserError(f"{folder}: no results yet; score a model first (make eval RUN={run.name} ...)")
-    sheets = [demo_sheet(run, results)] if scripted else paper_sheets(run, results)
+    sheets = sheets_of(run, results)
     values = {"run": run, "scripted": scripted, "sheets": sheets, "limit": limit, "samples": samples}
     texts = {name: render(f"{name}.j2", **values) for name in ("tables.md", "tables.tex")}
 

@@ -46,9 +46,9 @@ class Instance:
         return "".join(mask_level(self.text).split())
 
     def as_json(self) -> dict[str, Any]:
-        """The JSONL form; empty optional fields are left out."""
-        record = asdict(self)
-        return {key: value for key, value in record.items() if value != "" or key in ("log", "label")}
+        """The JSONL form. Every field always, and a session under `lines`: readers of columns want one type in each."""
+        session = isinstance(self.log, tuple)
+        return {**asdict(self), "log": "" if session else self.log, "lines": list(self.log) if session else []}
 
 
 def mask_level(log: str) -> str:
@@ -59,8 +59,13 @@ def mask_level(log: str) -> str:
 
 
 def instance(record: dict[str, Any], where: str) -> Instance:
-    """Check one JSON object. Raises UserError that begins with `where` (file:line)."""
+    """Check one JSON object; a session is a list under `log` or `lines`. Raises UserError that begins with `where`."""
     known = Instance.__dataclass_fields__
+    lines = record.get("lines") or []
+    record = {key: value for key, value in record.items() if key != "lines"}
+    if lines and record.get("log"):
+        raise UserError(f"{where}: give a log or lines, not both")
+    record = {**record, "log": lines} if lines else record
     missing = [key for key in ("id", "task", "source", "log", "label") if key not in record]
     if missing:
         raise UserError(f"{where}: an instance needs {', '.join(missing)}")

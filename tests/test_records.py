@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logreasoner.records import Instance, mask_level
+from logreasoner.cli import UserError
+from logreasoner.records import Instance, instance, mask_level
 
 
 @pytest.mark.parametrize(("log", "masked"), [
@@ -43,6 +44,21 @@ def test_the_same_log_with_another_level_and_other_line_breaks() -> None:
     other = Instance("2", "t", "s", "AAA/3/FAIL: theaccess device", "True")
     assert one.masked == other.masked
     assert one.masked != Instance("3", "t", "s", "AAA/3/FAIL: an access device", "True").masked
+
+
+@given(st.one_of(st.text(), st.lists(st.text(), min_size=1).map(tuple)), st.text())
+def test_an_instance_comes_back_from_its_json(log: str | tuple[str, ...], description: str) -> None:
+    item = Instance("1", "t", "s", log, "True", description=description)
+    record = item.as_json()
+    assert instance(json.loads(json.dumps(record)), "row") == item
+    assert {key: type(value) for key, value in record.items()} == {**dict.fromkeys(record, str), "lines": list}
+
+
+def test_a_session_may_stand_under_log_or_under_lines_but_not_both() -> None:
+    row = {"id": "1", "task": "t", "source": "s", "label": "x"}
+    assert instance({**row, "log": ["a", "b"]}, "row") == instance({**row, "log": "", "lines": ["a", "b"]}, "row")
+    with pytest.raises(UserError, match="row 7: give a log or lines, not both"):
+        instance({**row, "log": "a", "lines": ["a"]}, "row 7")
 
 
 @pytest.mark.public

@@ -41,6 +41,13 @@ def test_the_committed_recipes_are_current():
         assert (ROOT / path).read_text() == text, f"{path} is not what `make recipes` renders"
 
 
+def test_losses_are_reported_only_where_asked():
+    run = Run("t", resolve("paper", []))
+    for asked in ({}, {"report_to": "tensorboard"}):
+        text = render(run, "qwen2.5-7b", "dpo", "2xA100", run.recipe("qwen2.5-7b", "dpo"), **asked)
+        assert yaml.safe_load(text)["report_to"] == asked.get("report_to", "none")
+
+
 @pytest.mark.parametrize(("name", "stage"), paths())
 def test_a_recipe_says_what_the_paper_says(name, stage):
     given = recipe(name, stage)

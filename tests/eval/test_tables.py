@@ -100,6 +100,15 @@ def test_measured_stands_beside_published_with_floors(workdir: Path, monkeypatch
     assert "not in the paper Root Cause Analysis, huawei-security (Accuracy / Weighted-F1)" in markdown
 
 
+def test_results_come_as_a_data_frame(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run("toy")
+    evaluate(run, "qwen2.5-7b", "dpo", *ANSWERS, monkeypatch=monkeypatch)
+    found = tables.frame(run)
+    assert tuple(found.columns) == tables.HEADER and found["value"].dtype == float
+    best = found[found["state"] == "measured"].groupby("metric")["value"].max()
+    assert best["recall"] == 75.0
+
+
 def test_markdown_and_latex_rows_have_all_their_columns(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run("toy")
     evaluate(run, "qwen2.5-7b", "base", *ANSWERS, monkeypatch=monkeypatch)

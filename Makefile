@@ -305,7 +305,7 @@ audit: | $(CORE) ## can the published numbers be? docs/audit.md
 # One table or figure of the paper: whatever it lacks is made, then it is drawn.
 GRID := table3 table4 table5 figure4 figure5 figure6 figure7 figure8
 .PHONY: table1 table2 $(GRID) figure10
-table1 table2: data
+table1 table2: data ## as built beside the paper's; table3 table4 table5: every row that is missing, then the table
 $(GRID): | declare
 	@$(PY) -m eval.matrix --run $(RUN) --only $@ $(if $(MODELS),--models $(MODELS)) --format open | while read -r model stage; do \
 	  $(MAKE) --no-print-directory eval MODEL=$$model STAGE=$$stage </dev/null; done
@@ -313,7 +313,7 @@ $(GRID): | declare
 $(THOUGHTS)/thought_embeddings.npy: $(THOUGHTS)/samples.jsonl | $(TRAIN) $(EMBEDDER)
 	$(PYTRAIN) -m data_builders.embed --run $(RUN) --texts $< --field response --out $@
 figure10: CHECK = thoughts
-figure10: preflight $(THOUGHTS)/thought_embeddings.npy ## table1-5, figure4-8, figure10: make and draw one of the paper's
+figure10: preflight $(THOUGHTS)/thought_embeddings.npy ## t-SNE and steps of the thoughts; figure4 ... figure8 (MODELS=): what is missing, then PNG, SVG and CSV
 	$(PY) -m eval.figures --run $(RUN) --figure 10
 
 # ---- checks ----------------------------------------------------------------------------------------------------
@@ -328,5 +328,5 @@ test: | $(DEV) $(TRAIN) $(SERVE) ## everything, with an end-to-end run of the re
 	.venv/bin/pytest
 
 help: ## this list
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9 -]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 	@echo; echo "  variables: MODEL=$(MODEL) RUN=$(RUN) STAGE=$(STAGE) HARDWARE=$(HARDWARE) ENGINE=$(ENGINE); see README.md"

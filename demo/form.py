@@ -1,13 +1,14 @@
 """What the tiny base learns before stage 1: the answer forms, on logs of its own, imperfectly.
 
 A random model can answer nothing; the paper's models can. So the demo's base is taught the form of an answer by an
-ordinary LLaMA-Factory run, and that a prompt may ask for a plan instead: a model that knows only answers would
-unlearn them in thought-sft. Some of its labels are drawn at random (demo/tiny.yaml), and all that hang on some words
-(`unsure` in demo/logs.yaml), so that its answers in stage 2 are sometimes right and sometimes wrong.
+ordinary LLaMA-Factory run, and that a prompt may ask for a plan or a correction instead: a model that knows only
+answers would unlearn them in thought-sft. Some of its labels are drawn at random (demo/tiny.yaml), and all that hang
+on some words (`unsure` in demo/logs.yaml), so that its answers in stage 2 are sometimes right and sometimes wrong.
 """
 
 import argparse
 import functools
+import json
 import random
 from collections.abc import Iterator
 from dataclasses import replace
@@ -18,7 +19,7 @@ from demo import logs, teacher
 from logreasoner import cli, prompts
 from logreasoner.answers import Trajectory
 from logreasoner.cli import UserError
-from logreasoner.config import Run, load_run, load_yaml
+from logreasoner.config import Run, Task, load_run, load_yaml
 from logreasoner.files import BUILD, ROOT, manifest, write_jsonl
 from logreasoner.records import Instance, read_instances
 
@@ -56,6 +57,17 @@ def plan(task: str) -> str:
                           steps=said["steps"][:3])
 
 
+def correction(item: Instance, task: Task, rng: random.Random) -> dict[str, str]:
+    """A correction in form, so that pi_thought can correct itself: everything is done anew, up to the label given."""
+    said, problem = settings()["form"]["corrections"], prompts.problem(item, task)
+    wrong = rng.choice([label for label in task.labels if label != item.label])
+    flawed, right = ([step[0] for step in teacher.filled(task.name, label, teacher.telling_words(problem))]
+                     for label in (wrong, item.label))
+    reply = {"first_error": 1, "reason": said["reason"], "steps": [said["step"], *right], "answer": item.label}
+    return {"prompt": prompts.render("correction", problem=problem, steps=flawed, answer=wrong, label=item.label),
+            "response": json.dumps(reply)}
+
+
 def strangers(run: Run) -> dict[str, list[Instance]]:
     """For a run on public data: by task, training logs that are in none of its pools. Their labels are not used.
 
@@ -90,6 +102,9 @@ def samples(name: str) -> Iterator[dict[str, str]]:
         if rng.random() < said["plans"]:
             asked = prompts.render("thought_sft", problem=prompts.problem(item, task))
             yield {"id": item.id, "task": item.task, "prompt": asked, "response": plan(task.name)}
+            continue
+        if rng.random() < said["corrections"]["share"]:
+            yield {"id": item.id, "task": item.task, **correction(item, task, rng)}
             continue
         mates = [mate for mate in rng.sample(items, 60) if mate.task == item.task and mate.id != item.id]
         shown = mates[: run.experiment.examples] if rng.random() < said["with_examples"] else []

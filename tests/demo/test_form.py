@@ -1,7 +1,8 @@
 import pytest
 
+from data_builders.corrections import parse_correction
 from demo import form, logs
-from logreasoner.answers import parse_trajectory
+from logreasoner.answers import Trajectory, parse_trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, resolve
 from logreasoner.files import write_jsonl
@@ -25,7 +26,9 @@ def test_samples_are_answers_in_form_and_mostly_right(folder):
     plans = [sample for sample in samples if "Do not solve" in sample["prompt"]]
     assert 0.1 < len(plans) / len(samples) < 0.2
     assert all(sample["response"].startswith("Problem overview:") for sample in plans)
-    for sample in (sample for sample in samples if sample not in plans):
+    corrections = [sample for sample in samples if "### Correct answer" in sample["prompt"]]
+    assert 0.06 < len(corrections) / len(samples) < 0.16
+    for sample in (sample for sample in samples if sample not in plans and sample not in corrections):
         item = items[sample["id"]]
         answer = parse_trajectory(sample["response"], tasks[item.task].labels)
         assert answer is not None
@@ -34,8 +37,11 @@ def test_samples_are_answers_in_form_and_mostly_right(folder):
         sure += not form.unsure(item)
         shown += "### Example 3" in sample["prompt"]
     assert 0.9 < right / sure < 1
-    assert 0.05 < 1 - sure / (len(samples) - len(plans)) < 0.4
+    assert 0.05 < 1 - sure / (len(samples) - len(plans) - len(corrections)) < 0.4
     assert 0 < shown < len(samples) / 2
+    for sample in corrections:
+        label, flawed = items[sample["id"]].label, Trajectory(("a", "b"), "x")
+        assert parse_correction(sample["response"], flawed, label)[0] is not None
 
 
 def test_missing_logs_are_said(folder):

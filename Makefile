@@ -283,12 +283,14 @@ endif
 $(RESULT): $(ANSWERS).responses.jsonl
 	$(PY) -m eval.score --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) --responses $< --out $@
 
-.PHONY: eval floors tables compare spread matrix plan costs audit
+.PHONY: eval floors tables report compare spread matrix plan costs audit
 eval: preflight $(RESULT) ## predict and score MODEL at STAGE: base, any trained stage, classifier or floor
 floors: ## score what needs no language model: a constant, TF-IDF with logistic regression, a cosine
 	@for model in $(FLOORS); do $(MAKE) --no-print-directory eval MODEL=$$model STAGE=floor; done
 tables: | declare ## Tables 3-5, measured beside published, as Markdown, CSV and LaTeX
 	$(PY) -m eval.tables --run $(RUN) $(SUBSET)
+report: | declare ## one HTML file: tables, figures, losses, costs, lineage, every prediction; MODELS= for some
+	$(PY) -m eval.report --run $(RUN) $(if $(MODELS),--models $(MODELS)) $(SUBSET)
 compare: | declare ## paired tests of A=model/stage against B=model/stage on the same instances
 	$(PY) -m eval.compare pair --run $(RUN) --a $(A) --b $(B) $(if $(LIMIT),--limit $(LIMIT))
 spread: | declare ## mean and spread of MODEL at STAGE over RUNS="paper paper-43 ..."

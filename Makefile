@@ -35,6 +35,7 @@ MODELS ?=
 FORMAT ?= text
 # Where LLaMA-Factory reports losses: tensorboard, wandb, mlflow, ...; nothing leaves the machine without it.
 TRACK ?=
+WHO ?=
 DATA_MIRROR ?=
 DATA ?= bundled
 PYTHON ?= $(if $(shell command -v python3.11),python3.11,python3)
@@ -173,11 +174,11 @@ $(THOUGHTS)/thoughts.responses.jsonl: $(THOUGHTS)/thoughts.requests.jsonl
 $(THOUGHTS)/thoughts.jsonl: $(THOUGHTS)/thoughts.responses.jsonl
 	$(STAGE1) thoughts
 
-.PHONY: rationales thoughts review-draft
+.PHONY: rationales thoughts review
 rationales: preflight $(THOUGHTS)/analyses.jsonl ## stage 1: the teacher's rationales that arrive at the true label
 thoughts: preflight $(THOUGHTS)/samples.jsonl ## stage 1: selected, abstracted and validated thoughts (D_thought)
-review-draft: $(THOUGHTS)/thoughts.jsonl ## write build/runs/$(RUN)/review/thoughts.jsonl for a person to decide on
-	$(STAGE1) review-draft
+review: | $(CORE) ## a web page to accept, edit or reject thoughts and MODEL's corrections; WHO=name
+	@$(PY) -m data_builders.review_page --run $(RUN) --model $(MODEL) $(if $(WHO),--who '$(WHO)')
 
 # ---- stage 2: stepwise solutions (section 3.3) -----------------------------------------------------------------
 STAGE2 := $(PY) -m data_builders.stage2 --run $(RUN) --model $(MODEL)
@@ -232,7 +233,7 @@ $(call train,$(1),$(2)/samples.jsonl,$(4))
 endef
 thoughts_of = $(eval $(call stage,$(1),$(call SHARED,$(1)),$(THOUGHTS)/thoughts.jsonl $(wildcard $(D)/review/thoughts.jsonl),$(BASE)))
 solutions_of = $(eval $(call stage,$(1),$(call OWN,$(1)),$(call OWN,$(2))/solutions.jsonl,$(3)))
-pairs_of = $(eval $(call stage,$(1),$(call OWN,$(1)),$(if $(3),$(call OWN,$(3))/corrections.jsonl,$(call OWN,$(2))/solutions.jsonl),$(call TRAINED,$(4))))
+pairs_of = $(eval $(call stage,$(1),$(call OWN,$(1)),$(if $(3),$(call OWN,$(3))/corrections.jsonl $(wildcard $(D)/review/corrections.$(MODEL)$(if $(filter-out dpo,$(3)),.$(3)).jsonl),$(call OWN,$(2))/solutions.jsonl),$(call TRAINED,$(4))))
 SHARES := 20 40 60 80
 
 # The method.

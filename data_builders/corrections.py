@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_builders.thoughts import json_object
-from logreasoner.answers import Trajectory, same_text
+from logreasoner.answers import Trajectory, parse_trajectory, same_text
 
 
 class Correction(BaseModel):
@@ -21,7 +21,7 @@ def parse_correction(text: str, flawed: Trajectory, label: str) -> tuple[Traject
     """(the corrected trajectory, "") or (None, why the answer is not accepted).
 
     Accepted is what parses, ends in the true label, really keeps the steps before the first flawed one (compared
-    after white-space normalisation), and goes on differently from there.
+    after white-space normalisation), goes on differently from there, and can be read back as the same trajectory.
     """
     try:
         given = Correction.model_validate(json_object(text))
@@ -41,4 +41,7 @@ def parse_correction(text: str, flawed: Trajectory, label: str) -> tuple[Traject
         return None, "prefix not kept"
     if kept < len(flawed.steps) and same_text(steps[kept], flawed.steps[kept]):
         return None, "flawed step repeated"
-    return Trajectory(flawed.steps[:kept] + steps[kept:], label), ""
+    chosen = Trajectory(flawed.steps[:kept] + steps[kept:], label)
+    if parse_trajectory(chosen.render(), [label]) != chosen:
+        return None, "not in form"  # a step holds a tag of the form, or a line that reads as the next step's number
+    return chosen, ""

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from data_builders import answered, stage1, stage2
+from data_builders import answered, review, stage1, stage2
 from data_builders.thoughts import check_thought
 from logreasoner import cli, prompts
 from logreasoner.answers import answer_element
@@ -38,14 +38,13 @@ def part(rows: list[Row], share: float, seed: int) -> list[Row]:
 
 def thoughts(run: Run, stage: str) -> tuple[list[Row], dict[str, Any]]:
     """D_thought (equation 1): prompt x, response (C_high, T_high)."""
-    path = stage1.folder(run) / "thoughts.jsonl"
-    kept, review = stage1.reviewed(run, [row for _, row in read_jsonl(path)])
-    reviews = [stage1.review_file(run)] if stage1.review_file(run).exists() else []
+    path, reviewed = stage1.folder(run) / "thoughts.jsonl", review.thoughts(run)
+    kept, decided = reviewed.kept()
     kept = part(kept, run.stage(stage).samples.share, run.experiment.seed)
     return [{"id": row["id"], "task": row["task"],
              "prompt": prompts.render("thought_sft", problem=row["problem"]),
              "response": check_thought(row["thought"], row["problem"])[0].render()}  # type: ignore[union-attr]
-            for row in kept], {"inputs": [path, *reviews], "review": review}
+            for row in kept], {"inputs": [path, *reviewed.files()], "review": decided}
 
 
 def rationales(run: Run, stage: str) -> tuple[list[Row], dict[str, Any]]:
@@ -98,16 +97,19 @@ def pairs(run: Run, stage: str, model: str) -> tuple[list[Row], dict[str, Any]]:
     """D_pref (equation 8): wrong solutions with their corrections; without corrections, with the label alone
     (section 5.1, "we only use ground-truth labels as correct trajectories")."""
     declared = run.stage(stage).samples
-    items, inputs = _instances(run, declared.share), [run.dataset(model, declared.solutions) / "solutions.jsonl"]
+    items, facts = _instances(run, declared.share), {}
+    inputs = [run.dataset(model, declared.solutions) / "solutions.jsonl"]
     flawed = [row for row in stage2.wrong(run, model, declared.solutions) if row["id"] in items]
     chosen = {row["id"]: answer_element(row["label"]) for row in flawed}
     if declared.corrections:
-        inputs.append(run.dataset(model, declared.corrections) / "corrections.jsonl")
-        chosen = {row["id"]: row["chosen"] for _, row in read_jsonl(inputs[-1]) if row["outcome"] == "accepted"}
+        reviewed = review.corrections(run, model, declared.corrections)
+        inputs += [run.dataset(model, declared.corrections) / "corrections.jsonl", *reviewed.files()]
+        kept, facts["review"] = reviewed.kept()
+        chosen = {row["id"]: row["chosen"] for row in kept}
     return [{"id": row["id"], "task": row["task"],
              "prompt": prompts.solution(items[row["id"]], run.tasks()[row["task"]]),
              "chosen": chosen[row["id"]], "rejected": stage2.trajectory(row).render()}
-            for row in flawed if row["id"] in chosen], {"inputs": inputs}
+            for row in flawed if row["id"] in chosen], {"inputs": inputs, **facts}
 
 
 EMPTY = {
@@ -135,8 +137,8 @@ def build(run: Run, stage: str, model: str = "") -> None:
     random.Random(run.experiment.seed).shuffle(samples)
     write_jsonl(path, samples)
     counts = answered.count([{**row, "outcome": "samples"} for row in samples])
-    review = f"; review: {facts['review']}" if "review" in facts else ""
-    answered.show(f"{stage}: {len(samples)} samples{review}", counts)
+    decided = f"; review: {facts['review']}" if "review" in facts else ""
+    answered.show(f"{stage}: {len(samples)} samples{decided}", counts)
     manifest(path, facts.pop("inputs"), counts=counts, mark=run.mark, stage=stage, **facts)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builders import answered
-from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, check_thought, parse_thought
+from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, parse_thought
 from logreasoner import chat, cli, prompts
 from logreasoner.answers import render_steps
 from logreasoner.cli import UserError
@@ -27,11 +27,6 @@ POOLS = {"thought-sft": "stage1.jsonl", "cot-sft": "stage2.jsonl"}  # whose inst
 def folder(run: Run, stage: str = "thought-sft") -> Path:
     """Where the teacher's answers lie: they do not depend on the model that is tuned."""
     return run.dataset("shared", stage)
-
-
-def review_file(run: Run) -> Path:
-    """Decisions of a person, one JSON object a line: id, decision (accepted, edited, rejected), thought if edited."""
-    return run.dir / "review" / "thoughts.jsonl"
 
 
 def rationale_requests(run: Run, stage: str = "thought-sft") -> None:
@@ -99,54 +94,9 @@ def thoughts(run: Run) -> None:
              counts=counts, teacher=run.experiment.teacher.model, mark=run.mark)
 
 
-def review_draft(run: Run) -> None:
-    """Write a review file for a person to edit. Raises UserError if there is one: decisions are never overwritten."""
-    path = review_file(run)
-    if path.exists():
-        raise UserError(f"{path} is there already; edit that one")
-    rows = [row for _, row in read_jsonl(folder(run) / "thoughts.jsonl") if row["outcome"] == "valid"]
-    write_jsonl(path, ({"id": row["id"], "decision": "", "problem": row["problem"], "thought": row["thought"]}
-                       for row in rows))
-    print(f"{path}: {len(rows)} thoughts; set each decision to accepted, edited (and edit the thought) or rejected")
-
-
-def reviewed(run: Run, rows: list[Row]) -> tuple[list[Row], dict[str, int] | str]:
-    """The thoughts that go in and what review decided: the last decision on an id counts, none leaves it out.
-
-    Without a review file everything valid goes in and the second value is "not reviewed".
-    """
-    path = review_file(run)
-    valid = {row["id"]: row for row in rows if row["outcome"] == "valid"}
-    if not path.exists():
-        return list(valid.values()), "not reviewed"
-    decisions: dict[str, Row] = {}
-    for number, decision in read_jsonl(path):
-        where = f"{path}:{number}"
-        if decision.get("id") not in {row["id"] for row in rows}:
-            raise UserError(f"{where}: no thought has id {decision.get('id')!r}")
-        if decision.get("decision") not in ("", "accepted", "edited", "rejected"):
-            raise UserError(f"{where}: decision must be accepted, edited or rejected, not {decision.get('decision')!r}")
-        decisions[decision["id"]] = {**decision, "where": where}
-    kept, counts = [], {"accepted": 0, "edited": 0, "rejected": 0, "undecided": 0}
-    for row in rows:
-        decision = decisions.get(row["id"], {"decision": ""})
-        verdict = decision["decision"] or "undecided"
-        counts[verdict] += verdict != "undecided" or row["id"] in valid
-        if verdict == "edited":
-            thought, why = check_thought(decision.get("thought"), row["problem"])
-            if thought is None:
-                raise UserError(f"{decision['where']}: the edited thought of {row['id']} is not valid ({why})")
-            kept.append({**row, "thought": thought.model_dump()})
-        elif verdict == "accepted":
-            if row["id"] not in valid:
-                raise UserError(f"{decision['where']}: {row['id']} is not valid ({row['outcome']}); edit or reject it")
-            kept.append(row)
-    return kept, counts
-
-
 STEPS: dict[str, Callable[..., None]] = {
     "rationale-requests": rationale_requests, "rationales": rationales, "thought-requests": thought_requests,
-    "thoughts": thoughts, "review-draft": review_draft}
+    "thoughts": thoughts}
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_builders import samples, stage1, stage2
+from data_builders import review, samples, stage1, stage2
 from logreasoner import chat
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
@@ -90,7 +90,7 @@ def test_without_a_review_everything_valid_goes_in_and_the_manifest_says_so(run)
 def test_a_review_decides_and_the_last_decision_counts(run):
     folder = d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
     edited = {**THOUGHT, "problem_overview": "Edited by hand."}
-    write_jsonl(stage1.review_file(run), [
+    write_jsonl(review.thoughts(run).path, [
         {"id": "hb-1", "decision": "accepted"}, {"id": "hb-1", "decision": "rejected"},
         {"id": "p-0", "decision": "edited", "thought": edited}])
     samples.build(run, "thought-sft")
@@ -107,17 +107,9 @@ def test_a_review_decides_and_the_last_decision_counts(run):
 ])
 def test_a_wrong_review_is_named(run, decision, said):
     d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
-    write_jsonl(stage1.review_file(run), [decision])
+    write_jsonl(review.thoughts(run).path, [decision])
     with pytest.raises(UserError, match=said):
         samples.build(run, "thought-sft")
-
-
-def test_a_draft_never_overwrites_decisions(run):
-    d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
-    stage1.review_draft(run)
-    assert [row["decision"] for row in rows(stage1.review_file(run))] == [""]
-    with pytest.raises(UserError, match="is there already"):
-        stage1.review_draft(run)
 
 
 @pytest.mark.parametrize(("answers", "said"), [

@@ -1,0 +1,155 @@
+"""A person's decisions on thoughts and corrections: the file that holds them and what they let into a dataset.
+
+The paper's authors checked every thought by hand. Decisions lie in build/runs/<run>/review/, in thoughts.jsonl and
+corrections.<model>.jsonl (corrections.<model>.<stage>.jsonl for the corrections of another stage than dpo), one JSON
+object a line. `make review` appends such lines from a web page; any editor will do as well:
+
+    {"id": "p-1", "decision": "accepted", "who": "Ada", "when": "2026-05-04T09:30:00+00:00", "of": "1f0c5b6e9a3d7e42"}
+    {"id": "p-2", "decision": "rejected"}
+    {"id": "p-3", "decision": "edited", "thought": {"problem_overview": "", "key_challenges": [""], ...}}
+    {"id": "p-4", "decision": "edited", "correction": {"first_error": 2, "reason": "", "steps": [""], ...}}
+
+The last line on an id counts; the decision "" takes the earlier ones back. An edit has the form that the teacher is
+asked for and passes the same rules. `of` is a digest of what was shown: a line about an answer that was made anew
+since counts no more; a line without `of` always does. Once there is a file, what is undecided is left out; without
+one everything valid goes in.
+"""
+
+import contextlib
+import fcntl
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from data_builders import stage1, stage2
+from data_builders.corrections import parse_correction
+from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, check_thought, details, json_object
+from logreasoner import prompts
+from logreasoner.cli import UserError
+from logreasoner.config import Run
+from logreasoner.files import digest, read_jsonl
+from logreasoner.journal import append_lines
+from logreasoner.records import by_id, read_instances
+
+Row = dict[str, Any]
+VALID = ("valid", "accepted")  # outcomes that need no edit
+
+
+@dataclass(frozen=True)
+class Review:
+    """What is reviewed, by id and in the order it is shown; `kind` is the field of an edit, thought or correction.
+
+    `check` gives the row as an edit changes it, or None and why the edit is not valid.
+    """
+
+    kind: str
+    path: Path
+    rows: dict[str, Row]
+    check: Callable[[Row, Any], tuple[Row | None, str]]
+
+    def files(self) -> list[Path]:
+        """The review file, if there is one: an input of what it decides."""
+        return [self.path] if self.path.exists() else []
+
+    def decisions(self) -> dict[str, Row]:
+        """The line that counts for each id; its "kept" is the row that goes in. Raises UserError for a wrong line."""
+        found: dict[str, Row] = {}
+        for file in self.files():
+            for number, line in read_jsonl(file):
+                row = self.rows.get(str(line.get("id")))
+                if "of" in line and (row is None or line["of"] != _shown(row)):
+                    continue
+                if row is None:
+                    raise UserError(f"{file}:{number}: no {self.kind} has id {line.get('id')!r}")
+                found[row["id"]] = {**line, "id": row["id"], "where": f"{file}:{number}: "}
+        return {key: {**line, "kept": self._kept(line)} for key, line in found.items() if line.get("decision") != ""}
+
+    def _kept(self, line: Row) -> Row | None:
+        """The row as a line lets it in, None if it does not. Raises UserError if the line is not a decision."""
+        row, decision, where = self.rows[line["id"]], line.get("decision"), line.get("where", "")
+        if decision not in ("accepted", "edited", "rejected"):
+            raise UserError(f"{where}decision must be accepted, edited or rejected, not {decision!r}")
+        if decision == "accepted" and row["outcome"] not in VALID:
+            raise UserError(f"{where}{row['id']} is not valid ({row['outcome']}); edit or reject it")
+        if decision != "edited":
+            return row if decision == "accepted" else None
+        changed, why = self.check(row, line.get(self.kind))
+        if changed is None:
+            raise UserError(f"{where}the edited {self.kind} of {row['id']} is not valid ({why})")
+        return changed
+
+    def kept(self) -> tuple[list[Row], dict[str, int] | str]:
+        """The rows that go in and what was decided; "not reviewed" without a file, when everything valid goes in."""
+        valid = [row for row in self.rows.values() if row["outcome"] in VALID]
+        if not self.files():
+            return valid, "not reviewed"
+        decisions = self.decisions()
+        verdicts = [line["decision"] for line in decisions.values()]
+        counts = {each: verdicts.count(each) for each in ("accepted", "edited", "rejected")}
+        kept = [decisions[key]["kept"] for key in self.rows if key in decisions]
+        undecided = sum(row["id"] not in decisions for row in valid)
+        return [row for row in kept if row], {**counts, "undecided": undecided}
+
+    def decide(self, given: Any, who: str) -> None:
+        """Append one decision (id, decision, an edit) with who and when. Raises UserError if it is not valid."""
+        row = self.rows.get(str(given.get("id"))) if isinstance(given, dict) else None
+        if row is None:
+            raise UserError(f"no {self.kind} has such an id")
+        line = {"id": row["id"], **{key: given[key] for key in ("decision", self.kind) if key in given}}
+        self._kept(line)
+        line |= {"who": who, "when": datetime.now(UTC).isoformat(timespec="seconds"), "of": _shown(row)}
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab") as lock:  # other tabs and other reviewers' servers wait here
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            append_lines(self.path, [line])
+
+
+def _shown(row: Row) -> str:
+    """A digest of what a reviewer judges."""
+    return digest([row.get(key) for key in ("problem", "thought", "flawed", "text")])[:16]
+
+
+def draft(row: Row) -> Row:
+    """What an edit begins with: the answer as far as it can be read."""
+    written = row.get("thought", row.get("text"))
+    if isinstance(written, str):
+        with contextlib.suppress(ValueError):
+            written = json_object(written)
+    return written if isinstance(written, dict) else {}
+
+
+def thoughts(run: Run) -> Review:
+    """The thoughts of a run, each with the problem and the raw analysis that it abstracts."""
+    analyses = {row["id"]: row["analysis"] for row in stage1.selected(run)}
+    rows = {row["id"]: {**row, "analysis": analyses.get(row["id"])}
+            for _, row in read_jsonl(stage1.folder(run) / "thoughts.jsonl")}
+    return Review("thought", run.dir / "review" / "thoughts.jsonl", rows, _thought)
+
+
+def _thought(row: Row, edit: Any) -> tuple[Row | None, str]:
+    thought, why = check_thought(edit, row["problem"])
+    if thought:
+        return {**row, "thought": thought.model_dump()}, ""
+    if why.startswith("schema"):
+        return None, f"{why}; wanted: an overview, one challenge or more, {LEAST_STEPS} to {MOST_STEPS} steps"
+    return None, f"{why}: {', '.join(details(edit['reasoning_steps'], row['problem']))}"
+
+
+def corrections(run: Run, model: str, stage: str) -> Review:
+    """A model's corrections that `stage` holds, each with the flawed solution and the true label."""
+    tasks, items = run.tasks(), by_id(read_instances(run.pools / "stage2.jsonl"))
+    flawed = {row["id"]: row for row in stage2.wrong(run, model, run.stage(stage).samples.solutions)}
+    rows = {row["id"]: {**row, "label": flawed[row["id"]]["label"],
+                        "problem": prompts.problem(items[row["id"]], tasks[row["task"]]),
+                        "flawed": {key: flawed[row["id"]][key] for key in ("steps", "answer")}}
+            for _, row in read_jsonl(run.dataset(model, stage) / "corrections.jsonl") if row["id"] in flawed}
+    name = model if stage == "dpo" else f"{model}.{stage}"
+    return Review("correction", run.dir / "review" / f"corrections.{name}.jsonl", rows, _correction)
+
+
+def _correction(row: Row, edit: Any) -> tuple[Row | None, str]:
+    chosen, why = parse_correction(json.dumps(edit), stage2.trajectory(row["flawed"]), row["label"])
+    return ({**row, "chosen": chosen.render()}, "") if chosen else (None, why)

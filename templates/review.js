@@ -1,0 +1,236 @@
+// The page of data_builders/review_page.py. Log text and model answers are hostile: they reach the page only as text.
+"use strict";
+const $ = (id) => document.getElementById(id);
+let state, item, at = 0, form = null, busy = false;
+
+function make(tag, className, ...children) {
+  const node = document.createElement(tag);
+  node.className = className;
+  node.append(...children);  // strings become text nodes
+  return node;
+}
+const section = (title, ...children) => make("section", "", make("h2", "", title), ...children);
+const text = (value) => typeof value === "string" ? value : value == null ? "" : JSON.stringify(value, null, 1);
+const texts = (value) => Array.isArray(value) ? value.map(text) : [];
+const words = (value) => text(value).trim().split(/\s+/).join(" ");
+const say = (message) => { $("message").textContent = message; };
+
+async function ask(path, options) {
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch {
+    throw Error("the server does not answer; start make review again and open the address it prints");
+  }
+  const value = answer.headers.get("content-type").startsWith("application/json") ? await answer.json()
+    : {error: await answer.text()};
+  if (value.error) throw Error(value.error);
+  return value;
+}
+
+// One request at a time: a key pressed while one is under way does nothing.
+async function doing(work) {
+  if (busy) return;
+  busy = true;
+  try {
+    await work();
+  } catch (error) {
+    say(error.message);
+  } finally {
+    busy = false;
+  }
+}
+
+async function show(number) {
+  at = Math.min(Math.max(number, 0), state.decided.length - 1);
+  item = await ask("item/" + at);
+  state.decided[at] = item.decision.decision;
+  say("");
+  draw(false);
+  window.scrollTo(0, 0);
+}
+
+// The first undecided one after the current, from the beginning if there is none behind it; -1 if all are decided.
+function undecided(from) {
+  const later = state.decided.indexOf("", from);
+  return later >= 0 ? later : state.decided.indexOf("");
+}
+
+async function goOn() {
+  const next = undecided(at + 1);
+  await show(next < 0 ? at : next);
+  if (next < 0) say("All are decided.");
+}
+
+async function decide(decision, edit) {
+  const body = JSON.stringify({id: item.id, decision, [state.kind]: edit});
+  Object.assign(state, await ask("decide", {method: "POST", body}));
+  await goOn();
+}
+
+function draw(editing) {
+  const {decision, who, when} = item.decision, decided = state.decided.filter(Boolean).length;
+  $("bar").max = state.decided.length;
+  $("bar").value = decided;
+  const total = state.decided.length.toLocaleString("en");
+  $("progress").textContent = `${decided.toLocaleString("en")} of ${total} decided`;
+  $("who").textContent = `as ${state.who}`;
+  $("place").textContent = `${(at + 1).toLocaleString("en")} of ${total} · ${item.task.replaceAll("_", " ")}`;
+  $("id").textContent = item.id;
+  $("verdict").className = decision || "undecided";
+  $("verdict").textContent = (decision || "undecided") + (who ? ` by ${who}` : "") + (when ? `, ${when}` : "");
+  form = editing ? (state.kind === "thought" ? thoughtForm() : correctionForm()) : null;
+  const shown = form ? form.node : state.kind === "thought" ? thought() : corrected();
+  const wrong = item.why && decision !== "edited"
+    ? [make("p", "why", `Not valid: ${item.why}. Edit it into a valid one, or reject it.`)] : [];
+  $("main").replaceChildren(...(state.kind === "thought"
+    ? [make("div", "", section("Problem", make("pre", "", item.problem)),
+            section("Raw analysis", make("pre", "", text(item.analysis)))),
+       make("div", "", ...wrong, shown)]
+    : [make("div", "wide", section("Problem", make("pre", "", item.problem)), ...wrong),
+       flawed(), shown]));
+  for (const id of ["save", "cancel"]) $(id).hidden = !form;
+  for (const id of ["previous", "next", "undecided", "accept", "edit", "reject"]) $(id).hidden = Boolean(form);
+  $("accept").disabled = Boolean(item.why) && decision !== "edited";
+  if (form) form.node.querySelector("textarea:not([readonly])").focus();
+}
+
+// ---- thoughts
+function thought() {
+  const {problem_overview, key_challenges, reasoning_steps} = item.draft;
+  if (!texts(reasoning_steps).length) return section("The teacher's answer", make("pre", "", text(item.thought)));
+  return make("article", "", section("Problem overview", make("p", "", text(problem_overview))),
+    section("Key challenges", make("ul", "", ...texts(key_challenges).map((each) => make("li", "", each)))),
+    section("Reasoning steps", make("ol", "", ...texts(reasoning_steps).map((each) => make("li", "", each)))));
+}
+
+function thoughtForm() {
+  const overview = area(text(item.draft.problem_overview), "Problem overview");
+  const challenges = list("Key challenges", texts(item.draft.key_challenges));
+  const steps = list("Reasoning steps", texts(item.draft.reasoning_steps));
+  return {
+    node: make("article", "", section("Problem overview", overview), challenges.node, steps.node),
+    value: () => ({problem_overview: overview.value.trim(), key_challenges: challenges.values(),
+                   reasoning_steps: steps.values()}),
+  };
+}
+
+// ---- corrections
+function firstFlawed() {
+  return Number.isInteger(item.draft.first_error) ? item.draft.first_error : item.flawed.steps.length + 1;
+}
+
+// Steps with marks: those before the first flawed one are kept; behind it, those that the other side lacks differ.
+function marked(steps, others, label, className) {
+  const first = firstFlawed(), rows = steps.map((step, index) => {
+    const differs = index + 1 >= first && words(step) !== words(others[index]);
+    const row = make("li", index + 1 < first ? "kept" : differs ? className : "", step);
+    if (index + 1 === first) row.prepend(make("b", "tag", label), " ");
+    return row;
+  });
+  return make("ol", "steps", ...rows);
+}
+
+function answer(label, className, first) {
+  return make("p", className, ...(first ? [make("b", "tag", "only the conclusion is flawed"), " "] : []), "Answer: ",
+    make("strong", "", label));
+}
+
+function flawed() {
+  const {steps} = item.flawed;
+  return section("Flawed (the model's)", marked(steps, texts(item.draft.steps), "first flawed step", "flaw"),
+    answer(item.flawed.answer, "flaw", firstFlawed() === steps.length + 1));
+}
+
+function corrected() {
+  const steps = texts(item.draft.steps);
+  if (!steps.length) return section("The teacher's answer", make("pre", "", text(item.text)));
+  return section("Corrected", marked(steps, item.flawed.steps, "corrected from here", "mend"),
+    answer(text(item.draft.answer), "mend"), make("p", "reason", make("b", "", "Why: "), text(item.draft.reason)));
+}
+
+function correctionForm() {
+  const given = item.flawed.steps, begun = texts(item.draft.steps);
+  const first = make("input", ""), reason = area(text(item.draft.reason), "Why that step is flawed");
+  Object.assign(first, {type: "number", min: 1, max: given.length + 1, value: firstFlawed()});
+  first.ariaLabel = "First flawed step";
+  const steps = list("Corrected steps", begun.length ? begun : given);
+  const keep = () => steps.areas().forEach((each, index) => {
+    each.readOnly = index + 1 < first.value;
+    if (each.readOnly && index < given.length) each.value = given[index];
+  });
+  first.addEventListener("input", keep);
+  keep();
+  return {
+    node: make("article", "",
+      section("First flawed step", first, ` of ${given.length}; ${given.length + 1}: only the conclusion`), steps.node,
+      section("Why that step is flawed", reason), answer(item.label, "mend")),
+    value: () => ({first_error: Number(first.value), reason: reason.value.trim(), steps: steps.values(),
+                   answer: item.label}),
+  };
+}
+
+// ---- forms
+function area(value, label) {
+  const node = make("textarea", "");
+  Object.assign(node, {value, ariaLabel: label, rows: Math.max(2, Math.ceil(value.length / 60))});
+  return node;
+}
+
+// Texts that can be changed, added and taken out.
+function list(title, begun) {
+  const rows = make("ol", "editing"), more = make("button", "", "Add one");
+  const add = (value) => {
+    const out = make("button", "", "×"), text = area(value, `${title}, ${rows.children.length + 1}`);
+    const row = make("li", "", text, out);
+    Object.assign(out, {type: "button", ariaLabel: "take out"});
+    out.addEventListener("click", () => row.remove());
+    rows.append(row);
+    return text;
+  };
+  begun.forEach(add);
+  more.addEventListener("click", () => add("").focus());
+  const areas = () => [...rows.querySelectorAll("textarea")];
+  const values = () => areas().map((each) => each.value.trim()).filter(Boolean);
+  return {node: section(title, rows, more), areas, values};
+}
+
+// ---- what a person does
+const actions = {
+  accept: () => doing(() => item.decision.decision === "edited" ? decide("edited", item.draft) : decide("accepted")),
+  reject: () => doing(() => decide("rejected")),
+  edit: () => draw(true),
+  save: () => doing(() => decide("edited", form.value())),
+  cancel: () => { say(""); draw(false); },
+  next: () => doing(() => show(at + 1)),
+  previous: () => doing(() => show(at - 1)),
+  undecided: () => doing(goOn),
+  help: () => $("helping").showModal(),
+};
+const KEYS = {a: "accept", e: "edit", r: "reject", j: "next", ArrowRight: "next", k: "previous", ArrowLeft: "previous",
+              u: "undecided", "?": "help"};
+
+document.addEventListener("keydown", (event) => {
+  if (!item || $("helping").open || event.altKey) return;
+  let action;
+  const control = event.ctrlKey || event.metaKey;
+  if (form) action = {Escape: "cancel", Enter: control ? "save" : ""}[event.key];
+  else if (!control) action = KEYS[event.key];
+  if (!action || $(action).disabled) return;
+  event.preventDefault();
+  if (!event.repeat || action === "next" || action === "previous") actions[action]();
+});
+for (const id of Object.keys(actions)) $(id).addEventListener("click", () => item && actions[id]());
+window.addEventListener("beforeunload", (event) => form && event.preventDefault());
+
+doing(async () => {
+  state = await ask("state");
+  document.title = `Review: ${state.kind}s`;
+  $("file").textContent = state.file;
+  for (const name of state.names) {
+    const link = make("a", name.startsWith(state.kind) ? "here" : "", name);
+    link.href = `../${name}/`;
+    $("names").append(link);
+  }
+  await show(Math.max(undecided(0), 0));
+});

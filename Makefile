@@ -51,9 +51,12 @@ ONLY := $(addprefix --only ,$(filter table% figure%,$(EXPERIMENT)))
 ifneq ($(ONLY),)
 override EXPERIMENT := paper
 endif
-# Models of models.yaml that make has to know by kind (a test compares).
+# A task of one's own brings the declaration of its run: TASKS=disk-failures means EXPERIMENT=disk-failures.
+ifneq ($(and $(filter file default undefined,$(origin EXPERIMENT)),$(TASKS),$(wildcard experiments/runs/$(TASKS).yaml)),)
+EXPERIMENT := $(TASKS)
+endif
+# Models of models.yaml that are behind an API (a test compares).
 API := chatgpt gpt-4o
-FLOORS := majority always-positive tfidf-lr char-cosine
 
 # ---- environments ----------------------------------------------------------------------------------------------
 CORE := .venv/.ready
@@ -115,6 +118,10 @@ SPEND := $(if $(BUDGET),--budget $(BUDGET))
 ASK_TEACHER = $(PY) -m logreasoner.chat --run $(RUN) --role teacher --engine $(TEACHER_ENGINE) $(SPEND)
 ASK_POLICY = $(PY) -m logreasoner.chat --run $(RUN) --role policy --model $(MODEL) --engine $(ENGINE) $(if $(BASE_URL),--base-url '$(BASE_URL)') $(SPEND)
 
+PUBLIC := build/data/public/manifest.json
+BUNDLED := build/data/bundled/manifest.json
+OWN_DATA := $(shell grep -ls '^  kind: own' experiments/runs/$(EXPERIMENT).yaml)
+
 include demo/demo.mk
 
 # Declares the run, or stops if it was declared otherwise; then says what is missing before anything is spent.
@@ -137,15 +144,13 @@ data: $(POOLS) ## download, verify and normalise the public data; show the pools
 data-ad: | $(CORE) ## the large raw logs for anomaly detection, before `make data`; or BGL=FILE SPIRIT=FILE
 	$(PY) -m data_builders.fetch --group ad $(if $(BGL),--file 'BGL.zip=$(BGL)') $(if $(SPIRIT),--file 'spirit2.gz=$(SPIRIT)')
 
-PUBLIC := build/data/public/manifest.json
-BUNDLED := build/data/bundled/manifest.json
 $(PUBLIC): $(wildcard build/data/raw/ad/*) | $(CORE)
 	$(PY) -m data_builders.fetch
 	$(PY) -m data_builders.normalise
 $(BUNDLED): demo/logs.yaml | $(CORE)
 	$(PY) -m demo.logs --out $(@D)
 
-$(POOLS): | declare $(if $(filter demo smoke,$(EXPERIMENT)),$(BUNDLED),$(PUBLIC))
+$(POOLS): | declare $(if $(OWN_DATA),,$(if $(filter demo smoke,$(EXPERIMENT)),$(BUNDLED),$(PUBLIC)))
 	$(PY) -m data_builders.pools --run $(RUN)
 
 # ---- stage 1: high-level thoughts (section 3.2) ----------------------------------------------------------------
@@ -257,8 +262,9 @@ thought-sft: preflight $(call TRAINED,thought-sft) ## tune MODEL on D_thought, a
 solution-sft: preflight $(call TRAINED,solution-sft) ## tune it on D_corr
 dpo: preflight $(call TRAINED,dpo) ## tune it on D_pref: the whole method, from logs to pi_dpo
 train: preflight $(call TRAINED,$(STAGE)) ## tune it up to STAGE, any stage of experiments/stages.yaml
-export: preflight $(call TRAINED,$(STAGE)) ## the complete weights of STAGE, adapter merged
-	@echo "complete weights: $(D)/models/$(MODEL)/$(STAGE)/model"
+export: preflight $(call TRAINED,$(STAGE)) ## the complete weights of STAGE with a model card: lineage, data, recipe, scores, limits
+	@$(PY) -m eval.card --run $(RUN) --model $(MODEL) --stage $(STAGE) --out $(D)/models/$(MODEL)/$(STAGE)/model
+	@echo "complete weights, with a model card: $(D)/models/$(MODEL)/$(STAGE)/model"
 recipes: | $(CORE) ## render the committed recipes/<model>/<stage>.yaml
 	$(PY) -m data_builders.recipes --committed
 
@@ -286,8 +292,8 @@ $(RESULT): $(ANSWERS).responses.jsonl
 
 .PHONY: eval floors tables report compare spread matrix plan costs audit
 eval: preflight $(RESULT) ## predict and score MODEL at STAGE: base, any trained stage, classifier or floor
-floors: ## score what needs no language model: a constant, TF-IDF with logistic regression, a cosine
-	@for model in $(FLOORS); do $(MAKE) --no-print-directory eval MODEL=$$model STAGE=floor; done
+floors: $(POOLS) ## score what needs no language model: a constant, TF-IDF with logistic regression, a cosine
+	@for model in $$($(PY) -m eval.floors --run $(RUN)); do $(MAKE) --no-print-directory eval MODEL=$$model STAGE=floor; done
 tables: | declare ## Tables 3-5, measured beside published, as Markdown, CSV and LaTeX
 	$(PY) -m eval.tables --run $(RUN) $(SUBSET)
 report: | declare ## one HTML file: tables, figures, losses, costs, lineage, every prediction; MODELS= for some
@@ -319,9 +325,26 @@ figure10: CHECK = thoughts
 figure10: preflight $(THOUGHTS)/thought_embeddings.npy ## t-SNE and steps of the thoughts; figure4 ... figure8 (MODELS=): what is missing, then PNG, SVG and CSV
 	$(PY) -m eval.figures --run $(RUN) --figure 10
 
+# ---- using the model -------------------------------------------------------------------------------------------
+PORT ?= 8000
+HOST ?= 127.0.0.1
+LOG ?= -
+TASK ?= anomaly_detection
+ARGS ?=
+WEIGHTS = $(if $(filter-out base,$(STAGE)),$(call TRAINED,$(STAGE)),$(BASE))
+OF_RUN = --run $(RUN) --model $(MODEL)
+.PHONY: serve analyze
+serve: preflight $(WEIGHTS) | $(SERVE) ## serve MODEL at STAGE by vLLM (OpenAI-compatible) until Ctrl-C; PORT=8000 HOST=127.0.0.1
+	@$(PY) -m logreasoner.serve $(OF_RUN) --stage $(STAGE) --port $(PORT) --host '$(HOST)'
+ifeq ($(BASE_URL),)
+analyze: preflight $(WEIGHTS) | $(SERVE)
+endif
+analyze: | $(CORE) ## a verdict with its steps for each session of LOG (- is standard input); TASK=, and MODEL= or BASE_URL=
+	@$(PY) -m eval.analyze --log '$(LOG)' --task $(TASK) $(ARGS) $(if $(BASE_URL),--base-url '$(BASE_URL)' $(if $(NAME),--name '$(NAME)') $(if $(wildcard $(D)/run.json),$(OF_RUN)),$(OF_RUN) --stage $(STAGE))
+
 # ---- checks ----------------------------------------------------------------------------------------------------
 .PHONY: check test help
-check: | $(DEV) ## lint, types and unit tests: under a minute
+check: | $(DEV) ## lint, types and unit tests: a minute or two
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/pytest -m "not e2e" -x

@@ -19,7 +19,7 @@ from typing import Any
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run
-from logreasoner.files import BUILD, manifest, read_json, read_jsonl, sha256, write_jsonl
+from logreasoner.files import manifest, read_json, read_jsonl, sha256, write_jsonl
 from logreasoner.published import published
 from logreasoner.records import Instance, read_instances
 
@@ -308,13 +308,13 @@ def remarks(builder: Builder, pools: Pools, handbook: list[Case]) -> list[str]:
 def pool(name: str) -> None:
     """Write the pools of a run, with a manifest that holds the proof and Tables 1 and 2 as built."""
     run = load_run(name)
-    kind = run.experiment.data.kind
-    data = BUILD / "data" / kind
-    files = [data / f"{part}.jsonl" for part in ("train", "test", "handbook")]
+    data = run.experiment.data
+    files = [data.folder / f"{part}.jsonl" for part in ("train", "test", "handbook")]
     for path in files:
         if not path.exists():
-            raise UserError(f"{path}: no such file; make it with: "
-                            + ("python -m data_builders.normalise" if kind == "public" else "make data"))
+            made = {"public": "python -m data_builders.normalise", "bundled": "make data",
+                    "own": f"make new-task NAME={data.name} FROM=FILE ARGS=--replace"}
+            raise UserError(f"{path}: no such file; make it with: {made[data.kind]}")
     _unchanged(run.pools, {str(path): sha256(path) for path in files})
     builder, pools, handbook = build(run, list(read_instances(files[0])), list(read_instances(files[1])),
                                      _cases(files[2]))
@@ -324,7 +324,7 @@ def pool(name: str) -> None:
     notes = remarks(builder, pools, handbook)
     printed = published().data_tables
     tables = {"proof": counts, "overlaps": shared}
-    if kind == "public":
+    if data.kind == "public":
         tables["table1"] = table1(pools, handbook, run, printed["table1"])
         tables["table2"] = table2(builder, pools, run, printed["table2"])
     for part, items in pools.items():

@@ -20,12 +20,11 @@ from logreasoner import cli, prompts
 from logreasoner.answers import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Task, load_run, load_yaml
-from logreasoner.files import BUILD, ROOT, manifest, write_jsonl
+from logreasoner.files import ROOT, manifest, write_jsonl
 from logreasoner.records import Instance, read_instances
 
 SETTINGS = ROOT / "demo" / "tiny.yaml"
 LOGS = logs.FOLDER / "form.jsonl"
-PUBLIC = BUILD / "data" / "public" / "train.jsonl"
 WINDOW = 20  # lines of a session (section 4.3.1)
 INPUTS = [LOGS, SETTINGS, teacher.SCRIPT]
 
@@ -36,23 +35,36 @@ def settings() -> dict[str, Any]:
     return dict(load_yaml(SETTINGS))
 
 
-def instances() -> list[Instance]:
-    """The logs for the answer forms. Raises UserError if they were not written."""
+def instances(run: Run | None = None) -> list[Instance]:
+    """The logs for the answer forms: the bundled ones of the run's tasks, all of them without a run.
+
+    For a task of a user's own they are its training logs outside the run's pools, as often as it takes. Raises
+    UserError if there are none, or if the bundled ones were not written.
+    """
+    if run and run.experiment.data.kind == "own":
+        free = leftover(run)
+        if not free:
+            raise UserError(f"{run.experiment.data.folder}: no training log is left to teach the tiny model its form; "
+                            f"lower the samples of experiments/runs/{run.experiment.name}.yaml")
+        times = -(-settings()["form"]["own"]["samples"] // len(free))
+        return [replace(item, id=f"{item.id}-{turn}") for turn in range(times) for item in free]
     if not LOGS.exists():
         raise UserError(f"{LOGS}: no such file; write it with: python -m demo.logs --out {logs.FOLDER}")
-    return list(read_instances(LOGS))
+    return [item for item in read_instances(LOGS) if run is None or item.task in run.tasks()]
 
 
 def unsure(item: Instance) -> bool:
     """Whether the label hangs on a word of which the base is not taught what it means."""
     topic, verb = logs.telling(item.text)
+    if item.task not in teacher.script()["steps"]:
+        return logs.dealt([topic]) < float(settings()["form"]["own"]["unsure"])
     words = logs.words()["unsure"]
     return topic in words["topics"] if item.task == "root_cause_analysis" else verb in words["verbs"]
 
 
 def plan(task: str) -> str:
     """A thought in form: for one task always the same, so that stage 1 has something to add."""
-    said = teacher.script()["thoughts"][task]
+    said = teacher.scripted("thoughts", task)
     return prompts.render("thought_answer", overview=said["overview"][0], challenges=said["challenges"][:1],
                           steps=said["steps"][:3])
 
@@ -68,6 +80,13 @@ def correction(item: Instance, task: Task, rng: random.Random) -> dict[str, str]
             "response": json.dumps(reply)}
 
 
+def leftover(run: Run) -> list[Instance]:
+    """Training logs of the run's data that are in none of its pools."""
+    pools = [read_instances(path) for path in sorted(run.pools.glob("*.jsonl")) if path.name != "handbook.jsonl"]
+    taken = {item.masked for pool in pools for item in pool}
+    return [item for item in read_instances(run.experiment.data.folder / "train.jsonl") if item.masked not in taken]
+
+
 def strangers(run: Run) -> dict[str, list[Instance]]:
     """For a run on public data: by task, training logs that are in none of its pools. Their labels are not used.
 
@@ -75,9 +94,7 @@ def strangers(run: Run) -> dict[str, list[Instance]]:
     """
     if run.experiment.data.kind != "public":
         return {}
-    pools = [read_instances(path) for path in sorted(run.pools.glob("*.jsonl")) if path.name != "handbook.jsonl"]
-    taken = {item.masked for pool in pools for item in pool}
-    free = [item for item in read_instances(PUBLIC) if item.masked not in taken]
+    free = leftover(run)
     found = {task: [item for item in free if item.task == task] for task in run.tasks()}
     # A task whose public rows are all test rows, or all in the pools, borrows the logs of the others.
     return {task: items or free for task, items in found.items()}
@@ -95,7 +112,7 @@ def samples(name: str) -> Iterator[dict[str, str]]:
     run, said = load_run(name), settings()["form"]
     rng = random.Random(f"{run.experiment.seed} form")
     tasks, free = run.tasks(), strangers(run)
-    items = [item for item in instances() if item.task in tasks]
+    items = instances(run)
     rng.shuffle(items)
     for item in items:
         task = tasks[item.task]
@@ -106,7 +123,7 @@ def samples(name: str) -> Iterator[dict[str, str]]:
         if rng.random() < said["corrections"]["share"]:
             yield {"id": item.id, "task": item.task, **correction(item, task, rng)}
             continue
-        mates = [mate for mate in rng.sample(items, 60) if mate.task == item.task and mate.id != item.id]
+        mates = [mate for mate in rng.sample(items, 60) if mate.task == item.task and mate.log != item.log]
         shown = mates[: run.experiment.examples] if rng.random() < said["with_examples"] else []
         strange = bool(free) and rng.random() < said["foreign"]["share"]
         guess = strange or unsure(item) or rng.random() < said["noise"]

@@ -39,6 +39,11 @@ def script() -> dict[str, Any]:
     return dict(load_yaml(SCRIPT))
 
 
+def scripted(part: str, task: str) -> Any:
+    """What the script has for a task in "steps" or "thoughts"; for a task of a user's own what fits any."""
+    return script()[part].get(task) or script()[part]["own"]
+
+
 def dealt(prompt: str, matter: str) -> float:
     """A number in [0, 1) that depends on the prompt and the matter alone."""
     return int(digest([prompt, matter])[:12], 16) / 16**12
@@ -75,12 +80,16 @@ def telling_words(problem: str) -> dict[str, str]:
     log = problem.partition("Log:\n")[2]
     log, _, description = log.partition("\nDescription:\n")
     topic, verb = logs.telling(log)
-    return {"topic": topic, "verb": verb, "sense": logs.sense(log), "other": logs.sense(description)}
+    words = list(dict.fromkeys(re.findall(r"[^\W_]+", log)))
+    longest = sorted(words, key=len, reverse=True)[:8]
+    return {"topic": topic, "verb": verb, "sense": logs.sense(log), "other": logs.sense(description),
+            "said": " ".join(word for word in words if word in longest)}
 
 
 def filled(task: str, label: str, words: dict[str, str]) -> list[list[str]]:
     """The steps to a label, each in all its wordings, about the words given."""
-    return [[text.format(**words) for text in step.get("any") or step[label]] for step in script()["steps"][task]]
+    return [[text.format(label=label, **words) for text in step.get("any") or step[label]]
+            for step in scripted("steps", task)]
 
 
 def rationale(prompt: str, problem: str, task: Task, label: str, kind: str = "rationale") -> str:
@@ -97,7 +106,7 @@ def rationale(prompt: str, problem: str, task: Task, label: str, kind: str = "ra
 
 def thought(prompt: str, task: str) -> str:
     """A thought template as JSON; sometimes with a detail of an instance, sometimes cut short."""
-    said = script()["thoughts"][task]
+    said = scripted("thoughts", task)
     wrong = fate("thought", prompt)
     steps = some(said["steps"], 4 + int(dealt(prompt, "count") * 2), prompt)
     if wrong == "detail":
@@ -150,7 +159,7 @@ class Teacher:
             return rationale(prompt, problem, *found, kind) if found else None
         if kind == "thought":
             task = self._task(prompt)
-            return thought(prompt, task.name if task and task.name in script()["thoughts"] else "handbook")
+            return thought(prompt, task.name if task else "handbook")
         return self._correction(prompt) if kind == "correction" else None
 
     def _correction(self, prompt: str) -> str | None:

@@ -68,11 +68,12 @@ def qwen2(name: str, out: Path) -> None:
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
-    tasks = load_run(name).tasks()
+    run = load_run(name)
+    tasks = run.tasks()
     samples = list(form.samples(name))
     asked = [sample["prompt"] for sample in samples]
     asked += [prompts.render("thought_sft", problem=prompts.problem(item, tasks[item.task]))
-              for item in form.instances() if item.task in tasks]
+              for item in form.instances(run)]
     made = tokenizer(asked, [sample["response"] for sample in samples])
     set_seed(form.settings()["seed"])
     model = Qwen2ForCausalLM(Qwen2Config(

@@ -82,6 +82,11 @@ def tfidf_lr(rules: Task, train: Rows, test: Rows) -> Answers:
     return found, {"words": len(fitted[0].vocabulary_), "class_weight": weights}
 
 
+def described(rules: Task, train: Rows) -> bool:
+    """Whether a task is to tell right descriptions from wrong ones."""
+    return len(rules.labels) == 2 and any(item.description for item in train)
+
+
 def char_cosine(rules: Task, train: Rows, test: Rows) -> Answers | None:
     """A threshold on the cosine of log and description as TF-IDF of three to five characters within words.
 
@@ -91,7 +96,7 @@ def char_cosine(rules: Task, train: Rows, test: Rows) -> Answers | None:
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    if len(rules.labels) != 2 or not any(item.description for item in train):
+    if not described(rules, train):
         return None
     pairs = [shown(item, rules) for item in train]
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5)).fit([text for pair in pairs for text in pair])
@@ -138,8 +143,21 @@ def write_answers(run: Run, out: Path, answers: Mapping[str, str], pools: Sequen
     print(f"{out}: {len(answers):,} answers, tasks {','.join(facts['tasks'])}")
 
 
+def fitting(run: Run) -> list[str]:
+    """The floors that fit one of the run's tasks at least."""
+    asked = [(rules, train) for rules, train, _ in by_task(run, ["stage2"])]
+    needs = {"always-positive": any(rules.positive for rules, _ in asked),
+             "char-cosine": any(described(*each) for each in asked)}
+    return [name for name in FLOORS if needs.get(name, True)]
+
+
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
+    if given.model is None:
+        print(*fitting(run))
+        return
+    if given.out is None:
+        raise UserError("--out is missing: where do the answers go?")
     if given.model not in FLOORS or run.model(given.model).kind != "floor":
         raise UserError(f"{given.model!r} is no floor; the floors are {', '.join(FLOORS)}")
     answers: dict[str, str] = {}
@@ -159,11 +177,12 @@ def _main(given: argparse.Namespace) -> None:
 def main() -> None:
     """Write a floor's answers."""
     arguments = cli.parser("eval.floors", "Answer a run's test sets without a language model.", """
+python -m eval.floors --run paper
 python -m eval.floors --run paper --model tfidf-lr \\
     --out build/runs/paper/predictions/tfidf-lr/floor/test.responses.jsonl""")
     arguments.add_argument("--run", required=True, help="a run whose pools are drawn (make data)")
-    arguments.add_argument("--model", required=True, help=", ".join(FLOORS))
-    arguments.add_argument("--out", required=True, type=Path, help="responses, JSONL")
+    arguments.add_argument("--model", help=f"{', '.join(FLOORS)}; without it, those that fit the run are listed")
+    arguments.add_argument("--out", type=Path, help="responses, JSONL; with --model")
     cli.run(arguments, _main)
 
 

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from eval.answered import Answer, Pools, add_limit_and_samples, answers, fixed, read_test_pools
 from eval.compare import Side
-from eval.tables import Results, demo_sheet, load_results, paper_sheets, results_dir
+from eval.tables import Results, load_results, results_dir, sheets_of
 from logreasoner import cli, costs
 from logreasoner.answers import after_thinking, element, parse_steps
 from logreasoner.cli import UserError
@@ -194,7 +194,7 @@ def make_report(run: Run, out: Path, wanted: Collection[str] = (), limit: int | 
         run=run, scripted=run.mark == "scripted", limit=limit, samples=samples, commit=commit(), width=WIDTH,
         height=HEIGHT, inline=inline,
         sources={kind: f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'" for kind, text in inline.items()},
-        sheets=[demo_sheet(run, results)] if run.mark == "scripted" else paper_sheets(run, results),
+        sheets=sheets_of(run, results),
         figures=figures(folder), curves=list(curves(run)), lineage=lineage(run), blocks=blocks(run, pools, shown),
         absent=sorted(set(map("/".join, results)) - {entry.key for entry in shown}) if not wanted else [],
         costs=list(tqdm(costs.report(run), unit="journal", desc="costs", delay=2, disable=None)))

@@ -170,10 +170,8 @@ def _cells(columns: list[Column], scored: dict[tuple[str, str, str], Scored] | N
            ) -> dict[str, list[Cell]]:
     def one(column: Column, test_set: str) -> Cell:
         key = (column.task, column.source)
-        if row is not None and not row.fits(column.task):
-            return NOT_FIT
         if scored is None or (*key, "all") not in scored:
-            return NOT_RUN
+            return NOT_FIT if row is not None and not row.fits(column.task) else NOT_RUN
         return scored.get((*key, test_set), NO_ROWS)
 
     return {test_set: [one(column, test_set) for column in columns] for test_set in TEST_SETS}
@@ -239,7 +237,9 @@ def demo_sheet(run: Run, results: Results) -> Sheet:
                                                                                    published().rows.get(key[0])), True)
               for key in floors]
     shown = " and ".join(dict.fromkeys(_title(name) for name, _ in methods))
-    return Sheet("demo", f"Demonstration: scripted teacher, model {shown}", columns, lines)
+    scripted = run.mark == "scripted"
+    title = "Demonstration: scripted teacher" if scripted else run.experiment.title
+    return Sheet("demo" if scripted else run.name, f"{title}, model {shown}", columns, lines)
 
 
 def _title(name: str) -> str:
@@ -283,8 +283,10 @@ def render(template: str, **values: Any) -> str:
 
 
 def sheets_of(run: Run, results: Results) -> list[Sheet]:
-    """Tables 3-5, or for a scripted teacher the demonstration's."""
-    return [demo_sheet(run, results)] if run.mark == "scripted" else paper_sheets(run, results)
+    """Tables 3-5; one sheet of the run's tasks where the teacher is scripted or none of them is the paper's."""
+    printed = {column.task for table in published().tables for column in table.columns}
+    own = run.mark == "scripted" or not printed & set(run.tasks())
+    return [demo_sheet(run, results)] if own else paper_sheets(run, results)
 
 
 def frame(run: Run, limit: int | None = None, samples: int = 1) -> "pandas.DataFrame":
@@ -302,9 +304,9 @@ def make_tables(run: Run, out: Path, limit: int | None = None, samples: int = 1)
     """Write tables.md, tables.csv and tables.tex into a folder; returns the Markdown."""
     folder, results = results_dir(run, limit, samples), load_results(run, limit, samples)
     scripted = run.mark == "scripted"
-    if scripted and not results:
-        raise UserError(f"{folder}: no results yet; score a model first (make eval RUN={run.name} ...)")
     sheets = sheets_of(run, results)
+    if not any(sheet.lines for sheet in sheets):
+        raise UserError(f"{folder}: no results yet; score a model first (make eval RUN={run.name} ...)")
     values = {"run": run, "scripted": scripted, "sheets": sheets, "limit": limit, "samples": samples}
     texts = {name: render(f"{name}.j2", **values) for name in ("tables.md", "tables.tex")}
 

@@ -38,6 +38,8 @@ class Task(Declared):
     positive: str | None = None
     metrics: list[str]
     mask_level: bool = False
+    window: int = Field(1, gt=0, description="consecutive lines of a log that are judged together")
+    described: bool = Field(False, description="a log is judged by the description that comes with it")
     paper: str = ""
 
 
@@ -126,9 +128,15 @@ class Stage2(Declared):
 
 
 class Data(Declared):
-    """Where instances come from: the catalogue of sources.yaml, or the logs that this project brings."""
+    """Where instances come from: the catalogue of sources.yaml, the logs that this project brings, or a user's file."""
 
-    kind: Literal["public", "bundled"]
+    kind: Literal["public", "bundled", "own"]
+    name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]*$", description="own: the name given to make new-task")
+
+    @property
+    def folder(self) -> Path:
+        """Where train.jsonl, test.jsonl and handbook.jsonl lie."""
+        return BUILD / "data" / self.kind / (self.name or "")
 
 
 class Experiment(Declared):

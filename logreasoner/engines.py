@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +19,23 @@ from logreasoner.files import TEMPLATES, read_jsonl, write_jsonl
 from logreasoner.journal import Journal, Record
 
 CHUNK = 20_000  # requests an offline run-batch process gets at once: what a kill can lose
+# What a request to vLLM's server may also say; OpenAI's client takes it as extra fields only.
+SERVER_ONLY = ("structured_outputs", "add_generation_prompt", "continue_final_message")
 
 
 def ask_live(requests: list[Record], journal: Journal, base_url: str | None, key: str,
-             budget: Budget | None = None) -> None:
+             budget: Budget | None = None, title: str | None = None) -> None:
     """Ask an endpoint, `live.concurrency` requests at once; the client retries with its own back-off.
 
-    Raises UserError where asking on is pointless or the budget does not cover the next request; requests under way
-    are waited for first, so that everything paid is kept.
+    A progress bar with a title is one of many: it goes when it is done. Raises UserError where asking on is pointless
+    or the budget does not cover the next request; requests under way are waited for first, so that everything paid is
+    kept.
     """
-    asyncio.run(_ask_live(requests, journal, base_url, key, budget))
+    asyncio.run(_ask_live(requests, journal, base_url, key, budget, title))
 
 
 async def _ask_live(requests: list[Record], journal: Journal, base_url: str | None, key: str,
-                    budget: Budget | None) -> None:
+                    budget: Budget | None, title: str | None) -> None:
     import openai
     from tqdm import tqdm
 
@@ -58,7 +61,7 @@ async def _ask_live(requests: list[Record], journal: Journal, base_url: str | No
                 journal.add((asked, response))
                 bar.update()
 
-    with tqdm(total=len(requests), unit="answer", disable=None) as bar:
+    with tqdm(total=len(requests), unit="answer", desc=title, leave=title is None, disable=None) as bar:
         await asyncio.gather(*(worker(bar) for _ in range(min(live["concurrency"], len(requests)))))
     await client.close()
     if stopped:
@@ -71,7 +74,7 @@ async def _ask_one(client: Any, asked: Record) -> Record:
     import openai
 
     body = dict(asked["body"])
-    extra = {name: body.pop(name) for name in decoding()["vllm_only"] if name in body}
+    extra = {name: body.pop(name) for name in (*decoding()["vllm_only"], *SERVER_ONLY) if name in body}
     try:
         answer = await client.chat.completions.create(**body, extra_body=extra or None)
         received = answer.model_dump(mode="json")
@@ -137,32 +140,59 @@ def _run_logged(command: list[str], log: Path) -> None:
 
 
 @contextmanager
-def server(command: list[str], log: Path, seconds: float = 900) -> Iterator[str]:
-    """Start vLLM's server on a free loopback port, yield its base URL once it answers, stop it afterwards."""
-    import httpx
+def server(command: list[str], log: Path | None, seconds: float = 900, host: str = "127.0.0.1",
+           port: int = 0) -> Iterator[str]:
+    """Start vLLM's server (port 0: a free one), yield its base URL once it answers; end it with its children.
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+    Without a log its output goes where ours goes. Raises UserError where the port is taken or nothing comes up.
+    """
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a port just left is free
+        try:
+            free.bind((host, port))
+        except OSError as error:
+            raise UserError(f"{host} port {port}: {error.strerror or error}; give another PORT= or HOST=") from None
         port = free.getsockname()[1]
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") as stream:
-        process = subprocess.Popen([*command, "--host", "127.0.0.1", "--port", str(port)], env=vllm_environment(),
+    reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    address = f"http://{reached}:{port}"
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "wb") if log else nullcontext() as stream:
+        process = subprocess.Popen([*command, "--host", host, "--port", str(port)], env=vllm_environment(),
                                    stdout=stream, stderr=stream, start_new_session=True)
     try:
         deadline = time.monotonic() + seconds
-        while True:
+        while not _answers(f"{address}/health"):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"vLLM's server did not come up; see {log}")
-            try:
-                if httpx.get(f"http://127.0.0.1:{port}/health", timeout=2).status_code == 200:
-                    break
-            except httpx.HTTPError:
-                time.sleep(1)
-        yield f"http://127.0.0.1:{port}/v1"
+                raise UserError(f"vLLM's server did not come up; see {log or 'what it said above'}")
+            time.sleep(1)
+        yield f"{address}/v1"
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(timeout=60)
+        _stop(process)
+
+
+def _answers(url: str) -> bool:
+    import httpx
+
+    try:
+        return httpx.get(url, timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _stop(process: "subprocess.Popen[bytes]") -> None:
+    """End a process that leads a session, and what it started: asked first, then (or at a second Ctrl-C) killed."""
+    try:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=30)
+    finally:
+        with suppress(ProcessLookupError):  # the usual case: soon nothing is left of the group
+            for _ in range(50 if process.poll() is not None else 0):
+                os.killpg(process.pid, 0)
+                time.sleep(0.1)
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def has_gpu() -> bool:

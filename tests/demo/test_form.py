@@ -53,12 +53,12 @@ def test_on_public_data_half_the_samples_are_public_logs_outside_the_pools(folde
     run = Run("demo-public", resolve("demo-public", []))
     run.pools = folder / "pools"
     monkeypatch.setattr(form, "load_run", lambda name: run)
-    monkeypatch.setattr(form, "PUBLIC", folder / "train.jsonl")
+    monkeypatch.chdir(folder)
     write_jsonl(form.LOGS, (item.as_json() for item in logs.instances("form")))
     task = "potential_failure_prediction"
     public = [Instance(f"p-{number}", task, "huawei-switches", f"PUB/[MASK]/X: {word}", "True")
               for number, word in enumerate(["free one", "free two", "taken"])]
-    write_jsonl(form.PUBLIC, (item.as_json() for item in public))
+    write_jsonl(run.experiment.data.folder / "train.jsonl", (item.as_json() for item in public))
     write_jsonl(run.pools / "stage2.jsonl", [public[2].as_json()])
     prompts = [sample["prompt"] for sample in form.samples("demo-public")]
     share = sum("PUB/[MASK]/X: free" in prompt for prompt in prompts) / len(prompts)

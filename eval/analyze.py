@@ -1,0 +1,219 @@
+"""A log of one's own -> a verdict with its steps for each session (or line), from a served model.
+
+Prompts and decoding are the evaluation's (section 4.2.3). Where the server is vLLM the form of an answer is enforced,
+so that no answer is outside the labels; elsewhere one that cannot be read is marked. Only --journal keeps answers.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+
+from data_builders.sessions import LAYOUTS, LONGEST, lines, positive
+from eval.answered import names
+from eval.predict import examples_by_task
+from logreasoner import cli, engines, serve
+from logreasoner.answers import after_thinking, element, parse_label, parse_steps
+from logreasoner.cli import UserError
+from logreasoner.config import Run, Task, decoding, load_run, task
+from logreasoner.journal import Journal, Record, body_digest, content, request, trouble
+from logreasoner.prompts import solution
+from logreasoner.records import Instance
+
+FOUND, UNREAD = 3, 4  # exit statuses
+STATUS = f"""
+
+exit status: 0: no session has the positive class (or a label of --fail-on), {FOUND}: one has, {UNREAD}: none has, but
+some got no answer that can be read, 1: an error, 2: wrong options, 130: Ctrl-C"""
+Session = list[tuple[int, str]]  # line number from 1, message
+COLOURS = {"positive": "31", "negative": "32", "unread": "33", "quiet": "2"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was said of the lines first..last. `label` is None where no answer could be read; `note` says why."""
+
+    first: int
+    last: int
+    label: str | None
+    steps: tuple[str, ...]
+    note: str
+    log: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Whom to ask, and how."""
+
+    url: str
+    model: str
+    vllm: bool
+    thinking: bool
+    rules: Task
+    examples: tuple[Instance, ...]
+    description: str
+    journal: Journal
+
+    def request(self, log: Sequence[str]) -> Record:
+        """The request of a session; vLLM is also told the form of the answer."""
+        item = Instance("asked", self.rules.name, "analyze", tuple(log), "", description=self.description)
+        more = dict(decoding()["thinking"]) if self.thinking else {}
+        if self.vllm:
+            more["structured_outputs"] = {"regex": serve.form(self.rules.labels, self.thinking)}
+        return request("asked", self.model, "evaluation", solution(item, self.rules, self.examples), self.vllm, **more)
+
+    def ask(self, asked: list[Record], title: str) -> list[tuple[str | None, str]]:
+        """(text or None, what went wrong or "") for each request; the same question is asked once."""
+        new = {body_digest(each): each for each in asked if self.journal.answer(each) is None}
+        if new:
+            key = os.environ.get("OPENAI_API_KEY") or "none"
+            engines.ask_live(list(new.values()), self.journal, self.url, key, title=title)
+        found = [self.journal.answer(each) or self.journal.last(each) for each in asked]
+        return [(content(each), "" if content(each) is not None else trouble(each)) for each in found]
+
+    def verdicts(self, sessions: list[Session]) -> list[Verdict]:
+        """Ask about some sessions, in their order. Of an answer that was cut off vLLM is asked for the end, a label."""
+        title = f"lines {sessions[0][0][0]:,}-{sessions[-1][-1][0]:,}"
+        asked = [self.request([text for _, text in session]) for session in sessions]
+        answers = self.ask(asked, title)
+        cut = {at: text for at, (text, _) in enumerate(answers) if text is not None and self.vllm
+               and parse_label(text, self.rules.labels) is None and ("</think>" in text or not self.thinking)}
+        ends = self.ask([serve.closing(asked[at], text, self.rules.labels) for at, text in cut.items()], title)
+        for (at, text), (end, _) in zip(cut.items(), ends, strict=True):
+            answers[at] = serve.closed(text) + (end or ""), "cut off at max_tokens, then asked for the label alone"
+        return [self.verdict(session, *answer) for session, answer in zip(sessions, answers, strict=True)]
+
+    def verdict(self, session: Session, text: str | None, note: str) -> Verdict:
+        """Read an answer strictly, as the evaluation does."""
+        label = parse_label(text or "", self.rules.labels)
+        body = element(after_thinking(text or ""), "solutions")
+        steps = parse_steps(body) if body else None
+        return Verdict(session[0][0], session[-1][0], label, steps or (),
+                       note or ("" if label else "no answer in the form"), tuple(line for _, line in session))
+
+
+def windows(rows: Iterable[bytes], layout: str, window: int, counts: Counter[str]) -> Iterator[Session]:
+    """Sessions of `window` consecutive messages with their line numbers from 1, the last one as long as it is."""
+    held: Session = []
+    for counts["lines"], line in enumerate(rows, 1):
+        parsed = LAYOUTS[layout](line)
+        if parsed is None:
+            counts["skipped"] += 1
+            continue
+        held.append((counts["lines"], parsed[2].decode("utf-8", "replace")))
+        if len(held) == window:
+            yield held
+            held = []
+    if held:
+        yield held
+
+
+def rows(log: str) -> Iterator[bytes]:
+    """A log's lines: of a file (also .gz and .zip), a pipe, or for "-" of standard input."""
+    if log != "-" and Path(log).is_file():
+        yield from lines(Path(log))
+        return
+    with nullcontext(sys.stdin.buffer) if log == "-" else open(log, "rb") as stream:
+        while line := stream.readline(LONGEST):
+            yield line.rstrip(b"\r\n")
+
+
+def printable(text: str) -> str:
+    """Text of a log or a model without what a terminal would obey."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
+                   for char in text)
+
+
+def shown(verdict: Verdict, bad: Sequence[str], colours: bool) -> str:
+    """A verdict as text: where, the label, the steps; a single line stands beside its label."""
+    def paint(text: str, colour: str) -> str:
+        return f"\x1b[{COLOURS[colour]}m{printable(text)}\x1b[0m" if colours else printable(text)
+
+    single = verdict.first == verdict.last
+    where = f"line {verdict.first:,}" if single else f"lines {verdict.first:,}-{verdict.last:,}"
+    kind = "unread" if verdict.label is None else "positive" if verdict.label in bad else "negative"
+    head = f"{where}: {paint(verdict.label or 'unparsed', kind)}" + (f"  {printable(verdict.log[0])}" if single else "")
+    steps = [paint(f"  {number}. {' '.join(step.split())}", "quiet") for number, step in enumerate(verdict.steps, 1)]
+    return "\n".join([head, *steps, *([paint(f"  ({verdict.note})", "unread")] if verdict.note else [])])
+
+
+def _examples(run: Run | None, name: str, most: int | None) -> tuple[Instance, ...]:
+    """The in-context examples that the run's evaluation shows, at most so many; none without a run that has them."""
+    if run is None or name not in run.experiment.tasks or not (path := run.pools / "examples.jsonl").exists():
+        return ()
+    return examples_by_task(path, {name}, run.experiment.examples)[name][:most]
+
+
+def _endpoint(given: argparse.Namespace, run: Run | None) -> AbstractContextManager[tuple[str, str, bool]]:
+    if given.base_url:
+        return nullcontext(serve.found(given.base_url, given.name))
+    if run and given.model and given.stage:
+        return serve.started(run, given.model, given.stage)
+    raise UserError("give --base-url, or --run, --model and --stage")
+
+
+def _main(given: argparse.Namespace) -> None:
+    rules, run = task(given.task), load_run(given.run) if given.run else None
+    bad = given.fail_on or [rules.positive] * (rules.positive is not None)
+    if unknown := set(bad) - set(rules.labels):
+        raise UserError(f"--fail-on {min(unknown)}: {rules.name} has the labels {', '.join(rules.labels)}")
+    if given.description is None and rules.described:
+        raise UserError(f"{rules.name} judges logs by a description: give it with --description")
+    if given.log != "-" and not Path(given.log).exists():
+        raise UserError(f"{given.log}: no such file")
+    counts: Counter[str] = Counter()
+    labels: Counter[str | None] = Counter()
+    sessions = windows(rows(given.log), given.format, given.window or rules.window, counts)
+    examples = _examples(run, given.task, given.examples)
+    thinking = bool(run and given.model and run.model(given.model).thinking)
+    colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    with _endpoint(given, run) as (url, name, vllm):
+        asker = Asker(url, name, vllm, thinking, rules, examples, given.description or "",
+                      Journal(given.journal) if given.journal else serve.Unwritten())
+        for batch in iter(lambda: list(islice(sessions, given.batch)), []):
+            for verdict in asker.verdicts(batch):
+                labels[verdict.label] += 1
+                print(json.dumps(asdict(verdict)) if given.json else shown(verdict, bad, colours))
+            sys.stdout.flush()
+    if counts["skipped"] == counts["lines"] > 0:
+        raise UserError(f"{given.log}: none of {counts['lines']:,} lines has the layout {given.format}; "
+                        "choose another --format")
+    said = ", ".join(f"{labels[label]:,} {label or 'unparsed'}" for label in (*rules.labels, None))
+    print(f"{given.log}: {counts['lines']:,} lines ({counts['skipped']:,} skipped): {said}; {printable(name)}, "
+          f"{len(examples)} examples{'' if vllm else '; no vLLM, so the form was not enforced'}", file=sys.stderr)
+    sys.exit(FOUND if any(labels[label] for label in bad) else UNREAD if labels[None] else 0)
+
+
+def main() -> None:
+    """Analyse a log."""
+    arguments = cli.parser("eval.analyze", "A verdict with its steps for each session of a log." + STATUS, """
+python -m eval.analyze --log app.log --task anomaly_detection --run paper --model qwen2.5-7b --stage dpo
+journalctl -b | python -m eval.analyze --log - --task anomaly_detection --base-url http://127.0.0.1:8000/v1
+python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url http://127.0.0.1:8000/v1 --json \\
+    --fail-on equipmentAlarm,environmentalAlarm | jq -c '[.first, .label]'""")
+    arguments.add_argument("--log", required=True, help="a file (also .gz, .zip); - for standard input")
+    arguments.add_argument("--task", required=True, help="a file of experiments/tasks")
+    arguments.add_argument("--run", help="whose examples stand in the prompts, and whose model is served")
+    arguments.add_argument("--model", help="a name of models.yaml; without --base-url vLLM is started for it")
+    arguments.add_argument("--stage", help="base or a stage of stages.yaml")
+    arguments.add_argument("--base-url", help="an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY")
+    arguments.add_argument("--name", help="what the endpoint calls the model, where it serves several")
+    arguments.add_argument("--format", choices=LAYOUTS, default="lines", help="how a line is laid out (default: lines)")
+    arguments.add_argument("--window", type=positive, help="lines of a session (default: the task's window)")
+    arguments.add_argument("--description", help="for a task that judges logs by one")
+    arguments.add_argument("--examples", type=int, choices=range(10), metavar="N", help="at most so many of the run's")
+    arguments.add_argument("--fail-on", type=names, metavar="LABELS", help="exit with 3 for these (default: positive)")
+    arguments.add_argument("--json", action="store_true", help="one JSON object a session")
+    arguments.add_argument("--batch", type=positive, default=256, help="sessions read at once; 1 follows a live log")
+    arguments.add_argument("--journal", type=Path, help="keep every answer in this file and ask none again")
+    cli.run(arguments, _main)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The model card beside exported weights: every statement from the run's files, what none says called unknown."""
+
+import argparse
+import json
+import re
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from data_builders.doctor import path_like
+from eval.score import cell
+from eval.tables import TEST_SETS, Results, load_results
+from logreasoner import cli, prompts
+from logreasoner.answers import Trajectory
+from logreasoner.cli import UserError
+from logreasoner.config import Run, decoding, load_run, load_yaml, models, task
+from logreasoner.files import EXPERIMENTS, TEMPLATES, commit, digest, read_json, sha256, writing
+from logreasoner.records import Instance
+from logreasoner.templating import environment
+
+NOT_SHOWN = re.compile(r"(logging|save|report|do)_|.*(_dir|_path|dataset)$")  # of a recipe
+TOY = 10_000_000  # weights; below, no language was learnt
+
+
+def escaped(value: Any) -> str:
+    """Text on one line of Markdown, without the characters that could become markup."""
+    return re.sub(r"([\\`*_{}\[\]<>|#!~$&])", r"\\\1", " ".join(str(value).split()))
+
+
+def fenced(text: str) -> str:
+    """Text as a code block that nothing inside can end."""
+    fence = "`" * max(3, *(1 + len(found) for found in re.findall("`+", text)), 0)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def trained(run: Run, name: str, stage: str) -> list[dict[str, Any]]:
+    """The trainings that lead to a stage, first to last: manifest, dataset, recipe and samples as they stand."""
+    before = run.stage(stage).starts_from
+    found = [] if before in ("base", "init") else trained(run, name, before)
+    where = run.stage_dir(name, stage) / "manifest.json"
+    made = read_json(where)
+    if found and made["inputs"]["parent"] != digest(found[-1]["made"]["weights"]):
+        raise UserError(f"{where}: was trained from other weights of {before} than are there now; train it again")
+    data = run.dataset(name, stage) / f"{run.stage(stage).dataset}.json"
+    for path, key in ((data, "dataset"), (run.recipe(name, stage), "recipe")):
+        if not path.exists() or sha256(path) != made["inputs"][key]:
+            raise UserError(f"{path}: is not there, or not what {stage} was trained with; train it again")
+    facts = read_json(f"{data}.manifest.json")
+    samples = [read_json(path) for each in facts["inputs"] if (path := Path(f"{each}.manifest.json")).exists()]
+    recipe = {key: value for key, value in load_yaml(run.recipe(name, stage)).items() if not NOT_SHOWN.match(key)}
+    return [*found, {"stage": run.stage(stage), "name": stage, "made": made, "data": facts, "recipe": recipe,
+                     "review": next((each["review"] for each in samples if "review" in each), None)}]
+
+
+def weights(folder: Path) -> int:
+    """How many weights the safetensors files of a folder hold, by their headers."""
+    total = 0
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        total += sum(prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+    return total
+
+
+def sources(run: Run) -> list[dict[str, Any]]:
+    """The public sources (experiments/sources.yaml) whose files the run's data was made of."""
+    path = run.experiment.data.folder / "manifest.json"
+    read = list(read_json(path)["inputs"]) if run.experiment.data.kind == "public" and path.exists() else []
+    return [row for row in load_yaml(EXPERIMENTS / "sources.yaml").values()
+            if any(used.endswith(f"/{file['path']}") and row.get("repo", "") in used
+                   for file in row["files"] for used in read)]
+
+
+def scores(results: Results, name: str, stage: str) -> list[tuple[str, str, str, list[str], list[str]]]:
+    """(task, source, test set, [this model's scores, its base's], the floors') for each test set; one line if alike."""
+    def said(key: tuple[str, str], *at: str) -> str:
+        row = results.get(key, {}).get((at[0], at[1], at[2]))
+        return cell(row.metrics, task(at[0]).metrics, row.n, row.unparsed) if row else ""
+
+    floors = {key: models()[key[0]].title for key in results if key[1] == "floor"}
+    mine, found = results.get((name, stage), {}), []
+    for where in sorted({at[:2] for at in mine}):
+        cells = {test_set: ([said((name, at), *where, test_set) for at in (stage, "base")],
+                            [f"{title}: {text}" for key, title in floors.items()
+                             if (text := said(key, *where, test_set))])
+                 for test_set in TEST_SETS if (*where, test_set) in mine}
+        if len(cells) == 2 and cells["all"] == cells["disjoint"]:
+            cells = {" = ".join(cells): cells["all"]}
+        found += [(*where, test_set, *both) for test_set, both in cells.items()]
+    return found
+
+
+def render(run: Run, name: str, stage: str) -> str:
+    """The card as Markdown. Raises UserError for a base model, and where the files of the lineage disagree."""
+    declared = run.check(name, stage)
+    if declared.kind != "open" or stage == "base":
+        raise UserError(f"{name} at {stage} was not trained here, so there is nothing to write a card of")
+    chain, base, rules = trained(run, name, stage), run.weights(name, "base"), run.tasks()
+    drawn, shown = run.pools / "manifest.json", next(iter(rules.values()))
+    example = Instance("example", shown.name, "card", "(the log, or a session line by line)", "")
+    jinja = environment(TEMPLATES, {"md": escaped, "fenced": fenced}, keep_trailing_newline=True)
+    return jinja.get_template("model_card.md.j2").render(
+        run=run, name=name, stage=stage, model=declared, chain=chain, base=None if path_like(base) else base,
+        count=weights(run.stage_dir(name, stage) / "model"), toy=TOY, sources=sources(run),
+        scripted="scripted" in (run.mark, *(each["made"]["mark"] for each in chain)),
+        pools=read_json(drawn) if drawn.exists() else None, scores=scores(load_results(run), name, stage),
+        tasks=rules, prompt=prompts.solution(example, shown), decoding=decoding()["evaluation"], commit=commit(),
+        answer=Trajectory(("(a step)", "(the next)"), shown.labels[0]).render())
+
+
+def _main(given: argparse.Namespace) -> None:
+    text, path = render(load_run(given.run), given.model, given.stage), given.out / "README.md"
+    with writing(path) as stream:
+        stream.write(text)
+    print(path)
+
+
+def main() -> None:
+    """Write a model card."""
+    arguments = cli.parser("eval.card", "Write the model card of a trained stage: README.md in a folder.", """
+python -m eval.card --run paper --model qwen2.5-7b --stage dpo --out build/runs/paper/models/qwen2.5-7b/dpo/model""")
+    for option in ("--run", "--model", "--stage"):
+        arguments.add_argument(option, required=True)
+    arguments.add_argument("--out", required=True, type=Path, help="the folder with the weights")
+    cli.run(arguments, _main)
+
+
+if __name__ == "__main__":
+    main()

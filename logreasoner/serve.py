@@ -1,0 +1,145 @@
+"""A model of a run as vLLM's OpenAI-compatible server, with the chat template and sampling that it was scored with;
+and how any such server is asked for answers in the form of think, then answer.
+"""
+
+import argparse
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+
+from logreasoner import cli
+from logreasoner.chat import served_name
+from logreasoner.cli import UserError
+from logreasoner.config import Run, load_run
+from logreasoner.engines import server, vllm_command
+from logreasoner.journal import Journal, Record
+
+KEPT = 20_000  # answers that Unwritten holds: some 60 MB
+
+
+def command(run: Run, name: str, stage: str) -> list[str]:
+    """How vLLM serves a model at a stage. Raises UserError for a model without weights of its own, or not trained."""
+    declared = run.check(name, stage)
+    if declared.kind != "open":
+        raise UserError(f"{name} is of kind {declared.kind} (experiments/models.yaml); only open weights can be served")
+    weights = run.weights(name, stage)
+    if stage != "base" and not (Path(weights) / "config.json").exists():
+        raise UserError(f"{weights}: no weights; make them: make train MODEL={name} STAGE={stage} RUN={run.name}")
+    return vllm_command("api_server", weights, served_name(name, stage), declared.template)
+
+
+@contextmanager
+def started(run: Run, name: str, stage: str) -> Iterator[tuple[str, str, bool]]:
+    """A server of our own for a while, as `found` describes one; it ends with this program however that ends."""
+    asked, log = command(run, name, stage), run.dir / "logs" / f"serve-{name}-{stage}.log"
+    end_with_children()
+    print(f"starting vLLM with {served_name(name, stage)} (its log: {log})", file=sys.stderr, flush=True)
+    with server(asked, log) as url:
+        yield url, served_name(name, stage), True
+
+
+def found(base_url: str, name: str | None) -> tuple[str, str, bool]:
+    """(base URL, what it calls the model, whether it is vLLM) of an endpoint; only vLLM enforces the form of answers.
+
+    Raises UserError if it cannot be reached, does not list its models, or has several and none is named.
+    """
+    import httpx
+
+    url, key = base_url.rstrip("/"), os.environ.get("OPENAI_API_KEY") or "none"
+    try:
+        answer = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=30)
+        known = {str(row["id"]): row.get("owned_by") for row in answer.raise_for_status().json()["data"]}
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{url}/models does not list the models ({str(error)[:200]!a}); a base URL ends in /v1, and a "
+                        "key is read from OPENAI_API_KEY") from None
+    name = name or (next(iter(known)) if len(known) == 1 else "")
+    if name not in known:
+        raise UserError(f"{url} serves {', '.join(list(known)[:10])!a}; choose with --name")
+    return url, name, known[name] == "vllm"
+
+
+def form(labels: Sequence[str], thinking: bool) -> str:
+    """The form of an answer as a regular expression: the steps are free text, the answer is one of the labels.
+
+    No tag of the form can begin inside the steps; other markup can, since logs have it.
+    """
+    labelled = "|".join(map(re.escape, labels))
+    return (r"([^<]|<[^/])*</think>\s*" if thinking else "") + (
+        rf"<solutions>\n1\. [^\s<]([^<]|<[^<as/])*</solutions>\n<answer> ({labelled}) </answer>")
+
+
+def closed(text: str) -> str:
+    """An answer that was cut off, brought to its end but for the label."""
+    thought, mark, rest = text.rpartition("</think>")
+    body = re.sub(r"<[^>\s]*\Z", "", rest.partition("</solutions>")[0]).rstrip()
+    return f"{thought}{mark}{body}\n</solutions>\n<answer>"
+
+
+def closing(asked: Record, text: str, labels: Sequence[str]) -> Record:
+    """The request by which a model ends its own answer that was cut off: with one of the labels and nothing else."""
+    body = asked["body"]
+    return {**asked, "body": {
+        **body, "messages": [*body["messages"], {"role": "assistant", "content": closed(text)}],
+        "add_generation_prompt": False, "continue_final_message": True,
+        "structured_outputs": {"choice": [f" {label} </answer>" for label in labels]}}}
+
+
+class Unwritten(Journal):
+    """A journal in memory alone, which forgets the oldest answers."""
+
+    def __init__(self) -> None:
+        super().__init__(Path(os.devnull))
+
+    def append(self, records: list[Record]) -> None:
+        """Keep journal lines for a while."""
+        for record in records:
+            self._keep(record)
+        for key in list(islice(self.answers, max(0, len(self.answers) - KEPT))):
+            del self.answers[key]
+
+
+def end_with_children() -> None:
+    """Let SIGTERM and a closed terminal end this program like an error does, so that its server ends with it."""
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    for each in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, leave)
+
+
+def _main(given: argparse.Namespace) -> None:
+    run = load_run(given.run)
+    asked = command(run, given.model, given.stage)
+    end_with_children()
+    if given.host not in ("127.0.0.1", "::1", "localhost"):
+        print(f"{given.host}: whoever reaches this machine may ask; VLLM_API_KEY in the environment sets a key",
+              file=sys.stderr)
+    with server(asked, None, host=given.host, port=given.port) as url:
+        print(f"{served_name(given.model, given.stage)} answers; ask it with: make analyze LOG=app.log "
+              f"TASK={run.experiment.tasks[0]} BASE_URL={url}   (Ctrl-C ends it)", flush=True)
+        with suppress(KeyboardInterrupt):
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # our one child
+            raise UserError("vLLM ended by itself; what it said stands above")
+
+
+def main() -> None:
+    """Serve a model until Ctrl-C."""
+    arguments = cli.parser("logreasoner.serve", "Serve a model of a run by vLLM until Ctrl-C.", """
+python -m logreasoner.serve --run paper --model qwen2.5-7b --stage dpo
+python -m logreasoner.serve --run paper --model qwen2.5-7b --stage base --port 8001 --host 0.0.0.0""")
+    arguments.add_argument("--run", required=True)
+    arguments.add_argument("--model", required=True, help="a name of models.yaml")
+    arguments.add_argument("--stage", required=True, help="base or a stage of stages.yaml")
+    arguments.add_argument("--port", type=int, default=8000, help="default: 8000")
+    arguments.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    cli.run(arguments, _main)
+
+
+if __name__ == "__main__":
+    main()

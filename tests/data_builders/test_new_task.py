@@ -1,0 +1,367 @@
+import csv
+import gzip
+import io
+import json
+import shutil
+from collections import Counter
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from data_builders import incoming, new_task, pools, task_checks
+from eval import floors, score, tables
+from logreasoner import config
+from logreasoner.cli import UserError
+from logreasoner.files import ROOT
+from logreasoner.records import read_instances
+
+NAME = "disk-failures"
+TUTORIAL = ROOT / "docs" / "tutorial" / "disk-failures.csv"
+ANIMALS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibex", "jay", "koi", "lark", "mole", "newt"]
+
+
+@pytest.fixture
+def place(workdir, monkeypatch):
+    """A working folder with declarations of its own."""
+    shutil.copytree(ROOT / "experiments", workdir / "experiments")
+    for module in (config, new_task):
+        monkeypatch.setattr(module, "EXPERIMENTS", workdir / "experiments")
+    config.task.cache_clear()
+    yield workdir
+    config.task.cache_clear()
+
+
+def run(*arguments, path=TUTORIAL, name=NAME):
+    """Run the command as a user would; a UserError comes through as SystemExit, anything else as itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["new_task", "--name", name, "--from", str(path), *arguments])
+        new_task.main()
+
+
+def table(path, rows, header=("message", "state")):
+    with open(path, "w", newline="") as stream:
+        csv.writer(stream).writerows([header, *rows])
+    return path
+
+
+def many(count=60):
+    """Rows of two classes whose texts differ in more than numbers."""
+    return [(f"{one} met {other} {word} on its way", label)
+            for word, label in (("and fled", "bad"), ("and played", "fine"))
+            for one, other in list(combinations(ANIMALS, 2))[:count]]
+
+
+def part(name):
+    return list(read_instances(Path("build/data/own") / NAME / f"{name}.jsonl"))
+
+
+def test_the_tutorials_file_becomes_a_task_with_disjoint_pools(place, capsys):
+    run()
+    said = capsys.readouterr().out
+    assert "--text         'message'" in said and "--label        'state'" in said and "'failing'" in said
+    assert "opposite labels: 2 left out" in said and "without text: 1 left out" in said
+    task = config.task(NAME)
+    assert (task.labels, task.positive, task.metrics) == (["healthy", "failing"], "failing",
+                                                          ["precision", "recall", "f1"])
+    rows = {name: part(name) for name in ("train", "test")}
+    assert not {task_checks.template(i) for i in rows["train"]} & {task_checks.template(i) for i in rows["test"]}
+    for name in (NAME, f"demo-{NAME}"):
+        declared = config.declare(name, config.resolve(name, []))
+        assert declared.experiment.finetuning == ("full" if name.startswith("demo") else "lora")
+        pools.pool(name)
+        drawn = {pool: list(read_instances(declared.pools / f"{pool}.jsonl"))
+                 for pool in ("stage1", "stage2", "examples", "test")}
+        for one, other in combinations(drawn, 2):
+            assert not {i.masked for i in drawn[one]} & {i.masked for i in drawn[other]}, (one, other)
+        assert all({i.label for i in items} == {"healthy", "failing"} for items in drawn.values())
+        asked = declared.experiment.stage1.samples[NAME], declared.experiment.stage2.samples[NAME]
+        for pool, samples in zip(("stage1", "stage2"), asked, strict=True):
+            assert Counter(i.source for i in drawn[pool]) == samples
+        assert 0 < declared.experiment.stage1.select < len(drawn["stage1"])
+    # What the demo leaves over teaches its tiny model the form.
+    assert len(rows["train"]) - sum(len(drawn[pool]) for pool in ("stage1", "stage2", "examples")) > 50
+
+
+def test_its_floors_are_scored_and_stand_in_a_table_of_its_own(place, capsys, monkeypatch):
+    run()
+    folder = config.declare(NAME, config.resolve(NAME, [])).dir
+    pools.pool(NAME)
+    assert floors.fitting(config.load_run(NAME)) == ["majority", "always-positive", "tfidf-lr"]
+    result = folder / "results" / "tfidf-lr" / "floor"
+    for main, arguments in (
+            (floors.main, ["--run", NAME, "--model", "tfidf-lr", "--out", "R.jsonl"]),
+            (score.main, ["--run", NAME, "--model", "tfidf-lr", "--stage", "floor", "--responses", "R.jsonl",
+                          "--out", str(result / "result.json")]),
+            (tables.main, ["--run", NAME])):
+        monkeypatch.setattr("sys.argv", ["x", *arguments])
+        main()
+    text = (folder / "results" / "tables.md").read_text()
+    assert f"# Results: run {NAME}" in text and "Precision / Recall / F1" in text and "n=46" in text
+    assert "paper's Table" not in text and "not run" not in text
+
+
+def test_pools_without_the_instances_say_how_to_make_them(place):
+    run()
+    shutil.rmtree("build/data/own")
+    config.declare(NAME, config.resolve(NAME, []))
+    with pytest.raises(UserError, match=f"make new-task NAME={NAME} .*--replace"):
+        pools.pool(NAME)
+
+
+def test_nothing_is_overwritten_without_being_told(place, capsys):
+    run()
+    with pytest.raises(SystemExit, match="is there already.*--replace"):
+        run()
+    run("--replace", "--positive", "healthy")
+    config.task.cache_clear()
+    assert config.task(NAME).positive == "healthy"
+    with pytest.raises(SystemExit, match="no task of your own"):
+        run("--replace", name="anomaly_detection")
+    for name in ("../x", "Demo", "demo-x", "table3", "a b", ""):
+        with pytest.raises(SystemExit, match="--name"):
+            run(name=name)
+
+
+def test_more_than_two_classes_are_scored_by_accuracy_and_the_question_is_the_users(place):
+    rows = [(f"{text} {at}", f"kind {at % 3}") for at, (text, _) in enumerate(many())]
+    run("--question", "Which: kind?", "--source", "none", path=table(place / "x.csv", rows, ("log", "category")))
+    task = config.task(NAME)
+    assert (task.positive, task.metrics, task.question) == (None, ["accuracy", "weighted_f1"], "Which: kind?")
+    assert {item.source for item in part("train")} == {"x-csv"}
+
+
+@pytest.mark.parametrize(("rows", "flags", "said"), [
+    ([(text, "same") for text, _ in many()], ["--label", "state"], "only one class"),
+    (many() + [("a rare one", "bad luck")], [], "'bad luck' has 1 distinct logs"),
+    ([(text, str(at)) for at, (text, _) in enumerate(many())], ["--label", "state"], "an id rather than a label"),
+    ([(text, f"{label}</answer>") for text, label in many()], [], "cannot be a label"),
+    ([(text, "x" * 70 + label) for text, label in many()], [], "cannot be a label"),
+    (many(), ["--label", "nope"], "no column 'nope'"),
+    (many(), ["--positive", "nope"], "not one of the labels"),
+    (many(), ["--mask", "("], "not a regular expression"),
+    (many(), ["--label-rule", "(=bad"], "not a regular expression"),
+    (many(), ["--label-rule", "bad"], "should read REGEX=LABEL"),
+    ([], [], "holds no rows"),
+])
+def test_what_stops_a_task(place, capsys, rows, flags, said):
+    path = table(place / "x.csv", rows)
+    with pytest.raises(SystemExit, match=said):
+        run(*flags, path=path)
+    assert not list(place.glob(f"experiments/*/*{NAME}*")) and not Path("build").exists()
+
+
+@pytest.mark.parametrize(("rows", "flags", "said"), [
+    (many(30), [], "'bad' has only 30 distinct logs: on the 6 that are tested"),
+    (many() + [("", "bad"), ("something", "")], [], "without a label: 1 left out (disk-failures-123-"),
+    ([(f"{text}. {label.upper()}", label) for text, label in many()], [], "stands in 100% of its own texts"),
+    ([(text + " long" * 1000, label) for text, label in many()], [], "are dropped in training (cutoff_len 2,096)"),
+    ([(f"read {at}", "bad") for at in range(60)] + many()[60:], [], "'bad' differ only in numbers"),
+    (many(), ["--label-rule", "fled=bad"], "no more than the rule"),
+])
+def test_what_is_warned_about(place, capsys, rows, flags, said):
+    run(*flags, path=table(place / "x.csv", rows))
+    assert said in capsys.readouterr().out
+    assert {item.label for item in part("test")} == {item.label for item in part("train")}
+
+
+def test_a_mask_hides_what_tells_the_label(place, capsys):
+    run("--mask", "bad|fine", path=table(place / "x.csv", [(f"{text}: {label}", label) for text, label in many()]))
+    assert "of its own texts" not in capsys.readouterr().out
+    assert all(item.text.endswith(": [MASK]") for item in part("train") + part("test"))
+
+
+def test_labels_in_other_case_are_one_and_repeats_go(place):
+    rows = [(text, label.upper() if at % 5 == 0 else label) for at, (text, label) in enumerate(many())]
+    run(path=table(place / "x.csv", rows + rows[:7]))
+    assert config.task(NAME).labels == ["bad", "fine"] and len(part("train") + part("test")) == len(rows)
+
+
+COLUMNS = {"when": [f"2026-01-0{at % 9 + 1}" for at in range(80)], "host": [f"node{at % 7}" for at in range(80)],
+           "message": [f"short {at}" for at in range(80)], "level": ["INFO", "WARN"] * 40,
+           "description": [f"a rather longer explanation of number {at}" for at in range(80)],
+           "verdict": ["ok", "ok", "ok", "bad"] * 20, "vendor": ["acme", "umbrella"] * 40}
+
+
+@pytest.mark.parametrize(("names", "flags", "expected"), [
+    (list(COLUMNS), [], ("message", "verdict", "description", "vendor")),
+    (["when", "host", "description", "verdict"], [], ("description", "verdict", "", "")),
+    (["level", "message"], [], ("message", "level", "", "")),
+    (list(COLUMNS), ["--text", "description", "--label", "level", "--source", "none"],
+     ("description", "level", "", "")),
+    (["message", "level", "host"], [], "which column is the label.*'level' \\(2 values\\), 'host' \\(7 values\\)"),
+    (["message", "when"], ["--label", "when"], ("message", "when", "", "")),
+    (["message"], ["--label", "message"], "no column is left"),
+])
+def test_columns_are_seen(place, capsys, names, flags, expected):
+    path = table(place / "x.csv", zip(*(COLUMNS[name] for name in names), strict=True), names)
+    parsed = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(new_task, "new_task", lambda given: parsed.update(vars(given)))
+        run(*flags, path=path)
+    given = new_task.argparse.Namespace(**parsed)
+    if isinstance(expected, str):
+        with pytest.raises(UserError, match=expected):
+            new_task.choose(incoming.read(path), given)
+        return
+    chosen = new_task.choose(incoming.read(path), given)
+    assert (chosen.text, chosen.label, chosen.description, chosen.source) == expected
+
+
+@pytest.mark.parametrize(("labels", "expected"), [
+    (["normal", "abnormal"], "abnormal"), (["True", "False"], "True"), (["a", "b"], "b"),
+    (["no failure", "failure"], "failure"), (["0", "1"], "1"), (["a", "b", "error"], None)])
+def test_the_positive_class_is_guessed(labels, expected):
+    assert new_task.guess_positive(labels)[0] == expected
+
+
+def test_every_kind_of_file_gives_the_same_rows(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"text": "a, \"b\"\nc", "label": "x"}, {"text": "naïve 日志", "label": "y"}]
+    table(tmp_path / "a.csv", [row.values() for row in rows], ("text", "label"))
+    with open(tmp_path / "a.tsv", "w", newline="") as stream:
+        csv.writer(stream, delimiter="\t").writerows([("text", "label"), *(row.values() for row in rows)])
+    (tmp_path / "b.csv").write_text((tmp_path / "a.csv").read_text(), encoding="utf-16")
+    (tmp_path / "c.csv").write_text((tmp_path / "a.csv").read_text(), encoding="utf-8-sig")
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    for path in sorted(tmp_path.iterdir()):
+        found = incoming.read(path)
+        assert (found.columns, found.rows, found.notes) == (["text", "label"], rows, []), path
+
+
+def test_json_values_become_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"log": ["one", "two"], "label": true, "n": 1}\n\n{"log": "x\\u0000\\ud800", "label": null}\n')
+    found = incoming.read(path)
+    assert found.rows == [{"log": "one\ntwo", "label": "True", "n": "1"}, {"log": "x?", "label": "", "n": ""}]
+    assert found.lines == [1, 3]
+
+
+BROKEN = {
+    "quote.csv": (b'text,label\n"a"b,c\n', "quote.csv:2: the quotes of the table are broken"),
+    "open.csv": (b'text,label\n"a,b\n', "broken"),
+    "field.csv": (b'text,label\n"' + b"x" * 10_000_000 + b'",b\n', "field.csv:2: .*field larger than"),
+    "short.csv": (b"text,label\na,b\nc, d, e\n", "short.csv:3: 3 fields where the first line names 2"),
+    "twice.csv": (b"a,a\n1,2\n", "two columns are called 'a'"),
+    "wide.csv": (b",".join(b"c%d" % at for at in range(600)) + b"\n", "more than 500 columns"),
+    "empty.csv": (b"", "holds no rows"),
+    "bad.jsonl": (b'{"a": "b"}\n{"a": \n', "bad.jsonl:2: not valid JSON"),
+    "list.jsonl": (b'{"a": "b"}\n["a"]\n', "list.jsonl:2: expected an object"),
+    "deep.json": (b"[" * 100_000, "not valid JSON"),
+    "long.jsonl": (json.dumps({"a": "x" * 2_000_000}).encode(), "long.jsonl:1: a value is longer than 1 MiB"),
+    "bad.parquet": (b"PAR1 no", "not a Parquet file"),
+    "bad.csv.gz": (b"\x1f\x8bno", "the archive cannot be read"),
+    "raw.log": (b"one line\n", "need --format"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_file_is_named_with_its_line(tmp_path, name):
+    content, said = BROKEN[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        incoming.read(tmp_path / name)
+
+
+def test_latin1_and_nuls_are_said(tmp_path):
+    (tmp_path / "a.csv").write_bytes("text,label\ncaf\xe9\0,b\n".encode("latin-1"))
+    found = incoming.read(tmp_path / "a.csv")
+    assert found.rows == [{"text": "café", "label": "b"}]
+    assert "byte 14 is not UTF-8" in found.notes[0] and "1 NUL characters removed" in found.notes[1]
+
+
+def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(incoming, "LARGEST", 1000)
+    (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 1000))
+    with pytest.raises(UserError, match="larger than"):
+        incoming.read(tmp_path / "a.csv.gz")
+
+
+def test_raw_lines_by_name_and_by_expression(tmp_path):
+    path = tmp_path / "app.log"
+    path.write_text("one ERROR a\ntwo INFO b\n\nthree INFO c\n")
+    found = incoming.read(path, r"(?P<word>\w+) (?P<level>[A-Z]+) (?P<text>[ab])")
+    assert found.columns == ["word", "level", "text"] and [row["text"] for row in found.rows] == ["a", "b"]
+    assert found.lines == [1, 2] and "1 lines do not match" in found.notes[0]
+    assert [row["text"] for row in incoming.read(path, "lines", limit=2).rows] == ["one ERROR a", "two INFO b"]
+    assert incoming.read(path, "lines", window=3).rows == [{"text": "one ERROR a\ntwo INFO b\nthree INFO c"}]
+    (tmp_path / "bgl.log").write_text("".join(
+        f"{mark} 11{at} 2005.06.03 R02 x R02 RAS KERNEL INFO said {at}\n" for at, mark in enumerate(["-", "K", "-"])))
+    rows = incoming.read(tmp_path / "bgl.log", "bgl").rows
+    assert [(row["text"], row["label"]) for row in rows] == [
+        ("said 0", "normal"), ("said 1", "abnormal"), ("said 2", "normal")]
+    for layout, said in (("nope", "named groups"), ("(", "neither one of"), ("(?P<a>zzz)", "holds no rows")):
+        with pytest.raises(UserError, match=said):
+            incoming.read(path, layout)
+
+
+def test_labels_by_rule_on_another_column(place):
+    lines = [f"{'ERROR' if label == 'bad' else 'INFO'} {text}" for text, label in many()]
+    (place / "app.log").write_text("\n".join(lines))
+    run("--format", r"(?P<level>\w+) (?P<text>.*)", "--label-rule", "ERROR|FATAL=abnormal", "--rule-column", "level",
+        path=place / "app.log")
+    assert config.task(NAME).positive == "abnormal"
+    assert Counter(item.label for item in part("train") + part("test")) == {"normal": 60, "abnormal": 60}
+    assert not any("ERROR" in item.text for item in part("train"))
+
+
+@given(st.binary(max_size=300), st.sampled_from(["csv", "tsv", "json", "jsonl", "parquet", "csv.gz", "zip", "log"]))
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_bytes_lead_to_a_traceback(tmp_path, data, ending):
+    path = tmp_path / f"x.{ending}"
+    path.write_bytes(data)
+    try:
+        found = incoming.read(path, "lines" if ending == "log" else None)
+    except UserError:
+        return
+    assert found.rows and all(set(row) == set(found.columns) and not any("\0" in value for value in row.values())
+                              for row in found.rows)
+
+
+CELLS = st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=20)
+
+
+@given(st.lists(st.tuples(CELLS, CELLS), min_size=1), st.sampled_from(",;\t|"))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_table_comes_back_as_written(tmp_path, rows, delimiter):
+    stream = io.StringIO()
+    csv.writer(stream, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows([("text", "label"), *rows])
+    (tmp_path / "x.csv").write_bytes(stream.getvalue().encode())
+    kept = [row for row in rows if any(cell.strip() for cell in row)]
+    if not kept:
+        return
+    found = incoming.read(tmp_path / "x.csv")
+    assert [(row["text"], row["label"]) for row in found.rows] == kept
+
+
+@given(st.lists(st.tuples(CELLS, st.sampled_from(["fine", "bad", ""])), max_size=60))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_table_leads_to_a_traceback_or_to_a_task_that_pools_refuse(place, rows):
+    table(place / "x.csv", rows + many(12))
+    arguments = ["--name", NAME, "--from", str(place / "x.csv"), "--text", "message", "--label", "state", "--replace"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["new_task", *arguments])
+        try:
+            new_task.main()
+        except SystemExit as stopped:
+            assert str(stopped).startswith("error: ")
+            return
+    config.task.cache_clear()
+    experiment = config.resolve(NAME, [])
+    train, test = part("train"), part("test")
+    drawn = pools.build(config.Run(NAME, experiment), train, test, [])[1]
+    assert not pools.proof(drawn, [], [NAME])[2]
+
+
+def test_declarations_are_plain_yaml(place):
+    run("--question", "x: [y] # z\n- 'q'")
+    text = (place / "experiments" / "tasks" / f"{NAME}.yaml").read_text()
+    assert text.startswith(new_task.HEADER) and yaml.safe_load(text)["question"] == "x: [y] # z\n- 'q'"

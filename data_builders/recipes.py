@@ -85,7 +85,7 @@ def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, 
         made_by="make recipes" if file.parts[0] == "recipes" else f"make {stage_name} MODEL={name} RUN={run.name}",
         deepspeed=f"templates/deepspeed/{deepspeed}.json" if deepspeed else None,
         dataset_dir=run.dataset(name, stage_name), output_dir=output_dir(run, name, stage_name), report_to=report_to,
-        seed=run.experiment.training_seed or run.experiment.seed, arguments={**stage.arguments, **profile.arguments})
+        seed=run.training_seed, arguments={**stage.arguments, **profile.arguments})
 
 
 def render_export(run: Run, name: str, stage_name: str, file: Path) -> str:

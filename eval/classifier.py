@@ -46,15 +46,9 @@ def made_from(run: Run, path: str, rules: Task) -> dict[str, Any]:
     """What a task's classifier and answers depend on; a model's folder by checksums, one of the hub by its name."""
     files = sorted(found for kind in ("*.safetensors", "*.json", "*.txt") for found in Path(path).glob(kind))
     pools = [run.pools / f"{name}.jsonl" for name in (*POOLS, "test", "test_seen")]
-    return {"model": path, "files": digest({file.name: sha256(file) for file in files}), "seed": seed(run),
+    return {"model": path, "files": digest({file.name: sha256(file) for file in files}), "seed": run.training_seed,
             "pools": {file.name: sha256(file) for file in pools}, "settings": settings(run).model_dump(),
             "labels": rules.labels, "positive": rules.positive, "mask_level": rules.mask_level}
-
-
-def seed(run: Run) -> int:
-    """The seed of a run's trainings."""
-    chosen = run.experiment.training_seed
-    return run.experiment.seed if chosen is None else chosen
 
 
 class Classifier:
@@ -63,7 +57,7 @@ class Classifier:
     def __init__(self, path: str, rules: Task, pairs: bool, run: Run):
         from transformers import AutoModelForSequenceClassification, AutoTokenizer, logging, set_seed
 
-        self.rules, self.pairs, self.settings, self.seed = rules, pairs, settings(run), seed(run)
+        self.rules, self.pairs, self.settings, self.seed = rules, pairs, settings(run), run.training_seed
         set_seed(self.seed)  # the head's weights are random
         logging.set_verbosity_error()  # or it warns that the head is new
         try:
@@ -169,7 +163,7 @@ def _main(given: argparse.Namespace) -> None:
         answers |= result["answers"]
         fits[rules.name] = {**result["facts"], "answers": len(test)}
     write_answers(run, given.out, answers, POOLS, model=given.model, weights=path, tasks=list(fits), fits=fits,
-                  settings=settings(run).model_dump(), seed=seed(run),
+                  settings=settings(run).model_dump(), seed=run.training_seed,
                   versions={name: version(name) for name in ("transformers", "torch")})
 
 

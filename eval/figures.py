@@ -46,7 +46,7 @@ def mean(rows: list[Scored], metric: str) -> Mean:
 
 def sources(run: Run, panel: Panel) -> list[str]:
     """The run's own sources that stand for a panel's."""
-    return list(dict.fromkeys(run.experiment.sources.get(source, source) for source in panel.sources))
+    return list(dict.fromkeys(run.source(source) for source in panel.sources))
 
 
 def marks(run: Run, figure: Figure, names: list[str], results: Results) -> list[Mark]:

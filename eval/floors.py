@@ -17,6 +17,7 @@ from typing import Any
 
 from eval.answered import read_test_pools, read_test_set
 from logreasoner import cli
+from logreasoner.answers import answer_element
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Task, identity, load_run
 from logreasoner.files import manifest, write_jsonl
@@ -134,7 +135,7 @@ def by_task(run: Run, pools: Sequence[str]) -> Iterator[tuple[Task, Rows, Rows]]
 def write_answers(run: Run, out: Path, answers: Mapping[str, str], pools: Sequence[str], **facts: Any) -> None:
     """Write answers (instance id -> label) as responses in the OpenAI Batch format, and a manifest."""
     def body(label: str) -> dict[str, Any]:
-        return {"choices": [{"message": {"role": "assistant", "content": f"<answer> {label} </answer>"}}]}
+        return {"choices": [{"message": {"role": "assistant", "content": answer_element(label)}}]}
 
     write_jsonl(out, ({"custom_id": key, "response": {"status_code": 200, "body": body(label)}, "error": None}
                       for key, label in answers.items()))

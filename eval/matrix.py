@@ -23,7 +23,7 @@ def measured(cell: Cell, run: Run, results: Results) -> bool:
     if not cell.model:
         return (run.dir / cell.file).exists()
     scored = results.get((cell.model, cell.stage), {})
-    return all((task, run.experiment.sources.get(source, source), "all") in scored for task, source in cell.keys)
+    return all((task, run.source(source), "all") in scored for task, source in cell.keys)
 
 
 def state(cell: Cell, done: bool) -> str:

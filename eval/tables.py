@@ -205,7 +205,7 @@ def paper_sheets(run: Run, results: Results) -> list[Sheet]:
 
 
 def _here(run: Run, column: Column) -> Column:
-    return column.model_copy(update={"source": run.experiment.sources.get(column.source, column.source)})
+    return column.model_copy(update={"source": run.source(column.source)})
 
 
 def _further(run: Run, columns: list[Column], results: Results) -> list[Column]:

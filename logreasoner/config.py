@@ -188,6 +188,16 @@ class Run:
         """Folder of a trained stage: adapter/ (LoRA) or none, model/ (complete weights), manifest.json."""
         return self.dir / "models" / model / stage
 
+    @property
+    def training_seed(self) -> int:
+        """The seed of the run's trainings: its own where one is declared (0 is one), else the run's."""
+        own = self.experiment.training_seed
+        return self.experiment.seed if own is None else own
+
+    def source(self, printed: str) -> str:
+        """The source of this run that stands for one of the paper's tables."""
+        return self.experiment.sources.get(printed, printed)
+
     def model(self, name: str) -> Model:
         """A model as this run declares it. Raises UserError with the known names."""
         declared = model(name)

@@ -53,3 +53,8 @@ def test_what_differs_from_the_stages_is_merged():
     assert demo.stage("dpo").arguments["pref_beta"] == 0.1
     assert demo.stage("dpo").arguments["learning_rate"] != 5.0e-6
     assert demo.mark == "scripted"
+
+
+@pytest.mark.parametrize(("overrides", "seed"), [([], 42), (["seed=7"], 7), (["seed=7", "training_seed=0"], 0)])
+def test_trainings_have_the_runs_seed_unless_they_have_their_own(overrides, seed):
+    assert Run("t", resolve("paper", overrides)).training_seed == seed

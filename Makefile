@@ -343,7 +343,8 @@ analyze: | $(CORE) ## a verdict with its steps for each session of LOG (- is sta
 	@$(PY) -m eval.analyze --log '$(LOG)' --task $(TASK) $(ARGS) $(if $(BASE_URL),--base-url '$(BASE_URL)' $(if $(NAME),--name '$(NAME)') $(if $(wildcard $(D)/run.json),$(OF_RUN)),$(OF_RUN) --stage $(STAGE))
 
 # ---- checks ----------------------------------------------------------------------------------------------------
-.PHONY: check test help
+PARTS ?=
+.PHONY: check test test-long bench help
 check: | $(DEV) ## lint, types and unit tests: a minute or two
 	.venv/bin/ruff check .
 	.venv/bin/mypy
@@ -352,6 +353,12 @@ test: | $(DEV) $(TRAIN) $(SERVE) ## everything, with an end-to-end run of the re
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/pytest
+
+test-long: | $(DEV) $(TRAIN) $(SERVE) ## the same with faults and fuzzing at full length (kills, property tests)
+	.venv/bin/pytest --long
+
+bench: | $(DEV) $(TRAIN) $(SERVE) ## speed beside peers and limits, printed as a table; PARTS="sessions selection ..."
+	$(PY) -m bench $(PARTS)
 
 help: ## this list
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9 -]+):.*## (.*)/  make \1\t\2/' | expand -t 24

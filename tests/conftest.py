@@ -6,11 +6,28 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from logreasoner.files import ROOT
 
 TRAIN = ROOT / ".venv-train" / "bin" / "python"
 SERVE = ROOT / ".venv-serve" / "bin" / "python"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="faults and fuzzing at full length (make test-long)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.register_profile("long", max_examples=2_000, deadline=None)
+    if config.getoption("--long"):
+        settings.load_profile("long")
+
+
+@pytest.fixture(scope="session")
+def long(request: pytest.FixtureRequest) -> bool:
+    """Whether the long form of a fault test is wanted (make test-long)."""
+    return bool(request.config.getoption("--long"))
 
 
 @pytest.fixture

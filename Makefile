@@ -22,12 +22,18 @@ TEACHER_BASE_URL ?=
 TASKS ?=
 SEED ?=
 TRAINING_SEED ?=
+SPEED ?=
+# How many machines of HARDWARE train together, and what starts the processes: torchrun, slurm, ray.
+NODES ?= 1
+LAUNCH ?= torchrun
 # How the teacher is asked (openai, openai-batch), and how much may be spent, in USD.
 TEACHER_ENGINE ?= openai
 BUDGET ?=
-# Where model answers come from with ENGINE=openai, what that endpoint calls the model, where `make data` looks first.
+# Where model answers come from with ENGINE=openai (several addresses with spaces between them share the requests),
+# what that endpoint calls the model; how many copies of it our own vLLM runs, each on devices of its own.
 BASE_URL ?=
 NAME ?=
+DATA_PARALLEL ?=
 # What is evaluated: at most LIMIT instances of a test set, a vote over SAMPLES answers; the models of a figure.
 LIMIT ?=
 SAMPLES ?=
@@ -36,9 +42,27 @@ FORMAT ?= text
 # Where LLaMA-Factory reports losses: tensorboard, wandb, mlflow, ...; nothing leaves the machine without it.
 TRACK ?=
 WHO ?=
+# Where `make data` looks first, before the network.
 DATA_MIRROR ?=
 DATA ?= bundled
 PYTHON ?= $(if $(shell command -v python3.11),python3.11,python3)
+
+# Names go into shell lines and paths as they are; what else is given is text: make expands no $(...) in it, and it is
+# quoted where a shell reads it. ARGS alone is read by the shell, as options to be added.
+NAMES := MODEL EXPERIMENT RUN STAGE HARDWARE ENGINE FINETUNING TEACHER TASKS SEED TRAINING_SEED TEACHER_ENGINE BUDGET \
+  LIMIT SAMPLES MODELS FORMAT TRACK DATA DATA_PARALLEL TASK PORT A B RUNS PARTS SPEED NODES LAUNCH
+TEXTS := BASE_URL TEACHER_BASE_URL NAME WHO HOST LOG FROM BGL SPIRIT DATA_MIRROR
+UNSAFE := ' " ` $$ ; & | < > ( ) \ \#
+define NEWLINE
+
+
+endef
+given = $(filter command environment,$(firstword $(origin $(1))))
+$(foreach each,$(NAMES),$(if $(call given,$(each)),$(foreach char,$(UNSAFE),$(if $(findstring $(char),$(value $(each))),\
+  $(error $(each) is a name, so it has no $(char) in it)))))
+$(foreach each,$(NAMES) $(TEXTS),$(if $(findstring $(NEWLINE),$(value $(each))),$(error $(each) must be one line)))
+$(foreach each,$(TEXTS),$(if $(call given,$(each)),$(eval override $(each) := $$(value $(each)))))
+quoted = '$(subst ','\'',$(1))'
 
 export DATA_MIRROR
 export HF_HUB_DISABLE_TELEMETRY := 1
@@ -57,6 +81,24 @@ EXPERIMENT := $(TASKS)
 endif
 # Models of models.yaml that are behind an API (a test compares).
 API := chatgpt gpt-4o
+
+# ---- one make at a time ----------------------------------------------------------------------------------------
+# What builds into a run holds it: a second make waits, then finds what the first made. The lock ends with the last
+# process that make started, so a kill needs no cleaning up. These goals build into no run, or only add files that
+# appear whole; HELD=<run> says that it is held already, as inside of a make that holds it.
+HELD ?=
+FREE := help setup setup-dev setup-train setup-serve doctor data-ad review recipes costs matrix plan tables report \
+  compare spread audit audit-deps serve analyze demo smoke new-task try-task check test test-long bench
+ifneq ($(filter-out $(FREE),$(MAKECMDGOALS)),)
+ALONE := $(if $(filter-out $(RUN),$(or $(HELD),/)),$(if $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),,alone))
+endif
+ifneq ($(ALONE),)
+.PHONY: alone $(MAKECMDGOALS)
+alone: export MADE_OF := make $(MAKECMDGOALS) RUN=$(RUN)
+alone:
+	@$(firstword $(wildcard .venv/bin/python) $(PYTHON)) -m logreasoner.alone --lock build/locks/$(RUN) --whose "$$MADE_OF" -- $(MAKE) --no-print-directory $(MAKECMDGOALS) HELD=$(RUN)
+$(MAKECMDGOALS): alone ; @:
+else
 
 # ---- environments ----------------------------------------------------------------------------------------------
 CORE := .venv/.ready
@@ -113,14 +155,20 @@ SHARED = $(D)/datasets/shared/$(1)
 OWN = $(D)/datasets/$(MODEL)/$(1)
 TRAINED = $(D)/models/$(MODEL)/$(1)/manifest.json
 OVERRIDES := $(if $(FINETUNING),'finetuning=$(FINETUNING)') $(if $(TEACHER),'teacher=$(TEACHER)') \
-  $(if $(TEACHER_BASE_URL),'teacher_base_url=$(TEACHER_BASE_URL)') $(if $(TASKS),'tasks=$(TASKS)') $(if $(SEED),'seed=$(SEED)') $(if $(TRAINING_SEED),'training_seed=$(TRAINING_SEED)')
+  $(if $(TEACHER_BASE_URL),$(call quoted,teacher_base_url=$(TEACHER_BASE_URL))) $(if $(TASKS),'tasks=$(TASKS)') $(if $(SEED),'seed=$(SEED)') $(if $(TRAINING_SEED),'training_seed=$(TRAINING_SEED)') $(if $(SPEED),'speed=$(SPEED)')
 SPEND := $(if $(BUDGET),--budget $(BUDGET))
 ASK_TEACHER = $(PY) -m logreasoner.chat --run $(RUN) --role teacher --engine $(TEACHER_ENGINE) $(SPEND)
-ASK_POLICY = $(PY) -m logreasoner.chat --run $(RUN) --role policy --model $(MODEL) --engine $(ENGINE) $(if $(BASE_URL),--base-url '$(BASE_URL)') $(SPEND)
+ASK_POLICY = $(PY) -m logreasoner.chat --run $(RUN) --role policy --model $(MODEL) --engine $(ENGINE) $(if $(BASE_URL),--base-url $(call quoted,$(BASE_URL))) $(if $(DATA_PARALLEL),--data-parallel $(DATA_PARALLEL)) $(SPEND)
 
 PUBLIC := build/data/public/manifest.json
 BUNDLED := build/data/bundled/manifest.json
 OWN_DATA := $(shell grep -ls '^  kind: own' experiments/runs/$(EXPERIMENT).yaml)
+
+# What has a manifest gets it a moment later: a file that a kill left without one is made again.
+WITH_MANIFEST := $(foreach name,analyses.jsonl thoughts.jsonl solutions.jsonl corrections.jsonl samples.jsonl selected.json \
+  embeddings.npy thought_embeddings.npy,$(D)/datasets/*/*/$(name)) $(D)/predictions/*/*/*.requests.jsonl \
+  $(D)/predictions/*/floor/*.responses.jsonl $(D)/results*/*/*/result.json
+.PHONY: $(foreach file,$(wildcard $(WITH_MANIFEST)),$(if $(wildcard $(file).manifest.json),,$(file)))
 
 include demo/demo.mk
 
@@ -129,7 +177,7 @@ include demo/demo.mk
 declare: | $(CORE)
 	@$(PY) -m logreasoner.config --run $(RUN) --experiment $(EXPERIMENT) $(OVERRIDES) >&2
 preflight: | declare
-	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(CHECK) --hardware $(HARDWARE) --goal $(call TRAINED,$(CHECK))
+	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(CHECK) --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH) --goal $(call TRAINED,$(CHECK))
 # What preflight looks at: how far a goal goes.
 CHECK = $(STAGE)
 rationales thoughts: CHECK = thoughts
@@ -142,7 +190,7 @@ corrections dpo: CHECK = dpo
 data: $(POOLS) ## download, verify and normalise the public data; show the pools and Tables 1 and 2
 	@$(PY) -m data_builders.pools --run $(RUN) --show
 data-ad: | $(CORE) ## the large raw logs for anomaly detection, before `make data`; or BGL=FILE SPIRIT=FILE
-	$(PY) -m data_builders.fetch --group ad $(if $(BGL),--file 'BGL.zip=$(BGL)') $(if $(SPIRIT),--file 'spirit2.gz=$(SPIRIT)')
+	$(PY) -m data_builders.fetch --group ad $(if $(BGL),--file $(call quoted,BGL.zip=$(BGL))) $(if $(SPIRIT),--file $(call quoted,spirit2.gz=$(SPIRIT)))
 
 $(PUBLIC): $(wildcard build/data/raw/ad/*) | $(CORE)
 	$(PY) -m data_builders.fetch
@@ -183,7 +231,7 @@ $(THOUGHTS)/thoughts.jsonl: $(THOUGHTS)/thoughts.responses.jsonl
 rationales: preflight $(THOUGHTS)/analyses.jsonl ## stage 1: the teacher's rationales that arrive at the true label
 thoughts: preflight $(THOUGHTS)/samples.jsonl ## stage 1: selected, abstracted and validated thoughts (D_thought)
 review: | $(CORE) ## a web page to accept, edit or reject thoughts and MODEL's corrections; WHO=name
-	@$(PY) -m data_builders.review_page --run $(RUN) --model $(MODEL) $(if $(WHO),--who '$(WHO)')
+	@$(PY) -m data_builders.review_page --run $(RUN) --model $(MODEL) $(if $(WHO),--who $(call quoted,$(WHO)))
 
 # ---- stage 2: stepwise solutions (section 3.3) -----------------------------------------------------------------
 STAGE2 := $(PY) -m data_builders.stage2 --run $(RUN) --model $(MODEL)
@@ -218,13 +266,14 @@ solutions: preflight $(call OWN,solution-sft)/samples.jsonl ## stage 2: pi_thoug
 corrections: preflight $(call OWN,dpo)/samples.jsonl ## stage 2: corrected wrong solutions, in pairs (D_pref)
 
 # ---- training (section 4.2.2) ----------------------------------------------------------------------------------
-# $(1) stage, $(2) its samples, $(3) the weights it starts from. Every line may be run again after a kill.
+# $(1) stage, $(2) its samples, $(3) the weights it starts from. Every line may be run again after a kill. The script that
+# starts LLaMA-Factory stands beside the recipe (templates/launch/).
 define train
 $(call TRAINED,$(1)): $(2) $(3) | $(TRAIN)
-	$(PY) -m data_builders.recipes --run $(RUN) --model $(MODEL) --stage $(1) --hardware $(HARDWARE) $(if $(TRACK),--report-to $(TRACK))
+	$(PY) -m data_builders.recipes --run $(RUN) --model $(MODEL) --stage $(1) --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH) $(if $(TRACK),--report-to $(TRACK))
 	$(PYTRAIN) -m data_builders.gate --run $(RUN) --model $(MODEL) --stage $(1) --samples $(2)
 	$(PYTRAIN) -m data_builders.training before --run $(RUN) --model $(MODEL) --stage $(1)
-	test -f $(D)/models/$(MODEL)/$(1)/*/trainer_state.json || $$(LLAMAFACTORY) train $(D)/recipes/$(MODEL)/$(1).yaml
+	test -f $(D)/models/$(MODEL)/$(1)/*/trainer_state.json || bash $(D)/recipes/$(MODEL)/$(1).$(LAUNCH).sh
 	test -f $(D)/models/$(MODEL)/$(1)/model/trainer_state.json || $$(LLAMAFACTORY) export $(D)/recipes/$(MODEL)/$(1).export.yaml
 	$(PYTRAIN) -m data_builders.training after --run $(RUN) --model $(MODEL) --stage $(1)
 endef
@@ -283,7 +332,7 @@ $(ANSWERS).responses.jsonl: $(POOLS) | $(TRAIN) $(EMBEDDER)
 	$(PYTRAIN) -m eval.classifier --run $(RUN) --model $(MODEL) --out $@
 else
 $(ANSWERS).requests.jsonl: $(POOLS)
-	$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) $(if $(NAME),--endpoint other --name '$(NAME)') --out $@
+	$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) $(if $(NAME),--endpoint other --name $(call quoted,$(NAME))) --out $@
 $(ANSWERS).responses.jsonl: $(ANSWERS).requests.jsonl $(if $(filter-out base,$(STAGE)),$(call TRAINED,$(STAGE)),$(if $(filter $(API),$(MODEL)),,$(BASE))) | $(if $(filter $(API),$(MODEL)),,$(SERVE))
 	$(ASK_POLICY) --stage $(STAGE) --requests $< --responses $@ --journal $(PREDICTIONS)/test.journal.jsonl
 endif
@@ -333,33 +382,43 @@ TASK ?= anomaly_detection
 ARGS ?=
 WEIGHTS = $(if $(filter-out base,$(STAGE)),$(call TRAINED,$(STAGE)),$(BASE))
 OF_RUN = --run $(RUN) --model $(MODEL)
-.PHONY: serve analyze
-serve: preflight $(WEIGHTS) | $(SERVE) ## serve MODEL at STAGE by vLLM (OpenAI-compatible) until Ctrl-C; PORT=8000 HOST=127.0.0.1
-	@$(PY) -m logreasoner.serve $(OF_RUN) --stage $(STAGE) --port $(PORT) --host '$(HOST)'
+.PHONY: serve analyze weights
+# A server holds no run; what it lacks is made by a make that does.
+weights:
+	@test -f $(WEIGHTS) || $(MAKE) --no-print-directory $(WEIGHTS)
+serve: preflight weights | $(SERVE) ## serve MODEL at STAGE by vLLM (OpenAI-compatible) until Ctrl-C; PORT=8000 HOST=127.0.0.1
+	@$(PY) -m logreasoner.serve $(OF_RUN) --stage $(STAGE) --port $(PORT) --host $(call quoted,$(HOST))
 ifeq ($(BASE_URL),)
-analyze: preflight $(WEIGHTS) | $(SERVE)
+analyze: preflight weights | $(SERVE)
 endif
 analyze: | $(CORE) ## a verdict with its steps for each session of LOG (- is standard input); TASK=, and MODEL= or BASE_URL=
-	@$(PY) -m eval.analyze --log '$(LOG)' --task $(TASK) $(ARGS) $(if $(BASE_URL),--base-url '$(BASE_URL)' $(if $(NAME),--name '$(NAME)') $(if $(wildcard $(D)/run.json),$(OF_RUN)),$(OF_RUN) --stage $(STAGE))
+	@$(PY) -m eval.analyze --log $(call quoted,$(LOG)) --task $(TASK) $(ARGS) $(if $(BASE_URL),--base-url $(call quoted,$(BASE_URL)) $(if $(NAME),--name $(call quoted,$(NAME))) $(if $(wildcard $(D)/run.json),$(OF_RUN)),$(OF_RUN) --stage $(STAGE))
 
 # ---- checks ----------------------------------------------------------------------------------------------------
 PARTS ?=
-.PHONY: check test test-long bench help
+.PHONY: check test test-long audit-deps bench help
 check: | $(DEV) ## lint, types and unit tests: a minute or two
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/pytest -m "not e2e" -x
+# Two at a time, each file in one process; in the files' order, since those that run real programs take longest.
+PYTEST := .venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: | $(DEV) $(TRAIN) $(SERVE) ## everything, with an end-to-end run of the real programs
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest
+	$(PYTEST)
 
 test-long: | $(DEV) $(TRAIN) $(SERVE) ## the same with faults and fuzzing at full length (kills, property tests)
-	.venv/bin/pytest --long
+	$(PYTEST) --long
 
 bench: | $(DEV) $(TRAIN) $(SERVE) ## speed beside peers and limits, printed as a table; PARTS="sessions selection ..."
 	$(PY) -m bench $(PARTS)
 
+audit-deps: | $(DEV) ## known vulnerabilities in the pins of requirements/, where an advisory service answers
+	$(PY) -m logreasoner.advisories
+
 help: ## this list
 	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9 -]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 	@echo; echo "  variables: MODEL=$(MODEL) RUN=$(RUN) STAGE=$(STAGE) HARDWARE=$(HARDWARE) ENGINE=$(ENGINE); see README.md"
+
+endif

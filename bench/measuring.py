@@ -26,11 +26,12 @@ class Row(NamedTuple):
 
 
 class Ran(NamedTuple):
-    """A finished command: wall-clock seconds, peak resident memory of it (MiB), its standard output."""
+    """A finished command: wall-clock seconds, peak resident memory of it (MiB), its standard output, CPU seconds."""
 
     seconds: float
     peak: float
     output: str
+    cpu: float = 0
 
 
 def ran(command: Sequence[str], environment: Mapping[str, str] | None = None, cwd: Path = ROOT) -> Ran:
@@ -46,7 +47,7 @@ def ran(command: Sequence[str], environment: Mapping[str, str] | None = None, cw
         output = stream.read().decode(errors="replace")
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command, output)
-    return Ran(seconds, usage.ru_maxrss / 1024, output)
+    return Ran(seconds, usage.ru_maxrss / 1024, output, usage.ru_utime + usage.ru_stime)
 
 
 def alternately(times: int, *measured: Callable[[], Ran]) -> list[Ran]:

@@ -12,7 +12,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from data_builders.recipes import memory_gib
+from data_builders.recipes import memory_gib, require_packages
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Hardware, Run, hardware, load_run
@@ -106,7 +106,10 @@ def path_like(name: str) -> bool:
 def model_missing(name: str) -> str | None:
     """Why a model cannot be loaded, found out without loading or downloading it; None if nothing speaks against it."""
     if Path(name).is_dir():
-        return None if Path(name, "config.json").exists() else f"{name}: no config.json in it, so no model's folder"
+        if not Path(name, "config.json").exists():
+            return f"{name}: no config.json in it, so no model's folder"
+        return None if any(Path(name).glob("*.safetensors")) else (
+            f"{name}: no *.safetensors in it; weights in other files can hold programs and are not loaded")
     if path_like(name):
         return f"{name}: no such folder; give the folder of a model or its name on the hub"
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
@@ -158,10 +161,11 @@ def report(found: dict[str, Any]) -> str:
     return "\n".join(f"{name:<16} {value}" for name, value in lines)
 
 
-def require(run: Run, model: str, stage: str, profile_name: str) -> None:
+def require(run: Run, model: str, stage: str, profile_name: str, nodes: int = 1, elsewhere: bool = False) -> None:
     """Refuse a stage that cannot end well on this machine. Raises UserError with what is missing.
 
-    `thoughts` and `base` train nothing, so they need no hardware profile.
+    `thoughts` and `base` train nothing, so they need no hardware profile. Where a cluster trains (`elsewhere`) this
+    machine's hardware does not count.
     """
     here = gpus()
     profile = hardware().get(profile_name)
@@ -173,19 +177,21 @@ def require(run: Run, model: str, stage: str, profile_name: str) -> None:
     if declared.kind in ("api", "floor"):
         return  # nothing to load and nothing to train
     trains = stage not in ("thoughts", "base", "classifier")
-    if trains and (missing := lacking(profile, here)):
+    if trains and (ROOT / ".venv-train" / ".ready").exists():
+        require_packages(run, ROOT / ".venv-train")
+    if trains and not elsewhere and (missing := lacking(profile, here)):
         raise UserError(f"HARDWARE={profile_name} {missing}. Here can run: HARDWARE={can}")
     asks = _open_questions(run, model, stage) if stage != "classifier" else []
     needed = [declared.path, *([run.experiment.embedding] if "thoughts" in asks else [])]
-    for path in (each.format(run=run.dir) for each in needed):
+    for path in (each.replace("{run}", str(run.dir)) for each in needed):
         if str(run.dir) not in path and (missing := model_missing(path)):
             raise UserError(missing)
     teacher = run.experiment.teacher
     if asks and teacher.base_url is None and not os.environ.get(teacher.key):
         raise UserError(f"{teacher.key} is not set, and the teacher {teacher.model} is still to be asked for "
                         f"{' and '.join(asks)}; set it, or give TEACHER= and TEACHER_BASE_URL= for another one")
-    if trains:
-        _require_memory(run, model, stage, profile, here)
+    if trains and not elsewhere:
+        _require_memory(run, model, stage, profile, here, nodes)
 
 
 def _open_questions(run: Run, model: str, stage: str) -> list[str]:
@@ -202,16 +208,16 @@ def _open_questions(run: Run, model: str, stage: str) -> list[str]:
     return [what for what, path in asked.items() if not path.exists()]
 
 
-def _require_memory(run: Run, model: str, stage: str, profile: Hardware, here: list[Gpu]) -> None:
+def _require_memory(run: Run, model: str, stage: str, profile: Hardware, here: list[Gpu], nodes: int) -> None:
     parameters, finetuning = run.model(model).parameters, run.experiment.finetuning
     deepspeed = profile.deepspeed.get(finetuning, "")
-    sharing = profile.devices if finetuning == "full" and deepspeed else 1
+    sharing = profile.devices * nodes if finetuning == "full" and deepspeed else 1
     need = memory_gib(parameters, finetuning, run.stage(stage).method, sharing)
     # The smallest of the devices that would be used; where the driver does not say, the profile does.
     each = min(sorted((gpu.memory or profile.memory for gpu in here), reverse=True)[: profile.devices], default=0.0)
     have = machine_memory() if profile.cpu else each
     if "offload" in deepspeed:  # gradients, moments and float32 weights lie in main memory
-        need, have = need * sharing, machine_memory() + each * profile.devices
+        need, have = need * profile.devices, machine_memory() + each * profile.devices
     if need > have:
         raise UserError(f"FINETUNING={finetuning} of {model} at {stage} needs about {need:.0f} GiB"
                         f"{' a device' if sharing > 1 and 'offload' not in deepspeed else ''}; here are {have:.0f}. "
@@ -225,7 +231,8 @@ def _main(given: argparse.Namespace) -> None:
     elif not (given.run and given.model and given.stage and given.hardware):
         raise UserError("--require needs --run, --model, --stage and --hardware")
     elif not (given.goal and given.goal.exists()):
-        require(load_run(given.run), given.model, given.stage, given.hardware)
+        require(load_run(given.run), given.model, given.stage, given.hardware, given.nodes,
+                elsewhere=given.launch != "torchrun")
 
 
 def main() -> None:
@@ -240,6 +247,8 @@ python -m data_builders.doctor --require --run paper --model qwen2.5-7b --stage 
     arguments.add_argument("--model", help="a name of models.yaml")
     arguments.add_argument("--stage", help="base, thoughts, thought-sft, solution-sft or dpo")
     arguments.add_argument("--hardware", help="a profile of hardware.yaml")
+    arguments.add_argument("--nodes", type=int, default=1, help="how many machines of that hardware train together")
+    arguments.add_argument("--launch", default="torchrun", help="slurm and ray train elsewhere")
     arguments.add_argument("--goal", type=Path, help="with --require: if this file exists, nothing is required")
     cli.run(arguments, _main)
 

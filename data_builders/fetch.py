@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from logreasoner import cli
+from logreasoner import alone, cli
 from logreasoner.cli import UserError
 from logreasoner.config import Declared, checked, load_yaml
 from logreasoner.files import BUILD, EXPERIMENTS, writing
@@ -215,25 +215,30 @@ def _given(pairs: list[str], group: str) -> dict[str, Path]:
 def fetch(group: str, files: list[str], raw: Path = RAW) -> None:
     """Bring every file of a group. Raises UserError naming the file that cannot be had or is wrong."""
     local = _given(files, group)
-    missing = _missing(group, raw)
-    if missing:
-        import httpx
-        from tqdm import tqdm
-
-        size = sum(file.bytes or 0 for _, file in missing)
-        headers = {"Accept-Encoding": "identity"}  # a compressed answer could be neither resumed nor counted
-        with (tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar,
-              httpx.Client(headers=headers, follow_redirects=True, timeout=30) as client):
-            for source, file in missing:
-                target = raw / source.place(file)
-                bar.set_description(Path(file.path).name)
-                try:
-                    _bring(client, source, file, target, local.get(Path(file.path).name), bar)
-                except OSError as error:  # a full disk does not say which file it was about
-                    raise UserError(f"{target}: {error.strerror or error}; mend that and run this again, it goes on "
-                                    "where it was") from None
+    if missing := _missing(group, raw):
+        with alone.holding(raw / "fetch.lock"):  # two would write into the same .part
+            missing = [(source, file) for source, file in missing if not (raw / source.place(file)).exists()]
+            _bring_all(missing, raw, local)
     count = sum(len(source.files) for source in catalogue().values() if source.group == group)
     print(f"{raw}: {count} files of group {group}, {len(missing)} brought now, all verified")
+
+
+def _bring_all(missing: list[tuple[Source, File]], raw: Path, local: dict[str, Path]) -> None:
+    import httpx
+    from tqdm import tqdm
+
+    size = sum(file.bytes or 0 for _, file in missing)
+    headers = {"Accept-Encoding": "identity"}  # a compressed answer could be neither resumed nor counted
+    with (tqdm(total=size, unit="B", unit_scale=True, disable=None) as bar,
+          httpx.Client(headers=headers, follow_redirects=True, timeout=30) as client):
+        for source, file in missing:
+            target = raw / source.place(file)
+            bar.set_description(Path(file.path).name)
+            try:
+                _bring(client, source, file, target, local.get(Path(file.path).name), bar)
+            except OSError as error:  # a full disk does not say which file it was about
+                raise UserError(f"{target}: {error.strerror or error}; mend that and run this again, it goes on "
+                                "where it was") from None
 
 
 def main() -> None:

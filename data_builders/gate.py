@@ -73,7 +73,8 @@ def gate(run: Run, model: str, stage_name: str, source: Path, encode: Encoder | 
     encode = encode or encoder(recipe["model_name_or_path"], recipe["template"])
     rows = [{**row, "tokens": length(row, stage, encode)}
             for _, row in tqdm(read_jsonl(source), unit="sample", desc="lengths", disable=None)]
-    limit = recipe["cutoff_len"]
+    # LLaMA-Factory keeps one token of cutoff_len back where it packs, and would cut a sample that needs it.
+    limit = recipe["cutoff_len"] - bool(recipe.get("packing") or recipe.get("neat_packing"))
     for row in rows:
         row["outcome"] = "kept" if row["tokens"] <= limit else "too long"
     kept = [row for row in rows if row["outcome"] == "kept"]

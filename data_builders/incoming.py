@@ -20,6 +20,7 @@ from logreasoner.cli import UserError
 LARGEST = 1 << 28  # bytes of a file, unpacked: labelled examples are read into memory
 LONGEST = 1 << 20  # characters of one value; a CSV field that is longer has lost its closing quote
 MOST_COLUMNS, MOST_ROWS = 500, 1_000_000
+PARQUET_ROWS = 16  # decoded at once
 Row = dict[str, str]
 
 
@@ -120,12 +121,26 @@ def _json(path: Path, text: str) -> Iterator[tuple[int, Any]]:
         yield from enumerate(value, 1) if whole else [(number, value)]
 
 
-def _parquet(path: Path) -> list[dict[str, Any]]:
+def _parquet(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows, one unpacked at a time: a dictionary of one long text can stand for gigabytes."""
     from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
 
+    large = UserError(f"{path}: holds more than {MOST_ROWS:,} rows or {LARGEST >> 20} MiB, unpacked; some thousand "
+                      "rows are enough, cut it")
+    size = count = 0
     try:
-        return list(parquet.read_table(path).to_pylist())
-    except ArrowException as error:
+        with parquet.ParquetFile(path) as file:
+            groups = range(file.metadata.num_row_groups)
+            if sum(file.metadata.row_group(at).total_byte_size for at in groups) > LARGEST:
+                raise large
+            for batch in file.iter_batches(batch_size=PARQUET_ROWS):
+                for values in zip(*batch.columns, strict=True):
+                    row = {name: value.as_py() for name, value in zip(batch.schema.names, values, strict=True)}
+                    size, count = size + sum(len(str(value)) for value in row.values()), count + 1
+                    if size > LARGEST or count > MOST_ROWS:
+                        raise large
+                    yield row
+    except (ArrowException, OSError, ValueError, OverflowError) as error:
         raise UserError(f"{path}: not a Parquet file that can be read ({' '.join(str(error).split())})") from None
 
 

@@ -25,6 +25,7 @@ from logreasoner.answers import answer_element, parse_label
 from logreasoner.cli import UserError
 from logreasoner.config import Data
 from logreasoner.files import EXPERIMENTS, manifest, write_jsonl, writing
+from logreasoner.prompts import controls
 from logreasoner.records import LEVEL_MASK, Instance
 
 HEADER = "# Written by data_builders.new_task; edit it as you like."
@@ -160,7 +161,8 @@ def classes(items: Rows, chosen: Chosen, where: Path) -> list[str]:
         raise UserError(f"{where}: {chosen.label!r} has {len(labels):,} values (such as {labels[0]!r}); that is an id "
                         f"rather than a label. At most {MOST_LABELS} are possible: name another column with --label")
     for label in labels:
-        if not label.isprintable() or len(label) > 60 or parse_label(answer_element(label), labels) != label:
+        readable = label.isprintable() and parse_label(answer_element(label), labels) == label
+        if not readable or len(label) > 60 or controls(label):
             raise UserError(f"{where}: {label[:60]!r} cannot be a label: a label is a short text without tags, and "
                             "differs from the others in more than case, quotes and a full stop")
     return labels

@@ -8,6 +8,7 @@ exactly "risk level <= 4", so the logs of KnowLog's train files that no failure 
 import argparse
 import hashlib
 import re
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -24,8 +25,9 @@ from logreasoner.records import Instance, instance, mask_level
 
 OUT = BUILD / "data" / "public"
 WINDOW, LIMIT, SEED = 20, 1_000_000, 0  # section 4.3.1: windows of 20 lines, 1,000,000 lines of each complete log
+LARGEST_SHEET = 1 << 26  # bytes, unpacked; the public sheets have some hundred kilobytes
 LSM, PFP = "log_semantic_matching", "potential_failure_prediction"
-LEVEL = re.compile(r"\A\s*[\w .-]+/\s*(\d)\s*/\s*[A-Za-z]")
+LEVEL = re.compile(r"\A\s*+(?:[\w.-][\w .-]*+|(?<= ))/\s*(\d)\s*/\s*[A-Za-z]")
 FAILURE = 4  # levels 0 (emergency) to 4 (warning) are failures in every row of the public files
 
 # The paper's filters of handbook cases (section 3.2.1); it gives no number for "overly brief".
@@ -72,7 +74,10 @@ def templates(path: Path, file: File) -> Iterator[Row]:
     import pandas
 
     try:
-        sheet = pandas.read_excel(path, dtype=str, keep_default_na=False)
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > LARGEST_SHEET:
+                raise ValueError(f"more than {LARGEST_SHEET >> 20} MiB, unpacked")
+        sheet = pandas.read_excel(path, dtype=str, keep_default_na=False, engine="openpyxl")
     except Exception as error:  # openpyxl raises what its zip and XML layers raise
         raise UserError(f"{path}: not a readable sheet ({error}); delete it and fetch it again") from None
     if not {"log", "label"} <= set(sheet.columns):

@@ -1,8 +1,10 @@
-"""LLaMA-Factory configurations from experiments/ and templates/: one YAML a model and stage (section 4.2.2)."""
+"""LLaMA-Factory configurations from experiments/ and templates/: one YAML a model and stage (section 4.2.2), and beside
+those of a run the script that starts it (templates/launch/)."""
 
 import argparse
 import math
 from dataclasses import dataclass
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import yaml
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Hardware, Run, Stage, hardware, load_run, models, resolve, stages
+from logreasoner.config import Hardware, Run, Speed, Stage, hardware, load_run, models, resolve, speeds, stages
 from logreasoner.files import ROOT, TEMPLATES, writing
 from logreasoner.templating import environment
 
@@ -21,19 +23,23 @@ COMMITTED_STAGES = ("thought-sft", "solution-sft", "dpo")
 
 @dataclass(frozen=True)
 class Split:
-    """How a global batch is spread: per_device x accumulation x devices equals it."""
+    """How a global batch is spread: per_device x accumulation x devices x nodes equals it."""
 
     per_device: int
     accumulation: int
 
 
-def split_batch(stage: Stage, profile: Hardware) -> Split:
-    """The largest micro-batch that the profile allows and that divides evenly. Raises UserError if none does."""
-    if stage.global_batch % profile.devices:
-        raise UserError(f"a global batch of {stage.global_batch} cannot be split over {profile.devices} devices "
-                        f"({profile.title}); change global_batch in experiments/ or take another HARDWARE")
-    share = stage.global_batch // profile.devices
+def split_batch(stage: Stage, profile: Hardware, nodes: int = 1, speed: Speed | None = None) -> Split:
+    """The largest micro-batch that the profiles allow and that divides evenly. Raises UserError if none does."""
+    devices = profile.devices * nodes
+    if stage.global_batch % devices:
+        where = f"{nodes} x {profile.title}" if nodes > 1 else profile.title
+        raise UserError(f"a global batch of {stage.global_batch} cannot be split over {devices} devices ({where}); "
+                        "change global_batch in experiments/ or take another HARDWARE or NODES")
+    share = stage.global_batch // devices
     largest = profile.max_per_device[stage.method]
+    if speed:
+        largest = min(largest, speed.max_per_device.get(stage.method, largest))
     per_device = max(size for size in range(1, min(share, largest) + 1) if share % size == 0)
     return Split(per_device, share // per_device)
 
@@ -69,23 +75,69 @@ def output_dir(run: Run, name: str, stage: str) -> Path:
 
 
 TRACKERS = ("none", "tensorboard", "wandb", "mlflow", "swanlab", "trackio")  # LLaMA-Factory hands them to transformers
+LAUNCHES = ("torchrun", "slurm", "ray")  # templates/launch/<launch>.sh.j2
 
 
-def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, report_to: str = "none") -> str:
-    """The training configuration as YAML text; `file` is where it will stand, `report_to` one of TRACKERS."""
-    if profile_name not in hardware():
-        raise UserError(f"unknown hardware {profile_name!r}; experiments/hardware.yaml has {', '.join(hardware())}")
-    stage, profile, finetuning = run.stage(stage_name), hardware()[profile_name], run.experiment.finetuning
+def _profile(name: str) -> Hardware:
+    if name not in hardware():
+        raise UserError(f"unknown hardware {name!r}; experiments/hardware.yaml has {', '.join(hardware())}")
+    return hardware()[name]
+
+
+def require_packages(run: Run, environment: Path) -> None:
+    """Raises UserError if a Python environment lacks what the run's SPEED needs (read from its metadata by path)."""
+    needed = speeds()[run.experiment.speed].packages if run.experiment.speed else []
+    site = [str(path) for path in environment.glob("lib/python3*/site-packages")]
+    if lacking := [name for name in needed if not list(distributions(name=name, path=site))]:
+        raise UserError(f"SPEED={run.experiment.speed} needs {' and '.join(lacking)}: do {environment}/bin/pip install "
+                        f"{' '.join(lacking)}, or take another SPEED in a run of its own (RUN=)")
+
+
+def starter(recipe: Path, launch: str) -> Path:
+    """The script beside a recipe that starts its training."""
+    return recipe.with_suffix(f".{launch}.sh")
+
+
+def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, report_to: str = "none",
+           nodes: int = 1, launch: str = "torchrun") -> str:
+    """The training configuration as YAML text; `file` is where it will stand, `report_to` one of TRACKERS.
+
+    Raises UserError where the hardware cannot train so: an uneven split, or a speed profile for GPUs without one.
+    """
+    stage, profile, finetuning = run.stage(stage_name), _profile(profile_name), run.experiment.finetuning
+    speed = speeds()[run.experiment.speed] if run.experiment.speed else None
+    if speed and speed.packages and profile.cpu:
+        raise UserError(f"SPEED={run.experiment.speed} needs {' and '.join(speed.packages)}, which run on GPUs only, "
+                        f"and HARDWARE={profile_name} has none; take another SPEED, in a run of its own (RUN=)")
     deepspeed = profile.deepspeed.get(finetuning)
-    memory = memory_gib(run.model(name).parameters, finetuning, stage.method, profile.devices if deepspeed else 1)
+    memory = memory_gib(run.model(name).parameters, finetuning, stage.method,
+                        profile.devices * nodes if deepspeed else 1)
+    faster = speed.arguments.get(stage.method, {}) if speed else {}
+    unit = "pairs" if stage.method == "dpo" else "packs" if {"packing", "neat_packing"} & set(faster) else "samples"
     return _environment().get_template("recipe.yaml.j2").render(
         model=run.model(name), stage=stage, stage_name=stage_name, hardware=profile, finetuning=finetuning,
-        memory=math.ceil(memory), unit="pairs" if stage.method == "dpo" else "samples",
-        split=split_batch(stage, profile), file=file, weights=run.weights(name, stage.starts_from),
+        memory=math.ceil(memory), unit=unit,
+        split=split_batch(stage, profile, nodes, speed), nodes=nodes, speed=speed, speed_name=run.experiment.speed,
+        launch=f"llamafactory-cli train {file}" if nodes == 1 else f"bash {starter(file, launch)}",
+        weights=run.weights(name, stage.starts_from),
         made_by="make recipes" if file.parts[0] == "recipes" else f"make {stage_name} MODEL={name} RUN={run.name}",
         deepspeed=f"templates/deepspeed/{deepspeed}.json" if deepspeed else None,
         dataset_dir=run.dataset(name, stage_name), output_dir=output_dir(run, name, stage_name), report_to=report_to,
-        seed=run.training_seed, arguments={**stage.arguments, **profile.arguments})
+        seed=run.training_seed, arguments={**stage.arguments, **profile.arguments, **faster})
+
+
+def render_start(run: Run, stage_name: str, profile_name: str, recipe: Path, nodes: int, launch: str) -> str:
+    """The script that starts a recipe by LLaMA-Factory's own launcher, as text; launch is one of LAUNCHES.
+
+    Raises UserError where there is white space in the way to this folder: torchrun takes it for the end of a path.
+    """
+    profile, here = _profile(profile_name), str(Path.cwd())
+    if profile.devices * nodes > 1 and len(here.split()) != 1:
+        raise UserError(f"{here}: torchrun, which starts more than one process, cuts paths at white space; move this "
+                        "folder to a path without any")
+    return _environment().get_template(f"launch/{launch}.sh.j2").render(
+        run=run.name, stage=stage_name, recipe=recipe, file=starter(recipe, launch), nodes=nodes,
+        devices=profile.devices, cpu=profile.cpu, environment=profile.environment)
 
 
 def render_export(run: Run, name: str, stage_name: str, file: Path) -> str:
@@ -119,7 +171,10 @@ def _main(given: argparse.Namespace) -> None:
         raise UserError("give --committed, or --run, --model and --stage")
     run = load_run(given.run)
     path = run.recipe(given.model, given.stage)
-    _write(path, render(run, given.model, given.stage, given.hardware, path, given.report_to))
+    start = render_start(run, given.stage, given.hardware, path, given.nodes, given.launch)
+    _write(path, render(run, given.model, given.stage, given.hardware, path, given.report_to, given.nodes,
+                        given.launch))
+    _write(starter(path, given.launch), start)
     if run.experiment.finetuning != "full":
         export = path.with_name(f"{given.stage}.export.yaml")
         _write(export, render_export(run, given.model, given.stage, export))
@@ -130,13 +185,17 @@ def main() -> None:
     """Render recipes."""
     arguments = cli.parser("data_builders.recipes", "Render LLaMA-Factory configurations.", """
 python -m data_builders.recipes --committed
-python -m data_builders.recipes --run paper --model qwen2.5-7b --stage dpo --hardware 1xH200""")
+python -m data_builders.recipes --run paper --model qwen2.5-7b --stage dpo --hardware 1xH200
+python -m data_builders.recipes --run paper --model qwen2.5-7b --stage thought-sft --nodes 2 --launch slurm""")
     arguments.add_argument("--committed", action="store_true", help="render recipes/<model>/<stage>.yaml")
     arguments.add_argument("--run", help="a declared run: render build/runs/<run>/recipes/<model>/<stage>.yaml")
     arguments.add_argument("--model", help="a name of experiments/models.yaml")
     arguments.add_argument("--stage", choices=list(stages()))
     arguments.add_argument("--hardware", default="2xA100", help="a name of experiments/hardware.yaml")
     arguments.add_argument("--report-to", default="none", choices=TRACKERS, help="where losses go")
+    arguments.add_argument("--nodes", type=int, choices=range(1, 1001), default=1, metavar="N",
+                           help="how many machines of that hardware train together")
+    arguments.add_argument("--launch", default="torchrun", choices=LAUNCHES, help="what starts the processes")
     cli.run(arguments, _main)
 
 

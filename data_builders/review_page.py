@@ -9,6 +9,7 @@ import contextlib
 import hmac
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from logreasoner.files import ROOT, TEMPLATES
 FILES = {"": "text/html", "review.js": "text/javascript", "review.css": "text/css"}
 POLICY = ("default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
           "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer",
            "Cache-Control": "no-store"}
 
@@ -38,6 +40,7 @@ class Page(ThreadingHTTPServer):
     def __init__(self, address: tuple[str, int], reviews: dict[str, Review], who: str):
         super().__init__(address, Handler)
         self.reviews, self.who, self.secret = reviews, who, secrets.token_urlsafe(16)
+        self.local = f"[{address[0]}]" in LOOPBACK or address[0] in LOOPBACK
         self.url = f"http://{address[0]}:{self.server_address[1]}/{self.secret}/{next(iter(reviews))}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
@@ -50,6 +53,7 @@ class Handler(BaseHTTPRequestHandler):
     """Under /<secret>/<review>/: the page, `state` (all decisions), `item/<n>` (one row); `decide` takes a decision."""
 
     server: Page
+    timeout = 60  # seconds that one request may keep its thread
 
     def log_message(self, format: str, *args: Any) -> None:
         """Say nothing about each request: the terminal is the reviewer's."""
@@ -65,12 +69,18 @@ class Handler(BaseHTTPRequestHandler):
         """Send what `make` returns as JSON; what a person has to mend comes as {"error": ...}."""
         try:
             status, value = 200, make(*given)
-        except (UserError, OSError, ValueError) as error:
+        except (UserError, OSError, ValueError, RecursionError) as error:
             status, value = 422, {"error": str(error)}
         self._send(status, "application/json", json.dumps(value).encode())
 
     def _asked(self) -> tuple[Review | None, str]:
-        """The review that a path names, None without the secret, and the rest of the path."""
+        """The review that a path names, None without the secret, and the rest of the path.
+
+        None also for a page that reached loopback by a name of its own (DNS rebinding).
+        """
+        called = re.sub(r":[0-9]*\Z", "", self.headers.get("Host", ""))
+        if self.server.local and called not in LOOPBACK:
+            return None, ""
         _, secret, name, *rest = [*self.path.partition("?")[0].split("/"), "", ""]
         known = hmac.compare_digest(secret.encode(), self.server.secret.encode())
         return self.server.reviews.get(name) if known else None, "/".join(rest).rstrip("/")
@@ -83,7 +93,7 @@ class Handler(BaseHTTPRequestHandler):
             self._send(200, FILES[part], (TEMPLATES / (part or "review.html")).read_bytes())
         elif found and part == "state":
             self._answer(self._state, found)
-        elif found and number.isdecimal() and int(number) < len(found.rows):
+        elif found and re.fullmatch("[0-9]{1,9}", number) and int(number) < len(found.rows):
             self._answer(item, found, int(number))
         else:
             self._send(404, "text/plain", b"not found; the page is at the address that make review printed\n")
@@ -94,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         origin, size = self.headers.get("Origin", "").partition("//")[2], self.headers.get("Content-Length", "")
         if not found or part != "decide" or origin != self.headers.get("Host"):
             self._send(403, "text/plain", b"decisions are taken from the page alone\n")
-        elif not size.isdecimal() or int(size) > 2**20:
+        elif not re.fullmatch("[0-9]{1,7}", size) or int(size) > 2**20:
             self._send(413, "text/plain", b"too large\n")
         else:
             self._answer(self._state, found, self.rfile.read(int(size)))

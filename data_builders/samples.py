@@ -121,8 +121,17 @@ EMPTY = {
 }
 
 
+def _outcome(sample: Row) -> str:
+    """An answer with a control token would end its turn, or open another, in the middle of training."""
+    held = any(prompts.controls(sample[key]) for key in ("response", "chosen", "rejected") if key in sample)
+    return "control token in the answer" if held else "samples"
+
+
 def build(run: Run, stage: str, model: str = "") -> None:
-    """Write a stage's samples.jsonl with its manifest. Raises UserError if there is not one sample."""
+    """Write a stage's samples.jsonl with its manifest. Raises UserError if there is not one sample.
+
+    What holds a control token (experiments/control_tokens.yaml) in an answer is left out and counted.
+    """
     kind, name = run.stage(stage).samples.kind, run.stage(stage).dataset
     made = {"thoughts": thoughts, "rationales": rationales, "labels": labels}
     if kind in made:
@@ -132,11 +141,12 @@ def build(run: Run, stage: str, model: str = "") -> None:
     else:
         raise UserError(f"stage {stage!r} has samples of its own making ({kind})")
     path = folder(run, model, stage) / "samples.jsonl"
+    counts = answered.count([{**row, "outcome": _outcome(row)} for row in samples])
+    samples = [row for row in samples if _outcome(row) == "samples"]
     if not samples:
         raise UserError(f"{path}: {name.replace('d_', 'D_', 1)} is empty: {EMPTY[kind]}")
     random.Random(run.experiment.seed).shuffle(samples)
     write_jsonl(path, samples)
-    counts = answered.count([{**row, "outcome": "samples"} for row in samples])
     decided = f"; review: {facts['review']}" if "review" in facts else ""
     answered.show(f"{stage}: {len(samples)} samples{decided}", counts)
     manifest(path, facts.pop("inputs"), counts=counts, mark=run.mark, stage=stage, **facts)

@@ -4,11 +4,14 @@ The algorithm is Chen, Zhang and Zhou, "Fast Greedy MAP Inference for Determinan
 Recommendation Diversity" (2018), algorithm 1: the next row is the one with the largest gain, its squared distance to
 the span of the rows chosen so far. The N x N kernel is never made. With a linear kernel the Cholesky column of a
 chosen row is the product of all rows with one orthonormal direction, so the rows and the directions are all there is
-to keep: O(N d k) time, in matrix products, and memory for `count` directions beside the rows.
+to keep: O(N d k) time, in matrix products, and memory for `count` directions beside the rows. Gains only fall, so an
+old gain bounds today's, and only rows that could be next are brought up to date at each step (lazy greedy).
 """
 
 import argparse
+import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -23,36 +26,41 @@ from logreasoner.files import manifest, write_json
 Array = NDArray[np.float64]
 Kernel = Literal["linear", "rbf"]
 
-TIE = 1e-9  # relative: gains so close to the best are ties, and the lowest row wins
 EXHAUSTED = 1e-10  # no gain above this share of a row's own (1): nothing new is left. Chen et al.'s code has the same
-NOISE = 1e-13  # what rounding can do to a gain found by subtraction (measured: up to 4e-15 at d = 1,024 and k = 1,000)
-PRECISE = 1e-3  # below this, NOISE would decide ties, so the contenders' gains are computed from their residuals
-PENDING = 32  # directions that may wait before every row's gain is brought up to date by one matrix product
-FITS = 2**25  # numbers (256 MiB) that are converted and normalised once; larger arrays in blocks, again and again
-BLOCK = 4096  # rows converted to float64 at once
+# What rounding can do to a gain of 1 that is found by subtraction (measured: 6e-15 at d = 1,024 and k = 1,000). To a
+# gain g found from its residual it does at most sqrt(g) times that: gains so close are ties, and the lowest row wins.
+NOISE = 1e-13
+VAGUE = 0.1  # a gain below this share of the one that was subtracted from is too rough to tell ties
+TIE_RBF = 1e-9  # relative: the same for the other kernel, whose gains are all found by subtraction
+BLOCK = 512  # rows converted to float64 at once: few enough to be in the cache still when they are multiplied
+PENDING = 128  # directions that may wait until every row's gain is brought up to date by one matrix product
+READING = 8  # reading and converting a row costs about as much as multiplying it by so many directions
+PROMISING = 16  # rows to bring up to date first
 
 
-def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", gamma: float = 1.0) -> list[int]:
+def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", gamma: float = 1.0,
+               threads: int | None = None) -> list[int]:
     """Choose `count` rows of an N x d array, greedily by log-determinant; returns row numbers in order of choice.
 
     Rows are L2-normalised in float64, whatever they come in. Kernels: `linear` is the cosine, of rank at most d;
     `rbf` is exp(-gamma |x - y|^2) of the normalised rows, and needs N x count float64 numbers of memory.
+    `threads` (default: one for each core) changes the speed alone.
     Raises UserError for anything but a two-dimensional array of finite, nonzero rows, and when fewer than `count`
     rows are linearly independent: never fewer are returned.
     """
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
     from tqdm import tqdm
 
-    embeddings = np.asarray(embeddings)  # a memory map is as good, but slower to index
+    embeddings = np.ascontiguousarray(embeddings)  # a memory map stays one, as a plain array: faster to index
     norms = _norms(embeddings)
-    if embeddings.size <= FITS:
-        embeddings, norms = embeddings / norms[:, None], np.ones(len(norms))
     if not 1 <= count <= len(norms):
         raise UserError(f"cannot choose {count} of {len(norms)} rows; ask for 1 to {len(norms)}")
-    search = _linear(embeddings, norms, count) if kernel == "linear" else _rbf(embeddings, norms, count, gamma)
-    # Thousands of small products: on a busy machine threads wait for each other many times longer than they compute.
-    # One thread also rounds the same on every machine.
-    with threadpool_limits(1):
+    # BLAS's own threads wait for each other in thousands of small products, on a busy machine many times longer than
+    # they compute, and round differently for each number of threads. So threads are given whole blocks.
+    threads = threads or os.cpu_count() or 1
+    with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
+        search = _linear(_Gains(embeddings, norms, count, pool, threads)) if kernel == "linear" else (
+            _rbf(embeddings, norms, count, gamma))
         chosen = list(tqdm(islice(search, count), total=count, unit="row", desc="select", disable=None))
     if len(chosen) < count:
         why = (f"every other row is a linear combination of these (a linear kernel has at most one row for each of "
@@ -91,43 +99,106 @@ def _residual(unit: Array, basis: Array) -> Array:
     return unit
 
 
-def _linear(rows: NDArray[Any], norms: Array, count: int) -> Iterator[int]:
-    """Yield rows until the rank is exhausted. Gains only fall, so an old gain bounds today's (lazy greedy)."""
-    total, width = rows.shape
-    basis = np.empty((min(count, width), width))  # orthonormal; spans what is chosen
-    base, flushed = np.ones(total), 0  # gains with respect to basis[:flushed]
-    bound = base.copy()  # at most PENDING steps old
-    crowded = False
+class _Gains:
+    """Every row's gain: exact where it matters, a bound elsewhere."""
 
-    def settle(part: slice | NDArray[np.intp], step: int) -> None:
-        along = rows[part].astype(np.float64, copy=False) @ basis[flushed:step].T
-        along /= norms[part, None]
-        bound[part] = base[part] - np.einsum("ij,ij->i", along, along)
+    def __init__(self, rows: NDArray[Any], norms: Array, count: int, pool: ThreadPoolExecutor, threads: int) -> None:
+        self.rows, self.norms, self.pool, self.threads = rows, norms, pool, threads
+        self.basis = np.empty((min(count, rows.shape[1]), rows.shape[1]))  # orthonormal; spans what is chosen
+        self.step = 0  # directions that are there
+        self.bound = np.ones(len(rows))  # exact at this step except where stale
+        self.stale = np.zeros(len(rows), dtype=bool)
+        self.base, self.flushed = self.bound.copy(), 0  # gains with respect to basis[:flushed]
+        self.exact = self.bound.copy()  # the gain when it was last not found by subtraction
+        self.spent = 0  # work since then that will be done again
 
-    for step in range(len(basis)):
-        if step - flushed == PENDING or crowded:
-            for start in range(0, total, BLOCK):
-                settle(slice(start, start + BLOCK), step)
-            base[:], flushed = bound, step
-        # The most promising rows first: the best of their true gains rules out nearly all the others.
-        top = np.argpartition(bound, -min(PENDING, total))[-min(PENDING, total) :]
-        settle(top, step)
-        rivals = np.flatnonzero(bound >= bound[top].max() * (1 - TIE) - NOISE)
-        for start in range(0, len(rivals), BLOCK):
-            settle(rivals[start : start + BLOCK], step)
-        crowded = len(rivals) > total // 8  # then bringing all up to date costs less than picking them out
-        best = bound[rivals].max()
-        if best <= EXHAUSTED:
-            return
-        rivals = rivals[bound[rivals] >= best * (1 - TIE) - NOISE]
-        gains = bound[rivals] if best > PRECISE else np.concatenate([
-            (_residual(_unit(rows, norms, part), basis[:step]) ** 2).sum(axis=1)
-            for part in np.array_split(rivals, -(-len(rivals) // BLOCK))])
-        row = int(rivals[np.argmax(gains >= gains.max() * (1 - TIE))])
-        residual = _residual(_unit(rows, norms, np.array([row])), basis[:step])[0]
-        basis[step] = residual / np.linalg.norm(residual)
-        base[row] = bound[row] = -np.inf
+    def settle(self, index: NDArray[np.intp] | None) -> None:
+        """Bring the rows of `index` up to date, or all."""
+        total = len(self.rows) if index is None else len(index)
+        pending = self.basis[self.flushed : self.step].T
+
+        def work(first: int) -> None:
+            for start in range(first, total, tasks * BLOCK):
+                part = slice(start, start + BLOCK) if index is None else index[start : start + BLOCK]
+                along = self.rows[part].astype(np.float64, copy=False) @ pending
+                along /= self.norms[part, None]
+                self.bound[part] = self.base[part] - np.einsum("ij,ij->i", along, along)
+
+        tasks = min(self.threads, -(-total // BLOCK))
+        list(self.pool.map(work, range(0, tasks * BLOCK, BLOCK)) if tasks > 1 else map(work, [0]))
+        if index is None:
+            self.base[:], self.flushed, self.spent = self.bound, self.step, 0
+            self.stale[:] = False
+        else:
+            self.spent += total * (self.step - self.flushed + 2 * READING)
+            self.stale[index] = False
+
+    def next(self) -> int | None:
+        """The row with the largest gain, of ties the lowest one; None where the rank is exhausted."""
+        sure = np.zeros(len(self.rows), dtype=bool)
+        while (best := self.search()) > EXHAUSTED:
+            tie = best - NOISE * np.sqrt(best)
+            near = np.flatnonzero(self.bound >= tie - NOISE)
+            vague = near[(self.bound[near] <= VAGUE * self.exact[near]) & ~sure[near]]
+            if len(near) == 1 or not len(vague):
+                return self.lowest(near, tie)
+            self.refine(vague)
+            sure[vague] = True
+        return None
+
+    def search(self) -> float:
+        """Bring the most promising rows up to date until the others cannot exceed the best of them; returns it."""
+        best, size = float(self.bound[~self.stale].max(initial=-np.inf)), PROMISING
+        while True:
+            enough = best + NOISE / 10 * np.sqrt(max(best, 0))  # else ties would all be brought up to date
+            rivals = np.flatnonzero(self.stale & (self.bound > enough))
+            if not len(rivals):
+                return best
+            if len(rivals) > size:
+                rivals = rivals[np.argpartition(self.bound[rivals], -size)[-size:]]
+            self.settle(rivals)
+            best, size = max(best, float(self.bound[rivals].max())), 4 * size
+
+    def refine(self, index: NDArray[np.intp]) -> None:
+        """Compute gains from residuals, where subtraction has left too few digits."""
+        for start in range(0, len(index), BLOCK):
+            part = index[start : start + BLOCK]
+            self.settle(part)
+            gains = (self.residual(part) ** 2).sum(axis=1)
+            self.base[part] += gains - self.bound[part]
+            self.bound[part], self.exact[part] = gains, self.base[part]
+
+    def lowest(self, near: NDArray[np.intp], least: float) -> int:
+        """The first of the rows whose gain is at least so large."""
+        start, size = 0, PROMISING
+        while True:
+            part = near[start : start + size]
+            if self.stale[part].any():
+                self.settle(part[self.stale[part]])
+            if (ties := self.bound[part] >= least).any() or start + size >= len(near):
+                return int(part[ties.argmax()])
+            start, size = start + size, 4 * size
+
+    def residual(self, index: NDArray[np.intp]) -> Array:
+        """What of the rows is not in the span of the chosen ones."""
+        return _residual(_unit(self.rows, self.norms, index), self.basis[: self.step])
+
+    def choose(self, row: int) -> None:
+        """Add the row's direction to the basis."""
+        residual = self.residual(np.array([row]))[0]
+        self.basis[self.step] = residual / np.linalg.norm(residual)
+        self.step += 1
+        self.base[row] = self.bound[row] = -np.inf
+        self.stale[:] = True
+        if self.step - self.flushed == PENDING or self.spent > READING * len(self.rows):
+            self.settle(None)
+
+
+def _linear(gains: _Gains) -> Iterator[int]:
+    """Yield rows until the rank is exhausted."""
+    while gains.step < len(gains.basis) and (row := gains.next()) is not None:
         yield row
+        gains.choose(row)
 
 
 def _rbf(rows: NDArray[Any], norms: Array, count: int, gamma: float) -> Iterator[int]:
@@ -138,7 +209,7 @@ def _rbf(rows: NDArray[Any], norms: Array, count: int, gamma: float) -> Iterator
         best = gains.max()
         if best <= EXHAUSTED:
             return
-        row = int(np.argmax(gains >= best * (1 - TIE)))
+        row = int(np.argmax(gains >= best * (1 - TIE_RBF)))
         yield row
         mine = _unit(rows, norms, np.array([row]))[0]
         cosine = np.concatenate([rows[start : start + BLOCK].astype(np.float64) @ mine

@@ -14,12 +14,13 @@ import hashlib
 import lzma
 import random
 import re
+import sys
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from itertools import islice
+from itertools import compress
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -27,9 +28,9 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.files import manifest, write_jsonl
 
-BLOCK = 1 << 20
-LONGEST = 1 << 24  # bytes of one line; what is longer is not a log, and would fill the memory
-Parsed = tuple[bool, bytes, bytes]  # alert, level, content
+BLOCK = 1 << 16  # bytes; the lines of one stay in the processor's cache, and are too few to wake the garbage collector
+LONGEST = 1 << 24  # bytes of one line, and of one session; what is longer is not a log, and would fill the memory
+Parsed = tuple[bytes, bytes, bytes]  # label ("-" unless the line is an alert), level, content
 
 EXAMPLES = """
 python -m data_builders.sessions --format bgl --window 20 --out sessions.jsonl BGL.log
@@ -40,10 +41,13 @@ python -m data_builders.sessions --format lines --out mine.jsonl /var/log/syslog
 
 def _bgl(line: bytes) -> Parsed | None:
     """Label Timestamp Date Node Time NodeRepeat Type Component Level Content."""
-    fields = line.split(b" ", 9)
-    if len(fields) < 9 or not fields[1].isdigit():
-        return None
-    return fields[0] != b"-", fields[8], fields[9] if len(fields) == 10 else b""
+    try:
+        label, stamp, _, _, _, _, _, _, level, content = line.split(b" ", 9)
+    except ValueError:
+        if line.count(b" ") != 8:
+            return None
+        label, stamp, *_, level, content = *line.split(b" "), b""  # it says nothing
+    return (label, level, content) if stamp.isdigit() else None
 
 
 def _syslog(line: bytes) -> Parsed | None:
@@ -54,11 +58,11 @@ def _syslog(line: bytes) -> Parsed | None:
     rest = fields[8] if len(fields) == 9 else b""
     component, colon, content = (rest + b" ").partition(b": ")
     # Some lines name no component; then a colon further on belongs to the message.
-    return fields[0] != b"-", b"", content[:-1] if colon and b" " not in component else rest
+    return fields[0], b"", content[:-1] if colon and b" " not in component else rest
 
 
 def _plain(line: bytes) -> Parsed | None:
-    return (False, b"", line) if line.strip() else None
+    return (b"-", b"", line) if line.strip() else None
 
 
 LAYOUTS: dict[str, Callable[[bytes], Parsed | None]] = {
@@ -92,14 +96,27 @@ def _opened(path: Path, member: str | None) -> BinaryIO:
     return open(path, "rb")
 
 
+def _tar_header(block: bytes) -> bool:
+    """Whether these bytes carry the checksum of a tar archive's beginning: a log may say "ustar" as well."""
+    import tarfile
+
+    try:
+        tarfile.TarInfo.frombuf(block, "utf-8", "replace")
+    except tarfile.HeaderError:
+        return False
+    return True
+
+
 def blocks(path: Path, member: str | None = None) -> Generator[bytes, None, None]:
-    """Yield a log's bytes, unpacked, 1 MiB at a time. Raises UserError for a file or archive that cannot be read."""
+    """Yield a log's bytes, unpacked, a block at a time. Raises UserError for a file or archive that cannot be read."""
     try:
         with _opened(path, member) as stream:
-            while block := stream.read(BLOCK):
-                if block[257:262] == b"ustar":
-                    raise UserError(f"{path}: is a tar archive; unpack it and give the log file itself")
+            block = stream.read(BLOCK)
+            if block[257:262] == b"ustar" and _tar_header(block[:512]):
+                raise UserError(f"{path}: is a tar archive; unpack it and give the log file itself")
+            while block:
                 yield block
+                block = stream.read(BLOCK)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
@@ -108,19 +125,27 @@ def blocks(path: Path, member: str | None = None) -> Generator[bytes, None, None
                         "or unpack it and give the log file itself") from None
 
 
-def lines(path: Path, member: str | None = None) -> Generator[bytes, None, None]:
-    """Yield a log's lines without their ends (LF or CRLF); memory does not grow with the log."""
+def batches(path: Path, member: str | None = None) -> Generator[list[bytes], None, None]:
+    """Yield a log's lines without their ends (LF or CRLF), those of one block at a time."""
     rest = b""
     with closing(blocks(path, member)) as source:
         for block in source:
-            found = (rest + block).split(b"\n")
+            returns = b"\r" in block or rest.endswith(b"\r")
+            found = block.split(b"\n")
+            found[0] = rest + found[0]
             rest = found.pop()
             if len(rest) > LONGEST:
                 raise UserError(f"{path}: a line is longer than {LONGEST >> 20} MiB; this is not a line-based log")
-            for line in found:
-                yield line[:-1] if line.endswith(b"\r") else line
+            yield [line.removesuffix(b"\r") for line in found] if returns else found
     if rest:
-        yield rest.removesuffix(b"\r")
+        yield [rest.removesuffix(b"\r")]
+
+
+def lines(path: Path, member: str | None = None) -> Generator[bytes, None, None]:
+    """Yield a log's lines without their ends, one by one; memory does not grow with the log."""
+    with closing(batches(path, member)) as source:
+        for found in source:
+            yield from found
 
 
 def count_lines(path: Path, member: str | None = None) -> int:
@@ -132,33 +157,51 @@ def count_lines(path: Path, member: str | None = None) -> int:
     return total + (last != b"\n")
 
 
-def windows(rows: Iterable[bytes], layout: str, window: int, source: str, counts: Counter[str],
+def _between(source: Iterable[list[bytes]], start: int, stop: int | None) -> Iterator[list[bytes]]:
+    """The lines from start (counted from 0) to before stop."""
+    for batch in source:
+        yield batch[max(start, 0):stop]
+        start -= len(batch)
+        if stop is not None and (stop := stop - len(batch)) <= 0:
+            return
+
+
+def windows(rows: Iterable[list[bytes]], layout: str, window: int, source: str, counts: Counter[str],
             first: int = 1, level: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the sessions of consecutive lines as JSON-ready instances; `counts` receives what was seen.
 
-    first is the number of the first line; with level, BGL's level stands before each message.
+    The lines come in lists of any length; first is the number of the first one. With level, BGL's level stands before
+    each message. Raises UserError for a session that would fill the memory.
     """
-    parse, abnormal, start = LAYOUTS[layout], False, first
+    parse = LAYOUTS[layout]
+    numbers: list[int] = []
+    labels: list[bytes] = []
     contents: list[bytes] = []
-    for number, line in enumerate(rows, first):
-        counts["lines"] += 1
-        parsed = parse(line)
-        if parsed is None:
-            counts["malformed"] += 1
-            continue
-        if not contents:
-            abnormal, start = False, number
-        abnormal = abnormal or parsed[0]
-        contents.append(parsed[1] + b" " + parsed[2] if level else parsed[2])
-        if len(contents) == window:
-            joined = b"\n".join(contents)
-            label = "" if layout == "lines" else "abnormal" if abnormal else "normal"
-            counts["sessions"] += 1
+    for batch in rows:
+        # Columns instead of a loop over lines: with millions of them, Python's own work for each takes the time.
+        parsed = list(map(parse, batch))
+        if found := list(filter(None, parsed)):
+            said, levels, messages = zip(*found, strict=True)
+            numbers += compress(range(first, first + len(batch)), parsed)
+            labels += said
+            contents += map(b" ".join, zip(levels, messages, strict=True)) if level else messages
+        first += len(batch)
+        counts["lines"] += len(batch)
+        counts["malformed"] += len(batch) - len(found)
+        whole = len(contents) - len(contents) % window
+        counts["sessions"] += whole // window
+        for at in range(0, whole, window):
+            joined = b"\n".join(contents[at:at + window])
+            normal = labels[at:at + window].count(b"-") == window
+            label = "" if layout == "lines" else "normal" if normal else "abnormal"
             counts[label] += 1
-            yield {"id": f"{source}-{start}-{hashlib.sha256(joined).hexdigest()[:12]}", "task": "anomaly_detection",
-                   "source": source, "log": joined.decode("utf-8", "replace").split("\n"), "label": label,
-                   "split": "test"}
-            contents = []
+            yield {"id": f"{source}-{numbers[at]}-{hashlib.sha256(joined).hexdigest()[:12]}",
+                   "task": "anomaly_detection", "source": source,
+                   "log": joined.decode("utf-8", "replace").split("\n"), "label": label, "split": "test"}
+        del numbers[:whole], labels[:whole], contents[:whole]
+        if sum(map(len, contents)) > LONGEST:
+            raise UserError(f"the session that begins with line {numbers[0]:,} is longer than {LONGEST >> 20} MiB; "
+                            "choose a smaller --window")
     counts["dropped"] = len(contents)
 
 
@@ -173,9 +216,9 @@ def sessions(path: Path, layout: str, window: int, source: str, counts: Counter[
     start = 0
     if seed is not None and limit is not None:
         start = random.Random(seed).randint(0, max(0, count_lines(path, member) - limit))
-    with closing(lines(path, member)) as source_lines:
-        block = islice(source_lines, start, None if limit is None else start + limit)
-        yield from windows(block, layout, window, source, counts, start + 1, level)
+    with closing(batches(path, member)) as source_lines:
+        chosen = _between(source_lines, start, None if limit is None else start + limit)
+        yield from windows(chosen, layout, window, source, counts, start + 1, level)
     if counts["malformed"] == counts["lines"] > 0:
         raise UserError(f"{path}: none of {counts['lines']:,} lines has the {layout} layout; is --format right?")
 
@@ -195,8 +238,6 @@ def report(name: str, window: int, counts: Counter[str]) -> str:
 
 def build(given: argparse.Namespace) -> None:
     """Write the sessions of one log file and say what was seen."""
-    from tqdm import tqdm
-
     if given.out.exists() and given.input.exists() and given.out.samefile(given.input):
         raise UserError(f"{given.out}: --out is the log itself; name another file")
     counts: Counter[str] = Counter()
@@ -205,7 +246,11 @@ def build(given: argparse.Namespace) -> None:
         raise UserError(f"--source {source!r}: '#' is kept for sample numbers; choose another name")
     found = sessions(given.input, given.format, given.window, source, counts, limit=given.limit, seed=given.seed,
                      level=given.level, member=given.member)
-    write_jsonl(given.out, tqdm(found, unit=" sessions", disable=None))
+    if sys.stderr.isatty():
+        from tqdm import tqdm
+
+        found = iter(tqdm(found, unit=" sessions"))
+    write_jsonl(given.out, found)
     settings = {key: getattr(given, key) for key in ("format", "window", "limit", "seed", "level", "member")}
     manifest(given.out, [given.input], source=source, settings=settings, counts=counts)
     print(report(str(given.input), given.window, counts))

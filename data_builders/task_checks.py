@@ -33,7 +33,7 @@ class Findings:
 
 def template(item: Instance) -> str:
     """A log without its numbers, names with a digit, levels and white space: near-duplicates are equal in it."""
-    return "".join(re.sub(r"\w*\d\w*", "#", mask_level(item.text)).split())
+    return "".join(re.sub(r"\b\w*\d\w*", "#", mask_level(item.text)).split())
 
 
 def usable(items: Rows, found: Findings) -> Rows:

@@ -17,7 +17,7 @@ DETAIL = re.compile(
     | \b(?:[0-9a-f]{2,4}[:-]){2,}[0-9a-f]{2,4}\b           # MAC
     | \b[0-9a-f]{0,4}(?:::?[0-9a-f]{1,4}){2,}\b            # IPv6
     | \b0x[0-9a-f]{2,}\b                                   # hexadecimal
-    | \b[a-z][a-z-]*\d+(?:/\d+)+\b                         # GigabitEthernet1/0/2
+    | \b[a-z][a-z-]{0,60}\d+(?:/\d+)+\b                     # GigabitEthernet1/0/2
     | \b(?:eth|ens|enp|wlan|vlanif|eth-trunk)-?\d\w*\b     # eth0, Vlanif10
     | \b(?=\w*\d)(?=\w*[a-z])\w+(?:-\w*\d\w*)+\b           # R02-M1-N0
     | \b\w+=\S+                                            # key=value
@@ -45,9 +45,11 @@ class Thought(BaseModel):
 
 def json_object(text: str) -> object:
     """The JSON in a model's answer, also where it stands in a code fence. Raises ValueError."""
-    fenced = re.fullmatch(r"\s*```(?:json)?\s*(.*?)\s*```\s*", text, re.DOTALL)
+    text = text.strip()
+    if text.startswith("```") and text.endswith("```"):
+        text = text[3:-3].removeprefix("json")
     try:
-        return json.loads(fenced.group(1) if fenced else text)
+        return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 

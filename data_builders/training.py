@@ -4,11 +4,12 @@ came out, and write the lineage."""
 import argparse
 import math
 import shutil
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from data_builders.recipes import output_dir
+from data_builders.recipes import output_dir, require_packages
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run
@@ -34,6 +35,7 @@ def _inputs(run: Run, model: str, stage: str) -> dict[str, Any]:
 
 def before(run: Run, model: str, stage: str) -> None:
     """Refuse a folder that was begun with other inputs; clear one that was stopped before its first checkpoint."""
+    require_packages(run, Path(sys.prefix))
     folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
     begun, inputs = folder / "inputs.json", _inputs(run, model, stage)
     if begun.exists() and read_json(begun) != inputs:
@@ -41,13 +43,15 @@ def before(run: Run, model: str, stage: str) -> None:
         raise UserError(f"{folder} was trained from another {' and '.join(changed)}; nothing is trained over it: "
                         f"use another RUN=, or remove {folder}")
     write_json(begun, inputs)
+    for half in [each for each in output.glob("checkpoint-*") if not finished(each)]:
+        shutil.rmtree(half)  # stopped while it was written: LLaMA-Factory would take the last one and fail over it
     if finished(output) or any(output.glob("checkpoint-*")):
         return
     shutil.rmtree(output, ignore_errors=True)  # LLaMA-Factory refuses a folder with files but no checkpoint
 
 
 def finished(output: Path) -> bool:
-    """Whether LLaMA-Factory came to the end: it writes trainer_state.json last."""
+    """Whether LLaMA-Factory came to the end of a training, or of a checkpoint: it writes trainer_state.json last."""
     return (output / "trainer_state.json").exists()
 
 
@@ -79,7 +83,8 @@ def after(run: Run, model: str, stage: str) -> None:
     packages = ("llamafactory", "torch", "transformers", "trl", "peft")
     write_json(folder / "manifest.json", {
         "run": run.name, "model": model, "stage": stage, "mark": run.mark, "commit": commit(),
-        "finetuning": run.experiment.finetuning, "inputs": read_json(folder / "inputs.json"), "weights": weights,
+        "finetuning": run.experiment.finetuning, "speed": run.experiment.speed,
+        "inputs": read_json(folder / "inputs.json"), "weights": weights,
         "steps": state["global_step"], "epochs": state["epoch"],
         "first_loss": losses[0]["loss"] if losses else None, "last_loss": losses[-1]["loss"] if losses else None,
         "versions": {name: version(name) for name in packages},

@@ -13,10 +13,10 @@ demo: | $(CORE) $(TRAIN) $(SERVE) ## the whole method in minutes, offline, on a 
 # A task of one's own (docs/tutorial.md). NAME= is emptied for the steps: there it is an endpoint's name for a model.
 .PHONY: new-task try-task
 new-task: | $(CORE) ## a task of your own, without code: NAME=disk-failures FROM=incidents.csv ARGS="..."; docs/tutorial.md
-	@$(PY) -m data_builders.new_task --name '$(NAME)' --from '$(FROM)' $(ARGS)
+	@$(PY) -m data_builders.new_task --name $(call quoted,$(NAME)) --from $(call quoted,$(FROM)) $(ARGS)
 try-task: | $(CORE) $(TRAIN) $(SERVE) ## the method on task NAME with the tiny model and the scripted teacher, in minutes
-	@HF_HUB_OFFLINE=1 $(PY) -m demo.teacher --run 'demo-$(NAME)' -- \
-	  $(MAKE) --no-print-directory demo-steps EXPERIMENT=demo-$(NAME) RUN=demo-$(NAME) MODEL=tiny HARDWARE=cpu ENGINE=vllm NAME=
+	@HF_HUB_OFFLINE=1 $(PY) -m demo.teacher --run $(call quoted,demo-$(NAME)) -- \
+	  $(MAKE) --no-print-directory demo-steps EXPERIMENT=$(call quoted,demo-$(NAME)) RUN=$(call quoted,demo-$(NAME)) MODEL=tiny HARDWARE=cpu ENGINE=vllm NAME=
 
 demo-steps: dpo
 	@for stage in $(DEMO_STAGES); do $(MAKE) --no-print-directory eval STAGE=$$stage; done

@@ -6,6 +6,7 @@ directions, which is enough for a selection by diversity.
 
 import argparse
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -105,8 +106,12 @@ def bert(out: Path) -> None:
 
 
 def _write(model: Any, made: Any, out: Path, **facts: Any) -> None:
-    model.save_pretrained(out, safe_serialization=True)
-    made.save_pretrained(out)
+    half = out.with_name(f".{out.name}.half")  # make goes by the folder or its first file
+    for folder in (half, out):
+        shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(half, safe_serialization=True)
+    made.save_pretrained(half)
+    half.rename(out)
     weights = sum(weight.numel() for weight in model.parameters())
     manifest(out, form.INPUTS, **facts, weights=weights, settings=form.settings())
     print(f"{out}: {type(model).__name__}, {weights:,} weights, {facts['tokens']:,} tokens")

@@ -18,11 +18,12 @@ from pathlib import Path
 from data_builders.sessions import LAYOUTS, LONGEST, lines, positive
 from eval.answered import names
 from eval.predict import examples_by_task
-from logreasoner import cli, engines, serve
+from logreasoner import cli, serve
 from logreasoner.answers import after_thinking, element, parse_label, parse_steps
-from logreasoner.cli import UserError
+from logreasoner.cli import UserError, plain
 from logreasoner.config import Run, Task, decoding, load_run, task
 from logreasoner.journal import Journal, Record, body_digest, content, request, trouble
+from logreasoner.live import ask_live
 from logreasoner.prompts import solution
 from logreasoner.records import Instance
 
@@ -73,7 +74,7 @@ class Asker:
         new = {body_digest(each): each for each in asked if self.journal.answer(each) is None}
         if new:
             key = os.environ.get("OPENAI_API_KEY") or "none"
-            engines.ask_live(list(new.values()), self.journal, self.url, key, title=title)
+            ask_live(list(new.values()), self.journal, self.url, key, title=title)
         found = [self.journal.answer(each) or self.journal.last(each) for each in asked]
         return [(content(each), "" if content(each) is not None else trouble(each)) for each in found]
 
@@ -124,21 +125,15 @@ def rows(log: str) -> Iterator[bytes]:
             yield line.rstrip(b"\r\n")
 
 
-def printable(text: str) -> str:
-    """Text of a log or a model without what a terminal would obey."""
-    return "".join(char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode()
-                   for char in text)
-
-
 def shown(verdict: Verdict, bad: Sequence[str], colours: bool) -> str:
     """A verdict as text: where, the label, the steps; a single line stands beside its label."""
     def paint(text: str, colour: str) -> str:
-        return f"\x1b[{COLOURS[colour]}m{printable(text)}\x1b[0m" if colours else printable(text)
+        return f"\x1b[{COLOURS[colour]}m{plain(text)}\x1b[0m" if colours else plain(text)
 
     single = verdict.first == verdict.last
     where = f"line {verdict.first:,}" if single else f"lines {verdict.first:,}-{verdict.last:,}"
     kind = "unread" if verdict.label is None else "positive" if verdict.label in bad else "negative"
-    head = f"{where}: {paint(verdict.label or 'unparsed', kind)}" + (f"  {printable(verdict.log[0])}" if single else "")
+    head = f"{where}: {paint(verdict.label or 'unparsed', kind)}" + (f"  {plain(verdict.log[0])}" if single else "")
     steps = [paint(f"  {number}. {' '.join(step.split())}", "quiet") for number, step in enumerate(verdict.steps, 1)]
     return "\n".join([head, *steps, *([paint(f"  ({verdict.note})", "unread")] if verdict.note else [])])
 
@@ -185,7 +180,7 @@ def _main(given: argparse.Namespace) -> None:
         raise UserError(f"{given.log}: none of {counts['lines']:,} lines has the layout {given.format}; "
                         "choose another --format")
     said = ", ".join(f"{labels[label]:,} {label or 'unparsed'}" for label in (*rules.labels, None))
-    print(f"{given.log}: {counts['lines']:,} lines ({counts['skipped']:,} skipped): {said}; {printable(name)}, "
+    print(f"{given.log}: {counts['lines']:,} lines ({counts['skipped']:,} skipped): {said}; {plain(name)}, "
           f"{len(examples)} examples{'' if vllm else '; no vLLM, so the form was not enforced'}", file=sys.stderr)
     sys.exit(FOUND if any(labels[label] for label in bad) else UNREAD if labels[None] else 0)
 

@@ -7,6 +7,7 @@ constant answer beats many published cells (docs/evaluation.md).
 import argparse
 import csv
 import io
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -277,7 +278,7 @@ def render(template: str, **values: Any) -> str:
     """A file of templates/, with filters that escape for LaTeX and for Markdown's table cells."""
     text: str = environment(TEMPLATES, {
         "tex": lambda text: "".join(TEX.get(char, char) for char in " ".join(text.split())),
-        "md": lambda text: " ".join(text.split()).replace("|", r"\|"),
+        "md": lambda text: re.sub(r"[|<`\\]|(?<=\])\(", r"\\\g<0>", " ".join(text.split())),  # no HTML, no links
     }, keep_trailing_newline=True).get_template(template).render(**values)
     return text
 

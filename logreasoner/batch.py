@@ -12,8 +12,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logreasoner.cli import NotYet, UserError
-from logreasoner.config import Run
+from logreasoner.cli import NotYet, UserError, hidden, plain
+from logreasoner.config import Run, decoding
 from logreasoner.costs import Budget, prices, worst_case
 from logreasoner.files import digest, dump
 from logreasoner.journal import Journal, Record, append_lines, body_digest, content, whole_lines
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from openai.types import Batch
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # the API's limits for one batch
-RUNNING = ("validating", "in_progress", "finalizing", "cancelling")
+ENDED = ("completed", "failed", "expired", "cancelled")  # anything else is not collected yet
 SEARCHED = 1_000  # newest batches that are searched for a submission without an id
 
 
@@ -76,7 +76,8 @@ def ask_batch(requests: list[Record], journal: Journal, base_url: str | None, ke
     """
     import openai
 
-    client = openai.OpenAI(base_url=base_url, api_key=key)
+    live = decoding()["live"]
+    client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=live["max_retries"], timeout=live["timeout"])
     path = notes_path(journal.path)
     with _said_plainly(client, path):
         _find_lost(client, path, journal.path)
@@ -84,8 +85,10 @@ def ask_batch(requests: list[Record], journal: Journal, base_url: str | None, ke
         seen: set[str] = set()
         for name, submitted in open_notes(journal.path).items():
             batch = client.batches.retrieve(submitted["batch"])
+            if batch.id != submitted["batch"]:
+                raise ValueError(f"{batch.id} instead of {submitted['batch']}")
             seen.update(submitted["requests"].values())
-            if batch.status in RUNNING:
+            if batch.status not in ENDED:
                 running.append(batch)
             else:
                 _collect(client, batch, submitted, journal)
@@ -107,12 +110,13 @@ def _said_plainly(client: "openai.OpenAI", path: Path) -> Iterator[None]:
     try:
         yield
     except openai.NotFoundError as error:
-        raise UserError(f"{client.base_url} does not know a batch or file of {path} ({error.message}): ask with "
-                        "the key that submitted it; if it is gone, delete that file to submit what is missing again"
+        said = hidden(error.message, client.api_key)
+        raise UserError(f"{client.base_url} does not know a batch or file of {path} ({said}): ask with the key that "
+                        "submitted it; if it is gone, delete that file to submit what is missing again"
                         ) from None
     except openai.APIStatusError as error:
-        raise UserError(f"{client.base_url} refused: {error.message}") from None
-    except (openai.APIConnectionError, json.JSONDecodeError) as error:
+        raise UserError(f"{client.base_url} refused: {hidden(error.message, client.api_key)}") from None
+    except (openai.APIConnectionError, ValueError, RecursionError, AttributeError) as error:  # the last: no object
         raise UserError(f"{client.base_url} cannot be reached or sent half a file ({error}); run again, nothing is "
                         "submitted twice") from None
 
@@ -135,14 +139,28 @@ def _collect(client: "openai.OpenAI", batch: "Batch", submitted: Record, journal
     for file in (batch.output_file_id, batch.error_file_id):
         if file:
             received += [json.loads(line) for line in client.files.content(file).content.split(b"\n") if line]
+    received = _unmistakable(received)
     asked = submitted["requests"]
     lines = [{**line, "request_sha256": asked[line["custom_id"]], "model": submitted["model"], "batch": batch.id}
-             for line in received if line.get("custom_id") in asked]
+             for line in received if line["custom_id"] in asked]
     known = {key for key in asked.values() if key in journal.answers and journal.answers[key].get("batch") == batch.id}
     journal.append([line for line in lines if line["request_sha256"] not in known])  # after a kill: not twice
     good = sum(content(line) is not None for line in lines)
     why = "; ".join(error.message or "" for error in (batch.errors.data or [])) if batch.errors else ""
-    print(f"{batch.id}: {batch.status}, {good:,} of {len(asked):,} answered{': ' + why if why else ''}", flush=True)
+    print(f"{batch.id}: {batch.status}, {good:,} of {len(asked):,} answered{': ' if why else ''}{plain(why)}",
+          flush=True)
+
+
+def _unmistakable(received: list[Record]) -> list[Record]:
+    """One line an id: nobody knows which of two different ones is right, so that neither is an answer."""
+    found: dict[str, Record] = {}
+    for line in received:
+        if not isinstance(line, dict) or not isinstance(line.get("custom_id"), str):
+            continue
+        if (same := line["custom_id"]) in found and line != found[same]:
+            line = {"custom_id": same, "response": None, "error": {"message": "two different answers for one id"}}
+        found[same] = line
+    return list(found.values())
 
 
 def _parts(requests: list[Record]) -> Iterator[tuple[list[Record], bytes]]:
@@ -180,6 +198,8 @@ def _submit(client: "openai.OpenAI", requests: list[Record], path: Path, budget:
         batch = client.with_options(max_retries=0).batches.create(
             input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h",
             metadata={"logreasoner": key})
+        if not isinstance(batch.id, str):
+            raise ValueError("a batch without an id")
         note(path, key, batch=batch.id)
         made.append(batch)
         print(f"{batch.id}: submitted, {len(part):,} requests", flush=True)

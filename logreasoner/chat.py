@@ -3,8 +3,9 @@
 Beside them X.journal.jsonl holds every answer ever received (logreasoner/journal.py); an engine is given only requests
 whose very body has no good answer there, each body once. What another run's teacher answered already is copied.
 
-Engines: `openai` (live, any OpenAI-compatible endpoint), `openai-batch` (half the price, within 24 hours), `vllm`
-(run-batch, offline), `vllm-server` (a server started on loopback for these requests and stopped afterwards).
+Engines: `openai` (live, any OpenAI-compatible endpoint, or several at once), `openai-batch` (half the price, within
+24 hours), `vllm` (run-batch, offline), `vllm-server` (a server started on loopback for these requests and stopped
+afterwards).
 """
 
 import argparse
@@ -14,9 +15,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from logreasoner import batch, cli, engines
+from logreasoner import batch, cli, engines, live
 from logreasoner.cli import UserError
-from logreasoner.config import Run, load_run
+from logreasoner.config import Run, keyless, load_run
 from logreasoner.costs import Budget
 from logreasoner.files import BUILD, read_json, write_jsonl
 from logreasoner.journal import (
@@ -27,6 +28,7 @@ from logreasoner.journal import (
     content,
     final,
     read_requests,
+    refusal,
     request,
     trouble,
 )
@@ -86,7 +88,7 @@ def _write_responses(requests: list[Record], journal: Journal, path: Path) -> No
     records = []
     for asked in requests:
         line = journal.answer(asked) or {}
-        refused += content(line) is None
+        refused += refusal(line)
         records.append({"id": line.get("id"), "custom_id": asked["custom_id"], "response": line.get("response"),
                         "error": line.get("error")})
     write_jsonl(path, records)
@@ -113,12 +115,14 @@ def remote_engine(run: Run, engine: str, base_url: str | None, key: str, budget:
     def by_batch(requests: list[Record], journal: Journal) -> None:
         batch.ask_batch(requests, journal, base_url, key, limited if budget is not None else None)
 
-    def live(requests: list[Record], journal: Journal) -> None:
+    def at_once(requests: list[Record], journal: Journal) -> None:
         batch.refuse_unfinished(requests, journal.path)
         if requests:
-            engines.ask_live(requests, journal, base_url, key, limited() if budget is not None else None)
+            live.ask_live(requests, journal, base_url, key, limited() if budget is not None else None)
 
-    return by_batch if engine == "openai-batch" else live
+    if len(live.addresses(base_url)) > 1 and engine == "openai-batch":
+        raise UserError(f"openai-batch asks one endpoint, not {base_url}: what was submitted at one is not at another")
+    return by_batch if engine == "openai-batch" else at_once
 
 
 def teacher_engine(run: Run, engine: str | None = None, budget: float | None = None) -> Engine:
@@ -135,10 +139,11 @@ def teacher_engine(run: Run, engine: str | None = None, budget: float | None = N
 
 
 def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, base_url: str | None = None,
-                  budget: float | None = None) -> Engine:
-    """The engine of a model of the run at a stage: an API, an endpoint, vLLM offline, or a vLLM server of our own.
+                  budget: float | None = None, data_parallel: int = 1) -> Engine:
+    """The engine of a model of the run at a stage: an API, endpoints, vLLM offline, or a vLLM server of our own.
 
-    A model of kind `api` is asked at the API whatever the engine says, unless that is openai-batch.
+    A model of kind `api` is asked at the API whatever the engine says, unless that is openai-batch. `data_parallel`
+    is for vLLM of our own: so many copies of the model, each on devices of its own, share the requests.
     """
     declared = run.model(name)
     if declared.kind not in ("api", "open"):
@@ -148,17 +153,19 @@ def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, ba
         key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url else "")
         if not key:
             raise UserError(f"OPENAI_API_KEY is not set; {name} needs it (or BASE_URL= for another endpoint)")
-        return remote_engine(run, engine or "openai", base_url, key, budget)
+        return remote_engine(run, engine or "openai", base_url and keyless(base_url), key, budget)
     if engine == "openai-batch":
         raise UserError(f"--engine openai-batch is for the teacher and models of kind api; {name} has weights of ours")
     program = "api_server" if engine == "vllm-server" else "run_batch"
-    command = engines.vllm_command(program, run.weights(name, stage), served_name(name, stage), declared.template)
+    copies = ["--data-parallel-size", str(data_parallel)] if data_parallel > 1 else []
+    command = engines.vllm_command(program, run.weights(name, stage), served_name(name, stage), declared.template,
+                                   *copies)
     if program == "run_batch":
         return lambda requests, journal: engines.ask_offline(requests, journal, command)
 
     def through_server(requests: list[Record], journal: Journal) -> None:
         with engines.server(command, run.dir / "logs" / f"serve-{name}-{stage}.log") as url:
-            engines.ask_live(requests, journal, url, "none")
+            live.ask_live(requests, journal, url, "none")
 
     return through_server
 
@@ -180,7 +187,8 @@ def _main(given: argparse.Namespace) -> None:
     else:
         if corrected:  # who corrects its own solutions is the policy that wrote them
             stage = run.stage(run.stage(stage).samples.solutions).samples.policy
-        engine = policy_engine(run, given.model, stage, given.engine, given.base_url, given.budget)
+        engine = policy_engine(run, given.model, stage, given.engine, given.base_url, given.budget,
+                               given.data_parallel)
     answer(given.requests, given.responses, engine, given.journal, elsewhere)
 
 
@@ -200,7 +208,10 @@ python -m logreasoner.chat --run paper --role policy --model qwen2.5-7b --stage 
     arguments.add_argument("--engine", choices=ENGINES,
                            help="default: openai for the teacher and models of kind api, vllm for the others")
     arguments.add_argument("--teacher-engine", choices=ENGINES[:2], help="for a corrector that is the teacher")
-    arguments.add_argument("--base-url", help="an OpenAI-compatible endpoint, for the policy")
+    arguments.add_argument("--base-url", help="an OpenAI-compatible endpoint for the policy, or several with spaces "
+                           "between them: requests are spread, and if one fails the others take over")
+    arguments.add_argument("--data-parallel", type=int, choices=range(1, 1025), default=1, metavar="N",
+                           help="how many copies of our own model vLLM runs, each on devices of its own (default: 1)")
     arguments.add_argument("--budget", type=float, metavar="USD",
                            help="stop before the whole run has cost more; every answer is kept")
     arguments.add_argument("--journal", type=Path, help="where answers are kept (default: X.journal.jsonl)")

@@ -8,16 +8,19 @@ import functools
 import os
 import re
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.files import BUILD, EXPERIMENTS, PROMPTS, digest, read_json, sha256, write_json
 
-OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed")
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of what becomes a folder: runs, models, stages, tasks
+MOST_NODES = 200_000  # of a YAML file with its aliases written out: no file of some bytes fills the memory
+OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed")
 T = TypeVar("T", bound=BaseModel)
 Counts = dict[str, dict[str, int]]  # task -> group (a vendor, or a source without one) -> rows
 
@@ -31,7 +34,7 @@ class Declared(BaseModel):
 class Task(Declared):
     """experiments/tasks/<name>.yaml."""
 
-    name: str
+    name: str = Field(pattern=f"^{NAME}$")
     title: str
     question: str
     labels: list[str] = Field(min_length=2)
@@ -85,7 +88,10 @@ class Stage(Declared):
 
 
 class Hardware(Declared):
-    """A row of hardware.yaml. Memory in GiB a device; max_per_device is the largest micro-batch that fits."""
+    """A row of hardware.yaml, of one node. Memory in GiB a device; max_per_device is the largest micro-batch that fits.
+
+    `environment` is set for the training's processes.
+    """
 
     title: str
     devices: int = Field(gt=0)
@@ -94,13 +100,40 @@ class Hardware(Declared):
     max_per_device: dict[Literal["sft", "dpo"], int]
     deepspeed: dict[Literal["lora", "qlora", "full"], str] = {}
     arguments: dict[str, Any] = {}
+    environment: dict[str, str] = {}
+
+
+class Speed(Declared):
+    """A row of speed.yaml: by training method, LLaMA-Factory's arguments for more speed, and what they do to a batch.
+
+    A method that is not named trains as without the profile. max_per_device bounds the micro-batch further.
+    """
+
+    title: str
+    batch: str
+    arguments: dict[Literal["sft", "dpo"], dict[str, Any]]
+    max_per_device: dict[Literal["sft", "dpo"], int] = {}
+    packages: list[str] = Field([], description="what must be installed in .venv-train; they run on GPUs only")
+
+
+def keyless(url: str) -> str:
+    """A base URL, or several. Raises UserError for none, and, without quoting it, for one that may hold a key."""
+    if "@" in url or "?" in url:
+        raise UserError("a base URL must not hold a key ('@' or '?' in it): it is written to files; the key is read "
+                        "from the environment, from OPENAI_API_KEY unless the run names another variable")
+    for each in url.split():
+        try:
+            _ = urlsplit(each).port
+        except ValueError as error:
+            raise UserError(f"{each!r} is no address ({error}); a base URL is like http://127.0.0.1:8000/v1") from None
+    return url
 
 
 class Teacher(Declared):
     """Who writes rationales, thoughts and corrections. base_url "$NAME" is read from the environment when asked."""
 
     model: str
-    base_url: str | None = None
+    base_url: Annotated[str, AfterValidator(keyless)] | None = None
     key: str = "OPENAI_API_KEY"
     scripted: bool = False
 
@@ -109,7 +142,7 @@ class Teacher(Declared):
         if self.base_url and self.base_url.startswith("$"):
             if self.base_url[1:] not in os.environ:
                 raise UserError(f"the teacher's address is read from {self.base_url}, which is not set")
-            return os.environ[self.base_url[1:]]
+            return keyless(os.environ[self.base_url[1:]])
         return self.base_url
 
 
@@ -152,6 +185,7 @@ class Experiment(Declared):
     teacher: Teacher
     corrections_by: Literal["teacher", "self"]
     embedding: str
+    speed: str | None = Field(None, description="a profile of speed.yaml; null trains as the paper says")
     over_length: Literal["drop", "stop"]
     stage1: Stage1
     stage2: Stage2
@@ -218,7 +252,7 @@ class Run:
     def weights(self, name: str, stage: str) -> str:
         """What to load for a stage: for `base` the declared path, else the stage's complete model."""
         if stage == "base":
-            return self.model(name).path.format(run=self.dir)
+            return self.model(name).path.replace("{run}", str(self.dir))
         return str(self.stage_dir(name, stage) / "model")
 
     def stage(self, name: str) -> Stage:
@@ -253,19 +287,41 @@ class Run:
 
 def run_dir(name: str) -> Path:
     """build/runs/<name>. Raises UserError for a name that is not one plain folder."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not re.fullmatch(NAME, name):
         raise UserError(f"run name {name!r}: letters, digits, '.', '_' and '-' only")
     return BUILD / "runs" / name
 
 
-def load_yaml(path: Path) -> Any:
-    """Read one YAML file safely. Raises UserError with file and line."""
+def load_yaml(path: Path) -> dict[str, Any]:
+    """Read one YAML file of names and values safely. Raises UserError with file and line."""
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not valid YAML: {error}") from None
+    try:
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        if node and _nodes(node, {}) >= MOST_NODES:
+            raise UserError(f"{path}: more than {MOST_NODES:,} values with its aliases (*name) written out")
+        found = loader.construct_document(node) if node else None
+    except UserError:
+        raise
+    except Exception as error:  # a bad date, !!int of a word or a thousand brackets show themselves as anything
         raise UserError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise UserError(f"{path}: should hold names and values (name: value)")
+    return found
+
+
+def _nodes(node: yaml.Node, known: dict[int, int]) -> int:
+    """How many values a node has with its aliases written out; one that holds itself has MOST_NODES."""
+    if isinstance(node, yaml.CollectionNode) and id(node) not in known:
+        known[id(node)] = MOST_NODES
+        inner = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_nodes(part, known) for part in inner)
+    return known.get(id(node), 1)
 
 
 def checked(kind: type[T], value: Any, where: str) -> T:
@@ -280,7 +336,15 @@ def checked(kind: type[T], value: Any, where: str) -> T:
 
 def _rows(kind: type[T], file: str) -> dict[str, T]:
     path = EXPERIMENTS / file
-    return {name: checked(kind, row, f"{path}: {name}") for name, row in load_yaml(path).items()}
+    return {name: checked(kind, row, f"{path}: {name}") for name, row in _named(path).items()}
+
+
+def _named(path: Path) -> dict[str, Any]:
+    rows = load_yaml(path)
+    for name in rows:
+        if not re.fullmatch(NAME, name):
+            raise UserError(f"{path}: {name!r}: letters, digits, '.', '_' and '-' only; it becomes a folder's name")
+    return rows
 
 
 @functools.cache
@@ -293,8 +357,11 @@ def models() -> dict[str, Model]:
 def stages() -> dict[str, Stage]:
     """experiments/stages.yaml, with what a stage is `like` merged in."""
     path = EXPERIMENTS / "stages.yaml"
-    rows = load_yaml(path)
-    return {name: checked(Stage, _merged(rows[row["like"]], row) if row.get("like") in rows else row, f"{path}: {name}")
+    rows = _named(path)
+    # A row that is no map is left to be checked.
+    like = {name: rows.get(str(row["like"])) if isinstance(row, dict) and "like" in row else None
+            for name, row in rows.items()}
+    return {name: checked(Stage, _merged(base, row) if isinstance(base := like[name], dict) else row, f"{path}: {name}")
             for name, row in rows.items()}
 
 
@@ -302,6 +369,12 @@ def stages() -> dict[str, Stage]:
 def hardware() -> dict[str, Hardware]:
     """experiments/hardware.yaml."""
     return _rows(Hardware, "hardware.yaml")
+
+
+@functools.cache
+def speeds() -> dict[str, Speed]:
+    """experiments/speed.yaml."""
+    return _rows(Speed, "speed.yaml")
 
 
 @functools.cache
@@ -324,24 +397,27 @@ def task(name: str) -> Task:
     if name not in known:
         raise UserError(f"unknown task {name!r}; experiments/tasks has {', '.join(known)}")
     path = EXPERIMENTS / "tasks" / f"{name}.yaml"
-    found = checked(Task, {"name": name, **load_yaml(path)}, str(path))
+    found = checked(Task, {**load_yaml(path), "name": name}, str(path))
     if found.positive is not None and found.positive not in found.labels:
         raise UserError(f"{path}: positive: {found.positive!r} is not one of the labels")
     return found
 
 
-def experiment(name: str) -> dict[str, Any]:
+def experiment(name: str, *extended_by: str) -> dict[str, Any]:
     """The raw declaration, with what it extends merged in.
 
     Maps merge by key, everything else is replaced; so are `samples`, whose groups belong to the data.
     """
     path = EXPERIMENTS / "runs" / f"{name}.yaml"
-    if not path.exists():
+    if name in extended_by:
+        raise UserError(f"{path}: extends itself, by way of {', '.join(extended_by)}")
+    if not re.fullmatch(NAME, name) or not path.exists():
         known = sorted(found.stem for found in path.parent.glob("*.yaml"))
         raise UserError(f"unknown experiment {name!r}; experiments/runs has {', '.join(known)}")
     declared = dict(load_yaml(path))
     base = declared.pop("extends", None)
-    return _merged(experiment(base) if base else {}, {**declared, "name": name}, whole="samples")
+    found = experiment(str(base), *extended_by, name) if base else {}
+    return _merged(found, {**declared, "name": name}, whole="samples")
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any], whole: str = "") -> dict[str, Any]:
@@ -362,7 +438,8 @@ def resolve(name: str, overrides: list[str]) -> Experiment:
             declared["corrections_by"] = "self"
         elif key in ("teacher", "teacher_base_url"):
             field = "model" if key == "teacher" else "base_url"
-            declared["teacher"] = {**declared["teacher"], field: value, "scripted": False}
+            known = declared.get("teacher")
+            declared["teacher"] = {**(known if isinstance(known, dict) else {}), field: value, "scripted": False}
         elif key == "tasks":
             declared["tasks"] = [part for part in re.split(r"[,\s]+", value) if part]
         elif key in OVERRIDES:
@@ -372,6 +449,8 @@ def resolve(name: str, overrides: list[str]) -> Experiment:
     result = checked(Experiment, declared, f"experiments/runs/{name}.yaml")
     for listed in result.tasks:
         task(listed)
+    if result.speed and result.speed not in speeds():
+        raise UserError(f"unknown SPEED {result.speed!r}; experiments/speed.yaml has {', '.join(speeds())}")
     return result
 
 

@@ -115,7 +115,8 @@ def spent_on(line: Record) -> Spent:
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(body, dict) or not isinstance(usage, dict):
         return Spent()
-    tokens_in, tokens_out = (int(usage.get(key) or 0) for key in ("prompt_tokens", "completion_tokens"))
+    said = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]  # whatever a server says
+    tokens_in, tokens_out = (max(0, count) if isinstance(count, int) else 0 for count in said)
     answered = int(content(line) is not None)
     rate = prices().models.get(str(line.get("model") or body.get("model")))
     if rate is None:

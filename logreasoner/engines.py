@@ -1,6 +1,5 @@
-"""Engines that answer while one waits: a live endpoint, vLLM's run-batch offline, a vLLM server of our own."""
+"""vLLM of our own: how it is started, as run-batch offline and as a server on loopback."""
 
-import asyncio
 import os
 import signal
 import socket
@@ -10,83 +9,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
 
 from logreasoner.cli import UserError
 from logreasoner.config import decoding
-from logreasoner.costs import Budget
 from logreasoner.files import TEMPLATES, read_jsonl, write_jsonl
 from logreasoner.journal import Journal, Record
 
 CHUNK = 20_000  # requests an offline run-batch process gets at once: what a kill can lose
-# What a request to vLLM's server may also say; OpenAI's client takes it as extra fields only.
-SERVER_ONLY = ("structured_outputs", "add_generation_prompt", "continue_final_message")
-
-
-def ask_live(requests: list[Record], journal: Journal, base_url: str | None, key: str,
-             budget: Budget | None = None, title: str | None = None) -> None:
-    """Ask an endpoint, `live.concurrency` requests at once; the client retries with its own back-off.
-
-    A progress bar with a title is one of many: it goes when it is done. Raises UserError where asking on is pointless
-    or the budget does not cover the next request; requests under way are waited for first, so that everything paid is
-    kept.
-    """
-    asyncio.run(_ask_live(requests, journal, base_url, key, budget, title))
-
-
-async def _ask_live(requests: list[Record], journal: Journal, base_url: str | None, key: str,
-                    budget: Budget | None, title: str | None) -> None:
-    import openai
-    from tqdm import tqdm
-
-    live = decoding()["live"]
-    client = openai.AsyncOpenAI(base_url=base_url, api_key=key, max_retries=live["max_retries"],
-                                timeout=live["timeout"])
-    waiting = iter(requests)
-    stopped: list[UserError] = []
-
-    async def worker(bar: Any) -> None:
-        for asked in waiting:
-            if stopped or (budget and not await budget.hold(asked["body"])):
-                break
-            response: Record = {}
-            try:
-                response = await _ask_one(client, asked)
-            except UserError as error:
-                stopped.append(error)
-            finally:
-                if budget:
-                    await budget.settle(asked["body"], response)
-            if response:
-                journal.add((asked, response))
-                bar.update()
-
-    with tqdm(total=len(requests), unit="answer", desc=title, leave=title is None, disable=None) as bar:
-        await asyncio.gather(*(worker(bar) for _ in range(min(live["concurrency"], len(requests)))))
-    await client.close()
-    if stopped:
-        raise stopped[0]
-    if budget and budget.refused:
-        raise budget.stop(sum(journal.answer(asked) is None for asked in requests))
-
-
-async def _ask_one(client: Any, asked: Record) -> Record:
-    import openai
-
-    body = dict(asked["body"])
-    extra = {name: body.pop(name) for name in (*decoding()["vllm_only"], *SERVER_ONLY) if name in body}
-    try:
-        answer = await client.chat.completions.create(**body, extra_body=extra or None)
-        received = answer.model_dump(mode="json")
-    except openai.APIStatusError as error:
-        if error.status_code in (401, 403, 404):  # the same for every request: the key or the model is wrong
-            raise UserError(f"{client.base_url} refused: {error.message}") from None
-        return {"response": {"status_code": error.status_code, "body": {"error": error.message}}, "error": None}
-    except openai.APIConnectionError as error:
-        raise UserError(f"{client.base_url} cannot be reached ({error}); answers so far are kept, run again") from None
-    except (openai.APIError, ValueError, AttributeError) as error:  # half an answer, or not one at all
-        return {"response": {"status_code": 502, "body": {"error": f"not an answer: {error}"}}, "error": None}
-    return {"id": received.get("id"), "response": {"status_code": 200, "body": received}, "error": None}
 
 
 def vllm_command(program: str, weights: str, name: str, template: str, *more: str) -> list[str]:
@@ -94,7 +23,8 @@ def vllm_command(program: str, weights: str, name: str, template: str, *more: st
     serving = decoding()["serving"]
     command = [".venv-serve/bin/python", "-m", f"vllm.entrypoints.openai.{program}",
                "--model", weights, "--served-model-name", name, "--chat-template", str(chat_template(template)),
-               "--max-model-len", str(serving["max_model_len"]), "--generation-config", "vllm", "--seed", "0"]
+               "--max-model-len", str(serving["max_model_len"]), "--generation-config", "vllm", "--seed", "0",
+               "--load-format", "safetensors"]
     if not has_gpu():
         # Its CPU build stops at a request with a seed and a temperature whose prompt is computed in chunks.
         whole = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(serving["max_model_len"])]
@@ -125,7 +55,8 @@ def ask_offline(requests: list[Record], journal: Journal, command: list[str]) ->
             inputs, outputs, log = (Path(folder) / name for name in ("in.jsonl", "out.jsonl", "log"))
             write_jsonl(inputs, chunk)
             _run_logged([*command, "-i", str(inputs), "-o", str(outputs)], log)
-            journal.add(*((by_id[response["custom_id"]], response) for _, response in read_jsonl(outputs)))
+            journal.add(*((by_id[response["custom_id"]], response) for _, response in read_jsonl(outputs)
+                          if response.get("custom_id") in by_id))
 
 
 def _run_logged(command: list[str], log: Path) -> None:

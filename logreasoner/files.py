@@ -1,12 +1,16 @@
 """Files appear whole or not at all, and each output says what made it."""
 
+import codecs
+import errno
+import fcntl
 import hashlib
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,35 +21,85 @@ BUILD = Path("build")
 EXPERIMENTS = ROOT / "experiments"
 TEMPLATES = ROOT / "templates"
 PROMPTS = ROOT / "prompts"
+BUFFER = 1 << 18  # bytes written at once
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Say which file an error is about where the system does not: a full disk names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL and not error.filename:
+            error.filename = str(path)
+        raise
+
+
+def _beside(path: Path) -> tuple[int, Path]:
+    """A new file beside path, locked while its writer lives; those whose writer was killed are removed."""
+    left = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}\.tmp")
+    for other in [other for other in path.parent.iterdir() if left.fullmatch(other.name)]:
+        with suppress(OSError), open(other, "r+b") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            other.unlink()
+    while True:
+        descriptor, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with suppress(OSError):  # a file system without locks: then nothing is taken for left either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if Path(made).exists():  # else another writer took it for left before it was locked
+            return descriptor, Path(made)
+        os.close(descriptor)
+
+
+def _manifest_of(output: Path) -> Path:
+    return output.with_name(output.name + ".manifest.json")
 
 
 @contextmanager
 def writing(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
-    """Open a file beside path and rename it into place only if the block ends without an error."""
+    """Open a file beside path and rename it into place only if the block ends without an error.
+
+    After a kill the file beside stays, hidden, until path is written again. The manifest of what was at path goes with
+    it, so that a file has either its own manifest or none: then make makes it again.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, made = _beside(path)
+    except OSError as error:
+        error.filename = str(path)  # not the passing name
+        raise
     try:
         text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
-        with os.fdopen(descriptor, mode, **text) as stream:  # type: ignore[call-overload]
+        with naming(path), os.fdopen(descriptor, mode, BUFFER, **text) as stream:  # type: ignore[call-overload]
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        Path(name).chmod(0o644)  # mkstemp makes private files; these are ordinary ones
-        Path(name).replace(path)
+            made.chmod(0o644)  # mkstemp makes private files; these are ordinary ones
+            _manifest_of(path).unlink(missing_ok=True)
+            made.replace(path)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        made.unlink(missing_ok=True)
         raise
+
+
+# json.dumps would make an encoder for each record, and look for circles in records that are trees.
+_encoded = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
+
+
+def _line(record: Any) -> bytes:
+    try:
+        return _encoded(record).encode()
+    except UnicodeEncodeError:
+        return json.dumps(record).encode()
 
 
 def dump(record: Any) -> str:
     """One JSON line; unpaired surrogates are escaped, since no UTF-8 file can hold them."""
-    line = json.dumps(record, ensure_ascii=False)
-    try:
-        line.encode()
-    except UnicodeEncodeError:
-        line = json.dumps(record)
-    return line
+    return _line(record).decode()
 
 
 def write_json(path: Path | str, value: Any) -> None:
@@ -57,9 +111,9 @@ def write_json(path: Path | str, value: Any) -> None:
 def write_jsonl(path: Path | str, records: Iterable[Any]) -> int:
     """Write one JSON document a line; returns how many."""
     count = 0
-    with writing(path) as stream:
+    with writing(path, "wb") as stream:
         for record in records:
-            stream.write(dump(record) + "\n")
+            stream.write(_line(record) + b"\n")
             count += 1
     return count
 
@@ -83,7 +137,8 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
             if not line.strip():
                 continue
             try:
-                record = json.loads(line)
+                text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
+                record = json.loads(text.decode("utf-8", "surrogatepass"))  # of bytes it would guess the encoding
             except (ValueError, RecursionError) as error:
                 raise UserError(f"{path}:{number}: not valid JSON ({error}); mend or remove the line") from None
             if not isinstance(record, dict):
@@ -112,14 +167,20 @@ def commit() -> str:
     return head.stdout.strip()
 
 
+def _place(path: Path | str) -> str:
+    """A path as manifests have it: the same wherever the checkout lies."""
+    path = Path(path)
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
 def manifest(output: Path | str, inputs: Iterable[Path | str], **facts: Any) -> None:
     """Write <output>.manifest.json (in a folder: manifest.json): inputs with checksums, commit, and the facts given."""
     output = Path(output)
-    target = output / "manifest.json" if output.is_dir() else output.with_name(output.name + ".manifest.json")
+    target = output / "manifest.json" if output.is_dir() else _manifest_of(output)
     write_json(target, {
         "output": output.name,
         "sha256": None if output.is_dir() else sha256(output),
-        "inputs": {str(path): sha256(path) for path in inputs},
+        "inputs": {_place(path): sha256(path) for path in inputs},
         "commit": commit(),
         **facts,
     })

@@ -8,7 +8,7 @@ from typing import Any
 
 from logreasoner.cli import UserError
 from logreasoner.config import decoding
-from logreasoner.files import digest, dump, read_jsonl
+from logreasoner.files import digest, dump, naming, read_jsonl
 
 Record = dict[str, Any]
 
@@ -67,15 +67,25 @@ def final(response: Record) -> bool:
     return content(response) is not None or inner(response).get("status_code") in (400, 413, 422)
 
 
+def refusal(response: Record) -> bool:
+    """Whether a final response is a refusal: of the request, or the answer was withheld by a content filter."""
+    if content(response) is None:
+        return True
+    return bool(inner(response)["body"]["choices"][0].get("finish_reason") == "content_filter")
+
+
 def body_digest(asked: Record) -> str:
     """What decides whether two requests are the same question: everything but the id."""
     return digest(asked["body"])
 
 
-def append_lines(path: Path, records: Iterable[Record]) -> None:
-    """Append JSON lines; they are on disk before this returns, and a line that a kill cut short stays by itself."""
+def append_lines(path: Path, records: Iterable[Record], sync: bool = True) -> None:
+    """Append JSON lines; a line that a kill cut short stays by itself.
+
+    No kill can take them when this returns; with sync they are on the disk, so that no loss of power can either.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+b") as stream:
+    with naming(path), open(path, "a+b") as stream:
         if stream.tell():
             stream.seek(-1, os.SEEK_END)
             if stream.read(1) != b"\n":
@@ -83,7 +93,8 @@ def append_lines(path: Path, records: Iterable[Record]) -> None:
         for record in records:
             stream.write(dump(record).encode() + b"\n")
         stream.flush()
-        os.fsync(stream.fileno())
+        if sync:
+            os.fsync(stream.fileno())
 
 
 def whole_lines(path: Path) -> Iterator[Record]:
@@ -92,7 +103,7 @@ def whole_lines(path: Path) -> Iterator[Record]:
         for line in stream:
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(record, dict):
                 yield record
@@ -117,16 +128,21 @@ class Journal:
         if isinstance(key, str) and not final(self.answers.get(key, {})):
             self.answers[key] = record
 
-    def append(self, records: list[Record]) -> None:
-        """Append journal lines."""
-        append_lines(self.path, records)
+    def append(self, records: list[Record], sync: bool = True) -> None:
+        """Append journal lines; without sync they are safe from a kill, and from a loss of power after `sync`."""
+        append_lines(self.path, records, sync)
         for record in records:
             self._keep(record)
 
-    def add(self, *pairs: tuple[Record, Record]) -> None:
+    def sync(self) -> None:
+        """Wait until the disk has every line."""
+        if self.path.exists():
+            append_lines(self.path, [])
+
+    def add(self, *pairs: tuple[Record, Record], sync: bool = True) -> None:
         """Append (request, response) pairs."""
         self.append([{**response, "custom_id": asked["custom_id"], "request_sha256": body_digest(asked),
-                      "model": asked["body"].get("model")} for asked, response in pairs])
+                      "model": asked["body"].get("model")} for asked, response in pairs], sync)
 
     def answer(self, asked: Record) -> Record | None:
         """The journal's line with a final answer to this very question, if there is one."""

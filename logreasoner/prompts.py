@@ -6,21 +6,35 @@ from typing import Any
 
 import jinja2
 
-from logreasoner.config import Task
-from logreasoner.files import PROMPTS
+from logreasoner.config import Task, load_yaml
+from logreasoner.files import EXPERIMENTS, PROMPTS
 from logreasoner.records import Instance, mask_level
 from logreasoner.templating import environment
 
-# Chat templates of every family mark roles by <|...|> (also with full-width bars) or [INST]; the tags are ours.
-ROLE_MARK = re.compile(r"<(?=[|｜])|(?<=[|｜])>|\[(?=/?INST\])|<(?=/?s>)")
+CONTROL_TOKENS = EXPERIMENTS / "control_tokens.yaml"
 TAG = re.compile(r"<(?=\s*/?\s*(?:answer|solutions|think)\b)", re.IGNORECASE)
 
 
+@functools.cache
+def control_marks() -> re.Pattern[str]:
+    """Matches the first character of every mark of experiments/control_tokens.yaml, the rest following."""
+    marks: list[str] = load_yaml(CONTROL_TOKENS)["marks"]
+    return re.compile("|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in marks))
+
+
 def harmless(value: Any) -> Any:
-    """Break chat-template tokens in a value by a blank, so that no log and no answer can change roles."""
+    """Break control tokens in a value by a blank, so that no log and no answer can change roles.
+
+    Half a character (an unpaired surrogate, which JSON can hold) becomes "?": no tokenizer takes it.
+    """
     if not isinstance(value, str):
         return value
-    return ROLE_MARK.sub(lambda match: match.group(0) + " " if match.group(0) != ">" else " >", value)
+    return control_marks().sub(r"\g<0> ", value).encode("utf-8", "replace").decode()
+
+
+def controls(text: str) -> bool:
+    """Whether a text cannot be trained on as it is: it holds a control token, or half a character."""
+    return bool(harmless(text) != text)
 
 
 def untrusted(value: str) -> str:

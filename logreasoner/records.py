@@ -15,6 +15,8 @@ LEVEL_MASK = "[MASK]"
 # log gives two levels (MODULE/4/2/MNEMONIC). A log that repeats its level does so with the module's name, also behind
 # a header such as "%%01"; further interface names (GigabitEthernet1/0/2) stay as they are.
 FIRST_LEVEL = re.compile(r"\A([^/]*/\s*)\d+(?:\s*/\s*\d+(?=\s*/\s*[A-Za-z]))?(?=\s*/)")
+NAMES = ("id", "task", "source", "label", "vendor", "device", "split")  # printed, and shown on pages
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 OTHER_LEVEL = re.compile(r"(?<![\w/])(\d*[A-Za-z]\w*+\s*/\s*)\d+(?=\s*/\s*[A-Za-z])")
 
 
@@ -61,28 +63,29 @@ def mask_level(log: str) -> str:
 def instance(record: dict[str, Any], where: str) -> Instance:
     """Check one JSON object; a session is a list under `log` or `lines`. Raises UserError that begins with `where`."""
     known = Instance.__dataclass_fields__
-    lines = record.get("lines") or []
-    record = {key: value for key, value in record.items() if key != "lines"}
-    if lines and record.get("log"):
-        raise UserError(f"{where}: give a log or lines, not both")
-    record = {**record, "log": lines} if lines else record
+    record = dict(record)
+    if lines := record.pop("lines", None):
+        if record.get("log"):
+            raise UserError(f"{where}: give a log or lines, not both")
+        record["log"] = lines
     missing = [key for key in ("id", "task", "source", "log", "label") if key not in record]
     if missing:
         raise UserError(f"{where}: an instance needs {', '.join(missing)}")
-    unknown = sorted(set(record) - set(known))
-    if unknown:
-        raise UserError(f"{where}: unknown field {unknown[0]!r}; an instance has {', '.join(known)}")
+    if unknown := record.keys() - known.keys():
+        raise UserError(f"{where}: unknown field {min(unknown)!r}; an instance has {', '.join(known)}")
+    if isinstance(record["log"], list):
+        record["log"] = tuple(record["log"])
     log = record["log"]
-    if isinstance(log, list):
-        log = tuple(log)
-    for key, value in {**record, "log": None}.items():
-        if value is not None and not isinstance(value, str):
+    for key, value in record.items():
+        if not isinstance(value, str) and value is not log:
             raise UserError(f"{where}: {key} must be a string, found {type(value).__name__}")
     if not isinstance(log, str) and not (isinstance(log, tuple) and log and all(isinstance(x, str) for x in log)):
         raise UserError(f"{where}: log must be a string or a list of strings that is not empty")
     if not record["id"] or "#" in record["id"]:
         raise UserError(f"{where}: id {record['id']!r} is empty or contains '#' (kept for sample numbers)")
-    return Instance(**{**record, "log": log})
+    if CONTROL.search(" ".join(record[key] for key in NAMES if key in record)):
+        raise UserError(f"{where}: id {record['id'][:80]!r}: a control character in {', '.join(NAMES)}; remove it")
+    return Instance(**record)
 
 
 def read_instances(path: Path | str) -> Iterator[Instance]:

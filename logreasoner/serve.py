@@ -16,9 +16,10 @@ from types import FrameType
 from logreasoner import cli
 from logreasoner.chat import served_name
 from logreasoner.cli import UserError
-from logreasoner.config import Run, load_run
+from logreasoner.config import Run, keyless, load_run
 from logreasoner.engines import server, vllm_command
 from logreasoner.journal import Journal, Record
+from logreasoner.prompts import harmless
 
 KEPT = 20_000  # answers that Unwritten holds: some 60 MB
 
@@ -51,13 +52,14 @@ def found(base_url: str, name: str | None) -> tuple[str, str, bool]:
     """
     import httpx
 
-    url, key = base_url.rstrip("/"), os.environ.get("OPENAI_API_KEY") or "none"
+    url, key = keyless(base_url.rstrip("/")), os.environ.get("OPENAI_API_KEY") or "none"
     try:
         answer = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=30)
         known = {str(row["id"]): row.get("owned_by") for row in answer.raise_for_status().json()["data"]}
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{url}/models does not list the models ({str(error)[:200]!a}); a base URL ends in /v1, and a "
-                        "key is read from OPENAI_API_KEY") from None
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError,
+            RecursionError) as error:
+        raise UserError(f"{url}/models does not list the models ({cli.hidden(str(error), key)[:200]!a}); a base URL "
+                        "ends in /v1, and a key is read from OPENAI_API_KEY") from None
     name = name or (next(iter(known)) if len(known) == 1 else "")
     if name not in known:
         raise UserError(f"{url} serves {', '.join(list(known)[:10])!a}; choose with --name")
@@ -77,15 +79,20 @@ def form(labels: Sequence[str], thinking: bool) -> str:
 def closed(text: str) -> str:
     """An answer that was cut off, brought to its end but for the label."""
     thought, mark, rest = text.rpartition("</think>")
-    body = re.sub(r"<[^>\s]*\Z", "", rest.partition("</solutions>")[0]).rstrip()
+    whole = re.match(r"(?s:.*[>\s])?[^<]*", rest.partition("</solutions>")[0])  # without a tag that was begun last
+    body = whole.group().rstrip() if whole else ""
     return f"{thought}{mark}{body}\n</solutions>\n<answer>"
 
 
 def closing(asked: Record, text: str, labels: Sequence[str]) -> Record:
-    """The request by which a model ends its own answer that was cut off: with one of the labels and nothing else."""
-    body = asked["body"]
+    """The request by which a model ends its own answer that was cut off: with one of the labels and nothing else.
+
+    The answer goes back as text: a control token in it, which a log may have talked the model into, is broken.
+    """
+    body, (thought, mark, rest) = asked["body"], closed(text).rpartition("</think>")
+    begun = f"{harmless(thought)}{mark}{harmless(rest)}"
     return {**asked, "body": {
-        **body, "messages": [*body["messages"], {"role": "assistant", "content": closed(text)}],
+        **body, "messages": [*body["messages"], {"role": "assistant", "content": begun}],
         "add_generation_prompt": False, "continue_final_message": True,
         "structured_outputs": {"choice": [f" {label} </answer>" for label in labels]}}}
 
@@ -96,7 +103,10 @@ class Unwritten(Journal):
     def __init__(self) -> None:
         super().__init__(Path(os.devnull))
 
-    def append(self, records: list[Record]) -> None:
+    def sync(self) -> None:
+        """Nothing is on a disk."""
+
+    def append(self, records: list[Record], sync: bool = True) -> None:
         """Keep journal lines for a while."""
         for record in records:
             self._keep(record)

@@ -7,12 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from logreasoner import chat, engines
+from logreasoner import chat
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, resolve
 from logreasoner.costs import Budget, worst_case
 from logreasoner.files import read_jsonl, write_json, write_jsonl
 from logreasoner.journal import Journal
+from logreasoner.live import ask_live
 
 
 def completion(text: str | None) -> dict:
@@ -78,10 +79,15 @@ def requests(folder, count=5):
     return path
 
 
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    """No breaks between rounds in vain."""
+    monkeypatch.setitem(decoding()["live"], "pause", 0)
+
+
 def ask(path, endpoint, budget=None, **more):
     out = path.with_name(path.name.replace("requests", "responses"))
-    chat.answer(path, out, lambda asked, journal: engines.ask_live(asked, journal, endpoint.url, "none", budget),
-                **more)
+    chat.answer(path, out, lambda asked, journal: ask_live(asked, journal, endpoint.url, "none", budget), **more)
     return [record for _, record in read_jsonl(out)]
 
 
@@ -119,13 +125,14 @@ def test_passing_faults_are_retried(workdir, endpoint, fault):
 
 def test_a_lasting_fault_keeps_the_other_answers_and_asks_only_the_rest_next_time(workdir, endpoint, monkeypatch):
     monkeypatch.setitem(decoding()["live"], "max_retries", 1)
-    server = endpoint({"prompt 1": [(500, {})] * 2 + [(200, completion("at last"))]})
+    tries = 2 * (1 + decoding()["live"]["rounds"])  # the first round brought two answers, the others nothing
+    server = endpoint({"prompt 1": [(500, {})] * tries + [(200, completion("at last"))]})
     path = requests(workdir, 3)
     with pytest.raises(UserError, match="1 of 3 requests have no answer, the first id-1"):
         ask(path, server)
     assert not path.with_name("x.responses.jsonl").exists()
     assert chat.content(ask(path, server)[1]) == "at last"
-    assert server.asked == {"prompt 0": 1, "prompt 1": 3, "prompt 2": 1}
+    assert server.asked == {"prompt 0": 1, "prompt 1": tries + 1, "prompt 2": 1}
 
 
 def test_a_refused_request_is_final_and_marked(workdir, endpoint):
@@ -136,12 +143,18 @@ def test_a_refused_request_is_final_and_marked(workdir, endpoint):
 
 
 @pytest.mark.parametrize("answer", [{**completion("x"), "choices": []}, b'{"id": "half an ans', b"[]", b"null"])
-def test_what_is_not_an_answer_is_asked_again_next_time(workdir, endpoint, answer):
+def test_what_is_not_an_answer_is_asked_again(workdir, endpoint, answer):
     server = endpoint({"prompt 0": [(200, answer), (200, completion("now"))]})
-    path = requests(workdir, 1)
-    with pytest.raises(UserError, match="no answer"):
-        ask(path, server)
-    assert chat.content(ask(path, server)[0]) == "now"
+    assert chat.content(ask(requests(workdir, 1), server)[0]) == "now"
+    lines = [line for _, line in read_jsonl(workdir / "x.journal.jsonl")]
+    assert [chat.final(line) for line in lines] == [False, True]
+
+
+def test_what_is_never_an_answer_is_given_up(workdir, endpoint):
+    server = endpoint({"prompt 0": [(200, b"[]")]})
+    with pytest.raises(UserError, match="1 of 2 requests have no answer, the first id-0 .*not an answer"):
+        ask(requests(workdir, 2), server)
+    assert server.asked["prompt 0"] == 1 + decoding()["live"]["rounds"]
 
 
 def test_a_refusal_without_text_is_an_answer_and_not_asked_again(workdir, endpoint):
@@ -325,6 +338,18 @@ def test_a_model_of_an_api_is_asked_there_whatever_the_engine(workdir, endpoint,
 def test_what_is_no_language_model_answers_no_requests(workdir, name):
     with pytest.raises(UserError, match=f"{name} is no language model"):
         chat.policy_engine(declared("paper"), name, "base")
+
+
+def test_our_own_vllm_is_told_how_many_copies_to_run(workdir):
+    program = workdir / ".venv-serve" / "bin" / "python"
+    program.parent.mkdir(parents=True)
+    program.write_text('#!/bin/sh\necho "$@"\nexit 1\n')
+    program.chmod(0o755)
+    for copies, asked in ((1, False), (3, True)):
+        engine = chat.policy_engine(declared("paper"), "qwen2.5-7b", "base", "vllm", data_parallel=copies)
+        with pytest.raises(UserError, match="run_batch --model") as stopped:
+            chat.answer(requests(workdir, 1), workdir / "x.responses.jsonl", engine)
+        assert ("--data-parallel-size 3" in str(stopped.value)) == asked
 
 
 def test_open_weights_are_not_asked_by_batches_nor_the_teacher_by_vllm(workdir, monkeypatch):

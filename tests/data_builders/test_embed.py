@@ -64,10 +64,13 @@ print(json.dumps([model(**encode(text, return_tensors="pt", truncation=True)).la
     ("some/model", "HF_HUB_OFFLINE forbids to download it"),
     ("./empty", "./empty: no config.json in it"),
     ("./broken", "./broken: cannot be loaded as an embedding model"),
+    ("./pickled", "./pickled: no *.safetensors in it"),
 ])
 def test_a_model_that_is_not_there_is_one_line_and_leaves_nothing(folder, train_python, model, message):
     (folder / "empty").mkdir(exist_ok=True)
-    write_json(folder / "broken" / "config.json", {"model_type": "bert"})
+    for name, weights in (("broken", "model.safetensors"), ("pickled", "pytorch_model.bin")):
+        write_json(folder / name / "config.json", {"model_type": "bert"})
+        (folder / name / weights).write_bytes(b"\x80\x04N.")
     (folder / "E.npy").unlink(missing_ok=True)
     write_jsonl(folder / "texts.jsonl", [{"analysis": "a"}])
     failed = embed(train_python, folder, model)

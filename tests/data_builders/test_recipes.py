@@ -1,15 +1,32 @@
 import json
+import math
+import os
+import shutil
 import subprocess
+import sys
+from importlib.metadata import distributions
+from pathlib import Path
 
 import pytest
 import yaml
 
 from data_builders.gate import dataset_info
-from data_builders.recipes import COMMITTED_STAGES, Split, committed, memory_gib, render, split_batch
+from data_builders.recipes import (
+    COMMITTED_STAGES,
+    LAUNCHES,
+    Split,
+    committed,
+    memory_gib,
+    render,
+    render_start,
+    require_packages,
+    split_batch,
+)
 from logreasoner.cli import UserError
-from logreasoner.config import Run, hardware, load_yaml, models, resolve, stages
-from logreasoner.files import ROOT
+from logreasoner.config import Run, declare, hardware, load_yaml, models, resolve, speeds, stages
+from logreasoner.files import ROOT, read_json, write_json, writing
 
+SITE = [str(path) for path in (ROOT / ".venv-train").glob("lib/python3*/site-packages")]
 # What the paper states (section 4.2.2), by stage.
 PAPER = {
     "thought-sft": {"stage": "sft", "learning_rate": 3.0e-5, "num_train_epochs": 5.0, "cutoff_len": 2096,
@@ -155,5 +172,178 @@ def test_an_unknown_hardware_is_named(workdir):
 def test_make_shows_the_whole_chain():
     done = subprocess.run(["make", "-n", "dpo", "MODEL=qwen2.5-7b", "RUN=never"], cwd=ROOT, capture_output=True,
                           text=True)
-    trained = [line.split("llamafactory-cli train ")[1] for line in done.stdout.splitlines() if "cli train " in line]
-    assert [path.rsplit("/", 1)[1] for path in trained] == ["thought-sft.yaml", "solution-sft.yaml", "dpo.yaml"]
+    started = [line.split("|| bash ")[1] for line in done.stdout.splitlines() if "|| bash " in line]
+    assert [path.rsplit("/", 1)[1] for path in started] == [f"{stage}.torchrun.sh" for stage in COMMITTED_STAGES]
+
+
+def own(overrides=()):
+    return Run("t", resolve("paper", list(overrides)))
+
+
+def rendered(run, stage, hardware="2xA100", **how):
+    return yaml.safe_load(render(run, "qwen2.5-7b", stage, hardware, run.recipe("qwen2.5-7b", stage), **how))
+
+
+@pytest.mark.parametrize("name", sorted(speeds()))
+@pytest.mark.parametrize("stage", COMMITTED_STAGES)
+def test_a_speed_profile_adds_its_arguments_and_changes_nothing_else(name, stage):
+    plain, fast, declared = rendered(own(), stage), rendered(own([f"speed={name}"]), stage), speeds()[name]
+    added = declared.arguments.get(stages()[stage].method, {})
+    split = {key for key in plain if key in ("per_device_train_batch_size", "gradient_accumulation_steps")}
+    assert {key: value for key, value in fast.items() if key not in plain} == added
+    assert {key for key in plain if fast[key] != plain[key]} <= (split if declared.max_per_device else set())
+    batches = [math.prod(given[key] for key in split) for given in (plain, fast)]
+    assert batches[0] == batches[1]
+
+
+def test_a_recipe_says_what_its_speed_profile_does_to_a_batch():
+    run = own(["speed=neat-packing"])
+    text = render(run, "qwen2.5-7b", "thought-sft", "2xA100", run.recipe("qwen2.5-7b", "thought-sft"))
+    assert "# Speed: neat-packing: " in text and speeds()["neat-packing"].batch in text
+
+
+def test_packs_for_flash_attention_are_taken_one_at_a_time():
+    assert rendered(own(["speed=fast"]), "solution-sft", "1xH200")["per_device_train_batch_size"] == 1
+
+
+def test_the_speed_belongs_to_the_run(workdir):
+    declare("t", resolve("paper", []))
+    with pytest.raises(UserError, match="experiment.speed: None -> 'packing'"):
+        declare("t", resolve("paper", ["speed=packing"]))
+    with pytest.raises(UserError, match="unknown SPEED 'warp'.*neat-packing"):
+        resolve("paper", ["speed=warp"])
+
+
+def test_a_run_that_was_declared_before_there_were_speeds_goes_on(workdir):
+    run = declare("t", resolve("paper", []))
+    declared = read_json(run.dir / "run.json")
+    del declared["experiment"]["speed"]
+    write_json(run.dir / "run.json", declared)
+    assert declare("t", resolve("paper", [])).experiment.speed is None
+
+
+def test_what_needs_a_gpu_or_a_package_says_so(tmp_path):
+    run = own(["speed=kernels"])
+    with pytest.raises(UserError, match="SPEED=kernels needs liger-kernel and flash-attn, which run on GPUs only"):
+        rendered(run, "dpo", "cpu")
+    site = tmp_path / "lib" / "python3.11" / "site-packages" / "liger_kernel-0.8.5.dist-info"
+    with writing(site / "METADATA") as stream:
+        stream.write("Metadata-Version: 2.1\nName: liger-kernel\nVersion: 0.8.5\n")
+    with pytest.raises(UserError, match="SPEED=kernels needs flash-attn: do .*/bin/pip install flash-attn,"):
+        require_packages(run, tmp_path)
+    require_packages(own(["speed=packing"]), tmp_path)
+
+
+@pytest.mark.parametrize(("profile", "nodes", "stage", "split"), [
+    ("2xA100", 2, "thought-sft", Split(4, 1)), ("1xA100", 2, "thought-sft", Split(4, 2)),
+    ("1xA100", 4, "dpo", Split(1, 1))])
+def test_the_global_batch_is_spread_over_the_nodes_too(profile, nodes, stage, split):
+    assert split_batch(stages()[stage], hardware()[profile], nodes) == split
+    given = rendered(own(), stage, profile, nodes=nodes)
+    assert (given["per_device_train_batch_size"], given["gradient_accumulation_steps"]) == (
+        split.per_device, split.accumulation)
+
+
+def test_nodes_that_the_batch_cannot_be_spread_over_are_an_error():
+    with pytest.raises(UserError, match="4 cannot be split over 8 devices \\(4 x 2 x NVIDIA A100"):
+        rendered(own(), "dpo", nodes=4)
+
+
+def started(tmp_path, launch, nodes=1, profile="2xA100", stage="thought-sft"):
+    """The starting script, written where it can be looked at and run."""
+    recipe = Path("build/runs/t/recipes/qwen2.5-7b") / f"{stage}.yaml"
+    script = tmp_path / f"{launch}.sh"
+    script.write_text(render_start(own(), stage, profile, recipe, nodes, launch))
+    return script
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+@pytest.mark.parametrize(("nodes", "profile"), [(1, "cpu"), (1, "2xA100"), (2, "4x24GB"), (2, "cpu")])
+def test_starting_scripts_are_clean(launch, nodes, profile, tmp_path):
+    script = started(tmp_path, launch, nodes, profile)
+    for command in (["bash", "-n"], [Path(sys.executable).with_name("shellcheck"), "--severity=style"]):
+        done = subprocess.run([*command, script], capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+# What stands for LLaMA-Factory prints what it was started with; everything else in the script is real.
+SAYS = "#!/bin/bash\necho \"$FORCE_TORCHRUN $NNODES $NODE_RANK $NPROC_PER_NODE $MASTER_ADDR $MASTER_PORT $*\"\n"
+
+
+@pytest.mark.parametrize(("profile", "nodes", "given", "says"), [
+    ("1xA100", 1, {}, " 1 0 1   train build/"),  # LLaMA-Factory alone would take every GPU that it sees
+    ("2xA100", 1, {}, "1 1 0 2   train build/"),
+    ("2xA100", 2, {"NODE_RANK": "1", "MASTER_ADDR": "first"}, "1 2 1 2 first 29500 train build/"),
+    ("2xA100", 2, {"MASTER_ADDR": "first", "MASTER_PORT": "4000"}, "1 2 0 2 first 4000 train build/")])
+def test_torchrun_is_told_how_many_processes_there_are(profile, nodes, given, says, tmp_path):
+    script = started(tmp_path, "torchrun", nodes, profile)
+    program = tmp_path / ".venv-train" / "bin" / "llamafactory-cli"
+    with writing(program) as stream:
+        stream.write(SAYS)
+    program.chmod(0o755)
+    done = subprocess.run(["bash", script], cwd=tmp_path, env={"PATH": os.environ["PATH"], **given},
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.startswith(says), done
+    assert ("NODE_RANK=1 MASTER_ADDR=first" in done.stderr) == (nodes > 1 and "NODE_RANK" not in given)
+
+
+def test_slurm_asks_for_the_nodes_and_their_gpus(tmp_path):
+    text = started(tmp_path, "slurm", 2).read_text()
+    assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=1", "#SBATCH --gpus-per-node=2"} <= set(text.splitlines())
+    assert "gpus" not in started(tmp_path, "slurm", 2, "cpu").read_text()
+    # Slurm reads its lines up to the first command.
+    assert text.index("set -eu") > text.rindex("#SBATCH --")
+
+
+@pytest.mark.parametrize(("launch", "says"), [("slurm", "there is no sbatch here"), ("ray", "there is no ray in")])
+def test_a_launcher_that_is_not_here_is_said(launch, says, tmp_path):
+    for name in ("bash", "python"):  # a machine with nothing but these
+        (tmp_path / name).symlink_to(shutil.which(name) or sys.executable)
+    done = subprocess.run(["bash", started(tmp_path, launch)], cwd=tmp_path, capture_output=True, text=True,
+                          env={"PATH": str(tmp_path)})
+    assert done.returncode == 1 and done.stderr.startswith("error: ") and says in done.stderr
+
+
+def test_torchrun_takes_no_white_space_in_paths(tmp_path, monkeypatch):
+    folder = tmp_path / "my logs"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    started(tmp_path, "torchrun", profile="1xA100")  # one process is started without torchrun
+    with pytest.raises(UserError, match="my logs: torchrun.*white space"):
+        started(tmp_path, "torchrun")
+
+
+AS_LAUNCHED = """
+import json, os, sys
+os.environ["USE_RAY"] = "1"
+from llamafactory.hparams import get_ray_args, get_train_args, read_args
+for line in sys.argv[1:]:
+    sys.argv = ["llamafactory-cli", *line.split()]
+    given = dict(read_args())
+    given.pop("bf16", None)  # a CPU has none
+    model, data, training, _, _ = get_train_args({**given, "use_cpu": True})
+    ray = get_ray_args(given)
+    print("PARSED", json.dumps({
+        "packing": data.packing, "neat_packing": data.neat_packing, "group_by_length": training.group_by_length,
+        "flash_attn": model.flash_attn.value, "enable_liger_kernel": model.enable_liger_kernel,
+        "use_ray": ray.use_ray, "ray_num_workers": ray.ray_num_workers}))
+"""
+UNSET = {"packing": False, "neat_packing": False, "group_by_length": False, "flash_attn": "auto",
+         "enable_liger_kernel": False}
+
+
+@pytest.mark.e2e
+def test_the_parser_understands_speed_profiles_and_what_ray_is_given(in_train, workdir):
+    """LLaMA-Factory refuses liger without its package: what is not installed is left out."""
+    lines, expected = [], []
+    for name, profile in speeds().items():
+        run, file = own([f"speed={name}"]), workdir / f"{name}.yaml"
+        if any(not list(distributions(name=each, path=SITE)) for each in profile.packages):
+            continue
+        file.write_text(render(run, "qwen2.5-7b", "thought-sft", "2xA100", file, nodes=2, launch="ray"))
+        last = render_start(run, "thought-sft", "2xA100", file, 2, "ray").splitlines()[-1]
+        lines.append(last.removeprefix("exec llamafactory-cli train "))
+        given = {**UNSET, **profile.arguments["sft"], "use_ray": True, "ray_num_workers": 4}
+        expected.append({**given, "packing": given["packing"] or given["neat_packing"]})
+    printed = in_train(AS_LAUNCHED, *lines).splitlines()
+    assert expected and [json.loads(line[7:]) for line in printed if line.startswith("PARSED ")] == expected

@@ -1,10 +1,12 @@
 import gzip
+import hashlib
 import json
 import subprocess
 import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -60,7 +62,7 @@ def test_the_command(tmp_path: Path) -> None:
 def test_any_content_comes_through_whole(layout: str, rows: list[tuple[str, str]], window: int) -> None:
     lines = [HEADER[layout].format(label=label, content=content).encode() for label, content in rows]
     counts: Counter[str] = Counter()
-    found = list(sessions.windows(lines, layout, window, "s", counts))
+    found = list(sessions.windows([lines], layout, window, "s", counts))
     assert len(found) == len(rows) // window
     assert counts["dropped"] == len(rows) % window
     assert counts["malformed"] == 0
@@ -75,7 +77,7 @@ def test_any_content_comes_through_whole(layout: str, rows: list[tuple[str, str]
 def test_no_bytes_are_too_strange(lines: list[bytes]) -> None:
     for layout in sessions.LAYOUTS:
         counts: Counter[str] = Counter()
-        for session in sessions.windows(lines, layout, 2, "s", counts):
+        for session in sessions.windows([lines], layout, 2, "s", counts):
             json.dumps(session).encode()
         assert counts["lines"] == len(lines) == 2 * counts["sessions"] + counts["dropped"] + counts["malformed"]
 
@@ -163,6 +165,70 @@ def test_a_line_without_end_does_not_fill_the_memory(tmp_path: Path, monkeypatch
     path.write_bytes(b"x" * 1000)
     with pytest.raises(UserError, match="longer than"):
         parsed(path)
+
+
+@given(st.lists(st.sampled_from([b"a", b"-", b" ", b"\r", b"\n", b"\r\n", b"\0", b"\xff", b"\xe2\x82", b"x" * 20])),
+       st.integers(1, 9))
+def test_lines_do_not_depend_on_where_a_block_ends(pieces: list[bytes], block: int) -> None:
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sessions, "BLOCK", block)
+        path = Path(folder) / "a.log"
+        path.write_bytes(b"".join(pieces))
+        ends = b"".join(pieces).split(b"\n")
+        assert list(sessions.lines(path)) == [line.removesuffix(b"\r") for line in (ends if ends[-1] else ends[:-1])]
+        assert sessions.count_lines(path) == len(list(sessions.lines(path)))
+
+
+@given(st.lists(st.sampled_from(["-", "ALERT", ""]), max_size=30), st.integers(1, 4), st.integers(1, 7),
+       st.sampled_from(["bgl", "spirit"]))
+def test_sessions_do_not_depend_on_how_lines_arrive(labels: list[str], window: int, size: int, layout: str) -> None:
+    lines = [HEADER[layout].format(label=label, content=f"message {n}").encode() if label else b"no header"
+             for n, label in enumerate(labels, 1)]
+    good = [n for n, label in enumerate(labels, 1) if label]
+    counts: Counter[str] = Counter()
+    found = list(sessions.windows((lines[at:at + size] for at in range(0, len(lines), size)), layout, window, "s",
+                                  counts))
+    assert counts["malformed"] == len(lines) - len(good)
+    assert [row["log"] for row in found] == [[f"message {n}" for n in good[at:at + window]]
+                                             for at in range(0, len(good) - window + 1, window)]
+    assert [int(row["id"].split("-")[1]) for row in found] == good[:len(found) * window:window]
+
+
+def test_what_a_session_is_made_of_stays(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    strange = b'\0 \xff "\\ \xe2\x82\xac'
+    log = bgl("-", "X", "-", "-").replace(b" message 3", b"").replace(b"message 4", strange)
+    path.write_bytes(b"no header\n" + log)
+    run(path, "--format", "bgl", "--window", "2", "--source", "s")
+    ids = [hashlib.sha256(content).hexdigest()[:12] for content in (b"message 1\nmessage 2", b"\n" + strange)]
+    assert (tmp_path / "out.jsonl").read_bytes() == (
+        f'{{"id": "s-2-{ids[0]}", "task": "anomaly_detection", "source": "s", "log": ["message 1", "message 2"], '
+        '"label": "abnormal", "split": "test"}\n'
+        f'{{"id": "s-4-{ids[1]}", "task": "anomaly_detection", "source": "s", '
+        '"log": ["", "\\u0000 \ufffd \\"\\\\ \u20ac"], "label": "normal", "split": "test"}\n').encode()
+
+
+def test_a_session_of_long_lines_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sessions, "BLOCK", 64)
+    monkeypatch.setattr(sessions, "LONGEST", 1000)
+    path = tmp_path / "a.log"
+    path.write_bytes(b"\n".join([bgl("-")[:-2] + b"x" * 300] * 20))
+    assert len(parsed(path, window=2)[0]) == 10
+    with pytest.raises(UserError, match="begins with line 1 is longer than"):
+        parsed(path, window=20)
+
+
+def test_memory_does_not_grow_with_the_log(tmp_path: Path, long: bool) -> None:
+    code = ("from data_builders import sessions\nsessions.main()\nfrom pathlib import Path\n"
+            "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])")
+    peaks = []
+    for count in (2_000, 2_000_000 if long else 200_000):
+        path = tmp_path / f"{count}.log"
+        path.write_bytes(bgl("-", "-") * (count // 2))
+        done = subprocess.run([sys.executable, "-c", code, "--format", "bgl", "--out", str(tmp_path / "out.jsonl"),
+                               str(path)], capture_output=True, text=True, check=True)
+        peaks.append(int(done.stdout.split()[-1]) / 1024)
+    assert peaks[1] < peaks[0] + 5, "MiB"
 
 
 def test_wrong_options(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ print("LENGTHS", json.dumps({row["id"]: len(encode(row["prompt"], row["response"
 def test_a_second_time_nothing_is_made_again(demo, make):
     again = make(demo, "-n", "dpo", "EXPERIMENT=demo", "RUN=demo", "MODEL=tiny", "HARDWARE=cpu")
     assert again.returncode == 0
-    assert "llamafactory-cli" not in again.stdout and "logreasoner.chat" not in again.stdout
+    assert "data_builders.training" not in again.stdout and "logreasoner.chat" not in again.stdout
 
 
 def test_a_scripted_run_gets_no_published_numbers(demo):

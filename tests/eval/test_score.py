@@ -13,7 +13,7 @@ from eval import score
 from eval.answered import Answer, stratified, vote
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve, task
-from logreasoner.files import read_json, write_jsonl
+from logreasoner.files import manifest, read_json, write_jsonl
 from logreasoner.records import Instance
 
 RCA, AD = task("root_cause_analysis"), task("anomaly_detection")
@@ -284,8 +284,11 @@ def make_run() -> Run:
     return run
 
 
-def score_run(responses: list[dict[str, Any]], *more: str, model: str = "qwen2.5-7b", stage: str = "base") -> Any:
+def score_run(responses: list[dict[str, Any]], *more: str, model: str = "qwen2.5-7b", stage: str = "base",
+              tasks: list[str] | None = None) -> Any:
     write_jsonl("R.jsonl", responses)
+    if tasks:
+        manifest("R.jsonl", [], tasks=tasks)  # as eval.floors writes it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["eval.score", "--run", "toy", "--model", model, "--stage", stage,
                                    "--responses", "R.jsonl", "--out", "out/result.json", *more])
@@ -314,8 +317,8 @@ def test_some_tasks_alone() -> None:
     assert result["tasks"] == ["anomaly_detection"] and {row["source"] for row in result["results"]} == {"bgl"}
     with pytest.raises(SystemExit, match="1 id, the first 'i0': without an answer"):
         score_run(some, model="majority", stage="floor")
-    Path("R.jsonl.manifest.json").write_text('{"tasks": ["anomaly_detection"]}')  # as eval.floors writes it
-    assert score_run(some, "--samples", "5", model="majority", stage="floor")["results"] == result["results"]
+    told = score_run(some, "--samples", "5", model="majority", stage="floor", tasks=["anomaly_detection"])
+    assert told["results"] == result["results"]
     with pytest.raises(SystemExit, match="'i0': without an answer"):
         score_run(some)
     with pytest.raises(SystemExit, match="'a-bgl-normal-9': of no instance"):

@@ -1,0 +1,91 @@
+"""LLaMA-Factory's own ways to train faster beside the faithful recipe: the same samples, seen once, by the tiny model.
+
+Times are CPU seconds of the steps, which other work on the machine hardly changes: those of the whole command without
+those of a training of one step.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bench.measuring import Row, ran
+from data_builders.gate import alpaca, dataset_info
+from data_builders.recipes import render, render_start, starter
+from logreasoner.config import Run, resolve, speeds, stages
+from logreasoner.files import ROOT, read_json, read_jsonl, write_json, writing
+
+STAGE = "form-sft"  # thoughts, solutions and corrections in form: short and long samples mixed, as in the demo
+SAMPLES = 480
+RUN = Run("demo", resolve("demo", []))
+INIT = RUN.stage_dir("tiny", "init") / "model"
+MADE = RUN.dataset("tiny", STAGE) / "samples.jsonl"
+ENVIRONMENT = {"PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+
+
+def prepare(folder: Path) -> None:
+    """Make the demo's tiny random model and its samples in a folder, unless they are there."""
+    if not (folder / ".venv-train").exists():
+        (folder / ".venv-train").symlink_to(ROOT / ".venv-train")
+    tiny = [str(ROOT / ".venv-train/bin/python"), "-m", "demo.tiny_model", "--run", "demo", "--out", str(INIT)]
+    for made, command in (
+            ("build/data/bundled/form.jsonl", [sys.executable, "-m", "demo.logs", "--out", "build/data/bundled"]),
+            ("build/runs/demo/run.json", [sys.executable, "-m", "logreasoner.config", "--run", "demo"]),
+            (INIT / "config.json", tiny),
+            (MADE, [sys.executable, "-m", "demo.form", "--run", "demo", "--out", str(MADE)])):
+        if not (folder / made).exists():
+            ran(command, ENVIRONMENT, folder)
+
+
+def samples(folder: Path, count: int) -> list[dict[str, Any]]:
+    """So many of the samples that were prepared, as LLaMA-Factory reads them."""
+    found = [alpaca(row, stages()[STAGE]) for _, row in read_jsonl(folder / MADE)]
+    return found[:count]
+
+
+def recipe(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN, stage: str = STAGE,
+           hardware: str = "cpu", nodes: int = 1, **changes: Any) -> Path:
+    """Write dataset, recipe and starting script of one epoch under runs/<label>; returns the script, below `folder`."""
+    here = Path("runs") / label
+    shutil.rmtree(folder / here, ignore_errors=True)
+    declared = run.stage(stage)
+    write_json(folder / here / f"{declared.dataset}.json", rows)
+    write_json(folder / here / "dataset_info.json", dataset_info(declared))
+    path = here / f"{stage}.yaml"
+    rendered = yaml.safe_load(render(run, "tiny", stage, hardware, path, nodes=nodes))
+    with writing(folder / path) as stream:
+        yaml.safe_dump({**rendered, "model_name_or_path": str(INIT), "dataset_dir": str(here), "num_train_epochs": 1.0,
+                        "output_dir": str(here / "out"), "save_strategy": "no", **changes}, stream)
+    start = starter(path, "torchrun")
+    with writing(folder / start) as stream:
+        stream.write(render_start(run, stage, hardware, path, nodes, "torchrun"))
+    return start
+
+
+def _trained(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN) -> tuple[float, int]:
+    """CPU seconds of a training, and how many steps it took."""
+    start = recipe(folder, label, rows, run)
+    done = ran(["bash", str(start)], ENVIRONMENT, folder)
+    return done.cpu, read_json(folder / start.parent / "out" / "trainer_state.json")["global_step"]
+
+
+def measure(folder: Path) -> list[Row]:
+    """A row a speed profile; those that need a GPU are said, not measured."""
+    prepare(folder)
+    rows = samples(folder, SAMPLES)
+    started, _ = _trained(folder, "one-step", rows[:RUN.stage(STAGE).global_batch])
+    faithful, steps = _trained(folder, "faithful", rows)
+    found = []
+    for name, profile in speeds().items():
+        what = f"`SPEED={name}`, SFT of {SAMPLES} samples, once"
+        if profile.packages:
+            why = f"not measured: {' and '.join(profile.packages)} run on GPUs only"
+            found.append(Row(what, why, "-", "-", "-", None))
+            continue
+        seconds, taken = _trained(folder, name, rows, Run("demo", resolve("demo", [f"speed={name}"])))
+        found.append(Row(what, f"{seconds - started:.1f} CPU s, {taken} steps",
+                         f"faithful: {faithful - started:.1f} CPU s, {steps} steps",
+                         f"{(seconds - started) / (faithful - started):.2f}", "-", None))
+    return found

@@ -1,0 +1,90 @@
+"""Two processes train as one does: the starting scripts as they are rendered, torchrun and gloo, on this machine."""
+
+import os
+import socket
+import subprocess
+
+import pytest
+
+from bench.training import ENVIRONMENT, RUN, prepare, recipe, samples
+from logreasoner.files import read_json
+
+pytestmark = pytest.mark.e2e
+
+# Two processes add up the same float32 gradients in another order. Ten steps of the tiny model end equal to five digits
+# here; a batch of other samples, or of another size, moves the loss by hundredths.
+CLOSE = {"rel": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def folder(train_python, tmp_path_factory):
+    """A folder with the tiny model and its samples."""
+    made = tmp_path_factory.mktemp("distributed")
+    prepare(made)
+    return made
+
+
+def trained(folder, label, rows, **how):
+    """Start the script on each node at once; returns LLaMA-Factory's steps and losses."""
+    script = recipe(folder, label, rows, logging_steps=1, **how)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    nodes = [subprocess.Popen(["bash", str(script)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              text=True, env={**os.environ, **ENVIRONMENT, "NODE_RANK": str(rank),
+                                              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+             for rank in range(how.get("nodes", 1))]
+    printed = [node.communicate(timeout=300)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0] * len(nodes), "".join(printed)[-3000:]
+    state = read_json(folder / script.parent / "out" / "trainer_state.json")
+    return state["global_step"], [entry["loss"] for entry in state["log_history"] if "loss" in entry], "".join(printed)
+
+
+def pairs(rows):
+    """Pairs whose rejected answer is another sample's."""
+    return [{"instruction": row["instruction"], "input": "", "chosen": row["output"], "rejected": other["output"]}
+            for row, other in zip(rows, rows[1:], strict=False) if row["output"] != other["output"]]
+
+
+def test_two_processes_have_the_batches_steps_and_losses_of_one(folder):
+    rows = samples(folder, 160)
+    steps, losses, _ = trained(folder, "one", rows)
+    again, split, printed = trained(folder, "two", rows, hardware="2xcpu")
+    assert "world size: 2" in printed and "distributed training: True" in printed
+    assert steps == again == 10
+    assert split == pytest.approx(losses, **CLOSE)
+
+
+def test_two_nodes_do_too(folder, long):
+    """Two nodes that meet at MASTER_ADDR, here both on loopback; and a last batch that is not full.
+
+    Then processes get equal shares: the last batch is filled up with samples from the epoch's beginning, so its loss is
+    another one.
+    """
+    if not long:
+        pytest.skip("--long")
+    rows = samples(folder, 136)
+    steps, losses, _ = trained(folder, "one-more", rows)
+    again, split, printed = trained(folder, "nodes", rows, nodes=2)
+    assert "world size: 2" in printed and "waiting for the other nodes" in printed
+    assert steps == again == 9
+    assert split[:-1] == pytest.approx(losses[:-1], **CLOSE)
+    assert split[-1] != pytest.approx(losses[-1], **CLOSE)
+
+
+def test_dpo_on_two_processes_too(folder, long):
+    if not long:
+        pytest.skip("--long")
+    rows = pairs(samples(folder, 100))[:80]
+    steps, losses, _ = trained(folder, "dpo-one", rows, stage="dpo")
+    again, split, _ = trained(folder, "dpo-two", rows, stage="dpo", hardware="2xcpu")
+    assert steps == again == len(rows) // RUN.stage("dpo").global_batch
+    assert split == pytest.approx(losses, **CLOSE)
+
+
+def test_without_the_first_nodes_address_a_node_says_what_it_needs(folder):
+    script = recipe(folder, "alone", samples(folder, 16), nodes=2)
+    left = {name: value for name, value in os.environ.items() if name != "MASTER_ADDR"}
+    done = subprocess.run(["bash", str(script)], cwd=folder, env={**left, "NODE_RANK": "1"}, capture_output=True,
+                          text=True)
+    assert done.returncode != 0 and "MASTER_ADDR: is not set: give the name of the node" in done.stderr

@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, cast
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.files import manifest, write_jsonl
+from logreasoner.files import hashing, manifest, write_jsonl
 
 BLOCK = 1 << 16  # bytes; the lines of one stay in the processor's cache, and are too few to wake the garbage collector
 LONGEST = 1 << 24  # bytes of one line, and of one session; what is longer is not a log, and would fill the memory
@@ -250,9 +250,11 @@ def build(given: argparse.Namespace) -> None:
         from tqdm import tqdm
 
         found = iter(tqdm(found, unit=" sessions"))
-    write_jsonl(given.out, found)
+    with hashing(given.input) as checksum:
+        write_jsonl(given.out, found)
+        inputs = {given.input: checksum()}
     settings = {key: getattr(given, key) for key in ("format", "window", "limit", "seed", "level", "member")}
-    manifest(given.out, [given.input], source=source, settings=settings, counts=counts)
+    manifest(given.out, inputs, source=source, settings=settings, counts=counts)
     print(report(str(given.input), given.window, counts))
 
 

@@ -9,7 +9,8 @@ import os
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -152,6 +153,28 @@ def sha256(path: Path | str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+@contextmanager
+def hashing(path: Path | str) -> Iterator[Callable[[], str]]:
+    """Find a file's SHA-256 in a thread beside other work; yields what waits for it. Ends with the block."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    stopped = threading.Event()
+
+    def work() -> str:
+        found = hashlib.sha256()
+        with open(path, "rb", buffering=0) as stream:
+            # Reading and hashing let other threads run; large pieces, since after each this one waits for its turn.
+            while not stopped.is_set() and (piece := stream.read(1 << 24)):
+                found.update(piece)
+        return found.hexdigest()
+
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(work).result
+        finally:
+            stopped.set()
+
+
 def digest(value: Any) -> str:
     """Hex SHA-256 of a JSON value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -173,14 +196,18 @@ def _place(path: Path | str) -> str:
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
-def manifest(output: Path | str, inputs: Iterable[Path | str], **facts: Any) -> None:
-    """Write <output>.manifest.json (in a folder: manifest.json): inputs with checksums, commit, and the facts given."""
+def manifest(output: Path | str, inputs: Iterable[Path | str] | Mapping[Path | str, str], **facts: Any) -> None:
+    """Write <output>.manifest.json (in a folder: manifest.json): inputs with checksums, commit, and the facts given.
+
+    `inputs` with their SHA-256 are not read.
+    """
     output = Path(output)
     target = output / "manifest.json" if output.is_dir() else _manifest_of(output)
+    known = inputs if isinstance(inputs, Mapping) else {path: sha256(path) for path in inputs}
     write_json(target, {
         "output": output.name,
         "sha256": None if output.is_dir() else sha256(output),
-        "inputs": {_place(path): sha256(path) for path in inputs},
+        "inputs": {_place(path): checksum for path, checksum in known.items()},
         "commit": commit(),
         **facts,
     })

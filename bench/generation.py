@@ -4,6 +4,7 @@ The model is the demo's tiny one, not trained: how fast requests go in and out d
 """
 
 import json
+import random
 import re
 import shutil
 import sys
@@ -26,7 +27,8 @@ from logreasoner.records import read_instances
 
 RUN, MODEL, NAME, TASK = "bench", "tiny", "tiny/base", "anomaly_detection"
 WINDOWS, WINDOW, EXAMPLES = 200, 20, 3  # as the paper evaluates: sessions of 20 lines, three examples
-TOKENS = 96  # of every answer, on both sides: as many as three or four short steps and a label take
+TOKENS = 48, 144  # of an answer, least and most, drawn from a seed and the same on both sides: a few short steps and a
+# label. With one length for all, answers come in waves, as no model's do, and between two waves the server waits.
 TURNS = 3
 # The CPU build's `vllm` command dies on a look-up of its own metadata; this is the same program. It reads prompts by
 # pandas, which is in the core environment (argv 1) alone, and needs nothing else from there: so that comes last.
@@ -41,14 +43,14 @@ serve.main(arguments.parse_args())
 
 
 def windows(folder: Path) -> list[Record]:
-    """Three-shot requests about BGL-format sessions, made from a seed; every answer has TOKENS tokens."""
+    """Three-shot requests about BGL-format sessions, made from a seed, with answers of a given number of tokens."""
     count = (WINDOWS + EXAMPLES) * WINDOW
     log, sessions = made(folder / f"{count}.log", count), folder / "sessions.jsonl"
     ran([sys.executable, "-m", "data_builders.sessions", "--format", "bgl", "--window", str(WINDOW),
          "--out", str(sessions), str(log)])
-    items = list(read_instances(sessions))
+    items, draw = list(read_instances(sessions)), random.Random(42)
     return [request(item.id, NAME, "evaluation", solution(item, task(TASK), tuple(items[:EXAMPLES])), vllm=True,
-                    max_tokens=TOKENS, ignore_eos=True) for item in items[EXAMPLES:]]
+                    max_tokens=draw.randint(*TOKENS), ignore_eos=True) for item in items[EXAMPLES:]]
 
 
 def prepared() -> Run:
@@ -111,10 +113,16 @@ def once(url: str, asked: list[Record]) -> Row:
                f"{sent / len(asked):.2f}", "1", sent == len(asked))
 
 
+def tokens(asked: list[Record]) -> int:
+    """How many tokens all answers have."""
+    return sum(each["body"]["max_tokens"] for each in asked)
+
+
 def peer(url: str, model: Path, folder: Path, asked: list[Record]) -> Callable[[], Ran]:
     """A run of `vllm bench serve` with these prompts, by its own clock: from its first request to its last answer."""
     prompts, body = folder / "prompts.jsonl", asked[0]["body"]
-    write_jsonl(prompts, ({"prompt": each["body"]["messages"][0]["content"]} for each in asked))
+    write_jsonl(prompts, ({"prompt": each["body"]["messages"][0]["content"],
+                           "output_tokens": each["body"]["max_tokens"]} for each in asked))
     sampling = {key: body[key] for key in ("top_p", "seed", "repetition_penalty")}
     pandas = next(path for path in sys.path if path.endswith("site-packages"))
 
@@ -122,16 +130,22 @@ def peer(url: str, model: Path, folder: Path, asked: list[Record]) -> Callable[[
         done = ran([".venv-serve/bin/python", "-c", PEER, pandas, "--backend", "openai-chat", "--base-url",
                     url.removesuffix("/v1"), "--endpoint", "/v1/chat/completions", "--model", NAME, "--tokenizer",
                     str(model), "--dataset-name", "custom", "--dataset-path", str(prompts), "--skip-chat-template",
-                    "--custom-output-len", str(TOKENS), "--num-prompts", str(len(asked)), "--disable-shuffle",
+                    "--custom-output-len", "-1", "--num-prompts", str(len(asked)), "--disable-shuffle",
                     "--max-concurrency", str(decoding()["live"]["concurrency"]), "--ignore-eos", "--temperature",
                     str(body["temperature"]), "--extra-body", json.dumps(sampling), "--disable-tqdm", "--save-result",
                     "--result-dir", str(folder), "--result-filename", "peer.json"], engines.vllm_environment())
         found = read_json(folder / "peer.json")
-        if (found["completed"], found["total_output_tokens"]) != (len(asked), TOKENS * len(asked)):
-            raise UserError(f"{folder / 'peer.json'}: not all answered, or not with {TOKENS} tokens each")
+        if (found["completed"], found["total_output_tokens"]) != (len(asked), tokens(asked)):
+            raise UserError(f"{folder / 'peer.json'}: not all answered, or with other numbers of tokens")
         return Ran(found["duration"], done.peak, str(found["total_input_tokens"]))
 
     return measured
+
+
+def alike(asked: list[Record]) -> list[Record]:
+    """The same requests with answers of one length, the mean of what they were."""
+    mean = tokens(asked) // len(asked)
+    return [{**each, "body": {**each["body"], "max_tokens": mean}} for each in asked]
 
 
 def speed(url: str, model: Path, folder: Path, asked: list[Record]) -> Row:
@@ -139,15 +153,17 @@ def speed(url: str, model: Path, folder: Path, asked: list[Record]) -> Row:
     def ours() -> Ran:
         seconds, responses = through(url, asked)
         usage = [inner(each)["body"]["usage"] for each in responses]
-        if sum(each["completion_tokens"] for each in usage) != TOKENS * len(asked):
-            raise UserError(f"{url}: not all answers have {TOKENS} tokens")
+        if sum(each["completion_tokens"] for each in usage) != tokens(asked):
+            raise UserError(f"{url}: answers have other numbers of tokens")
         return Ran(seconds, 0, str(sum(each["prompt_tokens"] for each in usage)))
 
     mine, theirs = alternately(TURNS, ours, peer(url, model, folder, asked))
     if mine.output != theirs.output:
         raise UserError(f"{url}: {mine.output} prompt tokens of ours, {theirs.output} of vllm bench serve")
     rates = [len(asked) / each.seconds for each in (mine, theirs)]
-    return Row(f"{len(asked)} requests, {decoding()['live']['concurrency']} at once, answers of {TOKENS} tokens, into "
+    lengths = sorted({each["body"]["max_tokens"] for each in asked})
+    answers = f"{lengths[0]} to {lengths[-1]} tokens" if len(lengths) > 1 else f"{lengths[0]} tokens, all together"
+    return Row(f"{len(asked)} requests, {decoding()['live']['concurrency']} at once, answers of {answers}, into "
                "journal and response file", f"{rates[0]:.1f} requests/s",
                f"`vllm bench serve`, which streams: {rates[1]:.1f} requests/s", f"{rates[0] / rates[1]:.2f}",
                "at least 0.95", rates[0] >= 0.95 * rates[1])
@@ -165,4 +181,4 @@ def measure(folder: Path) -> list[Row]:
     with engines.server(command, folder / "server.log") as url:
         return [hits(url, f"anomaly detection, {EXAMPLES} examples, sessions of {WINDOW} BGL-format lines", asked),
                 hits(url, "the demo's anomaly detection, one or two lines", short), once(url, asked[:50]),
-                speed(url, model, folder, asked)]
+                speed(url, model, folder, asked), speed(url, model, folder, alike(asked))]

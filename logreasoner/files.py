@@ -161,11 +161,11 @@ def hashing(path: Path | str) -> Iterator[Callable[[], str]]:
     stopped = threading.Event()
 
     def work() -> str:
-        found = hashlib.sha256()
+        found, piece = hashlib.sha256(), memoryview(bytearray(1 << 21))
         with open(path, "rb", buffering=0) as stream:
             # Reading and hashing let other threads run; large pieces, since after each this one waits for its turn.
-            while not stopped.is_set() and (piece := stream.read(1 << 24)):
-                found.update(piece)
+            while not stopped.is_set() and (size := stream.readinto(piece)):
+                found.update(piece[:size])
         return found.hexdigest()
 
     with ThreadPoolExecutor(1) as pool:

@@ -18,6 +18,7 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.files import BUILD, EXPERIMENTS, PROMPTS, digest, read_json, sha256, write_json
 
+CONTROL_TOKENS = EXPERIMENTS / "control_tokens.yaml"  # what prompts break in a log
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of what becomes a folder: runs, models, stages, tasks
 MOST_NODES = 200_000  # of a YAML file with its aliases written out: no file of some bytes fills the memory
 OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed")
@@ -462,7 +463,7 @@ def _declaration(name: str, found: Experiment) -> dict[str, Any]:
         "stages": {stage: run.stage(stage).model_dump() for stage in stages()},
         "tasks": {key: value.model_dump() for key, value in run.tasks().items()},
         "decoding": decoding(),
-        "prompts": {path.name: sha256(path) for path in sorted(PROMPTS.glob("*.j2"))},
+        "prompts": {path.name: sha256(path) for path in (*sorted(PROMPTS.glob("*.j2")), CONTROL_TOKENS)},
     }
 
 

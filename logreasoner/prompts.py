@@ -6,12 +6,11 @@ from typing import Any
 
 import jinja2
 
-from logreasoner.config import Task, load_yaml
-from logreasoner.files import EXPERIMENTS, PROMPTS
+from logreasoner.config import CONTROL_TOKENS, Task, load_yaml
+from logreasoner.files import PROMPTS
 from logreasoner.records import Instance, mask_level
 from logreasoner.templating import environment
 
-CONTROL_TOKENS = EXPERIMENTS / "control_tokens.yaml"
 TAG = re.compile(r"<(?=\s*/?\s*(?:answer|solutions|think)\b)", re.IGNORECASE)
 
 

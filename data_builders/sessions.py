@@ -119,8 +119,9 @@ def blocks(path: Path, member: str | None = None) -> Generator[bytes, None, None
                 block = stream.read(BLOCK)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError,
-            ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise  # of the file; what names none comes from wrong numbers in the archive
         raise UserError(f"{path}: the archive cannot be read ({error or 'it ends too early'}); download it again, "
                         "or unpack it and give the log file itself") from None
 

@@ -240,3 +240,14 @@ def test_wrong_options(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert path.read_bytes() == bgl("-")
+
+
+def test_a_zip_that_points_before_its_beginning_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x.log", "a line\n")
+    data = bytearray(path.read_bytes())
+    data[-6] += 5  # the place of the directory, in the archive's last record
+    path.write_bytes(data)
+    with pytest.raises(UserError, match="x.zip: the archive cannot be read"):
+        list(sessions.lines(path))

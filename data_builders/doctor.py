@@ -183,7 +183,7 @@ def require(run: Run, model: str, stage: str, profile_name: str, nodes: int = 1,
         raise UserError(f"HARDWARE={profile_name} {missing}. Here can run: HARDWARE={can}")
     asks = _open_questions(run, model, stage) if stage != "classifier" else []
     needed = [declared.path, *([run.experiment.embedding] if "thoughts" in asks else [])]
-    for path in (each.replace("{run}", str(run.dir)) for each in needed):
+    for path in map(run.placed, needed):
         if str(run.dir) not in path and (missing := model_missing(path)):
             raise UserError(missing)
     teacher = run.experiment.teacher

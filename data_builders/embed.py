@@ -69,7 +69,7 @@ def _main(given: argparse.Namespace) -> None:
     model = given.model or MODEL
     if given.run:
         run = load_run(given.run)
-        model = run.experiment.embedding.replace("{run}", str(run.dir))
+        model = run.placed(run.experiment.embedding)
     texts = read_texts(given.texts, given.field)
     if missing := model_missing(model):
         raise UserError(missing)

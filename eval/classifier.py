@@ -143,7 +143,7 @@ def _weights(run: Run, name: str) -> str:
         raise UserError(f"{name!r} is no encoder but of kind {model.kind} (experiments/models.yaml)")
     if find_spec("transformers") is None:
         raise UserError("no transformers here; run this with .venv-train/bin/python (make setup-train)")
-    path = model.path.replace("{run}", str(run.dir))
+    path = run.placed(model.path)
     if missing := model_missing(path):
         raise UserError(f"{missing}. {NEEDS}; experiments/models.yaml says where {name} lies")
     return path

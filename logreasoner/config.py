@@ -250,10 +250,14 @@ class Run:
             self.stage(stage)
         return found
 
+    def placed(self, path: str) -> str:
+        """A declared path with the run's folder in the place of {run}."""
+        return path.replace("{run}", str(self.dir))
+
     def weights(self, name: str, stage: str) -> str:
         """What to load for a stage: for `base` the declared path, else the stage's complete model."""
         if stage == "base":
-            return self.model(name).path.replace("{run}", str(self.dir))
+            return self.placed(self.model(name).path)
         return str(self.stage_dir(name, stage) / "model")
 
     def stage(self, name: str) -> Stage:

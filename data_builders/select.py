@@ -32,7 +32,9 @@ EXHAUSTED = 1e-10  # no gain above this share of a row's own (1): nothing new is
 NOISE = 1e-13
 VAGUE = 0.1  # a gain below this share of the one that was subtracted from is too rough to tell ties
 TIE_RBF = 1e-9  # relative: the same for the other kernel, whose gains are all found by subtraction
-BLOCK = 512  # rows converted to float64 at once: few enough to be in the cache still when they are multiplied
+LITTLE = 0.01  # a gain above this was found in one go: the rounding in its direction is at most ten times that of 1
+SPAN = 128  # directions at once: few enough to be in the cache still for their second product
+BLOCK = 128  # rows converted to float64 at once: few enough to be in the cache still when they are multiplied
 PENDING = 128  # directions that may wait until every row's gain is brought up to date by one matrix product
 READING = 8  # reading and converting a row costs about as much as multiplying it by so many directions
 PROMISING = 16  # rows to bring up to date first
@@ -92,10 +94,12 @@ def _unit(rows: NDArray[Any], norms: Array, index: NDArray[np.intp]) -> Array:
 
 
 def _residual(unit: Array, basis: Array) -> Array:
-    for _ in range(2):  # once leaves rounding along the basis, twice is enough
-        for start in range(0, len(basis), 128):  # each megabyte is still in the cache for its second product
-            part = basis[start : start + 128]
+    for _ in range(2):  # of little that is left, some is rounding along the basis: then once more, which is enough
+        for start in range(0, len(basis), SPAN):
+            part = basis[start : start + SPAN]
             unit -= (unit @ part.T) @ part
+        if np.einsum("ij,ij->i", unit, unit).min() > LITTLE:
+            break
     return unit
 
 

@@ -21,8 +21,8 @@ pytestmark = pytest.mark.e2e
 RUN = "build/runs/k"
 STAGE = f"{RUN}/models/tiny/form-sft"
 PREPARED = [f"{RUN}/models/tiny/init/model/config.json", f"{RUN}/datasets/tiny/form-sft/samples.jsonl"]
-# 40 steps, a checkpoint after every tenth, where a loss is logged too: a loss logged next after a resume is the mean over
-# the steps since the resume, not since the log before it.
+# 40 steps, a checkpoint after every tenth, where a loss is logged too: what is logged next after a resume is the mean
+# over the steps since the resume, not since the log before it.
 SMALL = {"max_samples": 160, "num_train_epochs": 4.0}
 
 

@@ -9,6 +9,7 @@ old gain bounds today's, and only rows that could be next are brought up to date
 """
 
 import argparse
+import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -57,13 +58,17 @@ def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", 
     norms = _norms(embeddings)
     if not 1 <= count <= len(norms):
         raise UserError(f"cannot choose {count} of {len(norms)} rows; ask for 1 to {len(norms)}")
+    first = _first_copies(embeddings)
+    if len(first) < len(norms):  # what repeats a row adds nothing to it, and of a tie the lowest row wins
+        embeddings, norms = embeddings[first], norms[first]
     # BLAS's own threads wait for each other in thousands of small products, on a busy machine many times longer than
     # they compute, and round differently for each number of threads. So threads are given whole blocks.
     threads = threads or os.cpu_count() or 1
     with threadpool_limits(1), ThreadPoolExecutor(threads) as pool:
         search = _linear(_Gains(embeddings, norms, count, pool, threads)) if kernel == "linear" else (
             _rbf(embeddings, norms, count, gamma))
-        chosen = list(tqdm(islice(search, count), total=count, unit="row", desc="select", disable=None))
+        chosen = [int(first[row]) for row in
+                  tqdm(islice(search, count), total=count, unit="row", desc="select", disable=None)]
     if len(chosen) < count:
         why = (f"every other row is a linear combination of these (a linear kernel has at most one row for each of "
                f"the {embeddings.shape[1]} dimensions); take a smaller count, a model with more dimensions, "
@@ -87,6 +92,14 @@ def _norms(rows: NDArray[Any]) -> Array:
         block /= peak[:, None]  # so that the squares neither overflow nor vanish
         norms[start : start + BLOCK] = peak * np.sqrt(np.einsum("ij,ij->i", block, block))
     return norms
+
+
+def _first_copies(rows: NDArray[Any]) -> NDArray[np.intp]:
+    """The lowest row of each set of equal ones, in order: equal texts have equal embeddings."""
+    seen: dict[bytes, int] = {}
+    for row, values in enumerate(rows):
+        seen.setdefault(hashlib.blake2b(values, digest_size=16).digest(), row)
+    return np.fromiter(seen.values(), np.intp)
 
 
 def _unit(rows: NDArray[Any], norms: Array, index: NDArray[np.intp]) -> Array:

@@ -15,6 +15,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+import orjson
+
 from logreasoner.cli import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -87,15 +89,11 @@ def writing(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
         raise
 
 
-# json.dumps would make an encoder for each record, and look for circles in records that are trees.
-_encoded = json.JSONEncoder(ensure_ascii=False, check_circular=False).encode
-
-
 def _line(record: Any) -> bytes:
     try:
-        return _encoded(record).encode()
-    except UnicodeEncodeError:
-        return json.dumps(record).encode()
+        return orjson.dumps(record)
+    except TypeError:  # text with unpaired surrogates, whole numbers over 64 bits, deep nesting: rare
+        return json.dumps(record, separators=(",", ":")).encode()
 
 
 def dump(record: Any) -> str:

@@ -19,10 +19,23 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["x.json"]
 
 
-@given(st.dictionaries(st.text(), st.text() | st.integers() | st.none()))
-def test_a_line_round_trips_whatever_the_text(record):
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters()) | st.sampled_from(["bad \ud800 byte", 2**64, "\n\x00\u2028"]),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner))
+
+
+@given(st.dictionaries(st.text(), anything))
+def test_a_line_round_trips_whatever_the_value(record):
     line = files.dump(record)
     assert json.loads(line.encode()) == record and "\n" not in line
+
+
+def test_a_deep_answer_round_trips():
+    deep: list = []
+    for _ in range(500):
+        deep = [deep]
+    assert json.loads(files.dump(deep)) == deep
 
 
 def test_an_unpaired_surrogate_can_be_written(tmp_path):

@@ -202,10 +202,10 @@ def test_what_a_session_is_made_of_stays(tmp_path: Path) -> None:
     run(path, "--format", "bgl", "--window", "2", "--source", "s")
     ids = [hashlib.sha256(content).hexdigest()[:12] for content in (b"message 1\nmessage 2", b"\n" + strange)]
     assert (tmp_path / "out.jsonl").read_bytes() == (
-        f'{{"id": "s-2-{ids[0]}", "task": "anomaly_detection", "source": "s", "log": ["message 1", "message 2"], '
-        '"label": "abnormal", "split": "test"}\n'
-        f'{{"id": "s-4-{ids[1]}", "task": "anomaly_detection", "source": "s", '
-        '"log": ["", "\\u0000 \ufffd \\"\\\\ \u20ac"], "label": "normal", "split": "test"}\n').encode()
+        f'{{"id":"s-2-{ids[0]}","task":"anomaly_detection","source":"s","log":["message 1","message 2"],'
+        '"label":"abnormal","split":"test"}\n'
+        f'{{"id":"s-4-{ids[1]}","task":"anomaly_detection","source":"s",'
+        '"log":["","\\u0000 \ufffd \\"\\\\ \u20ac"],"label":"normal","split":"test"}\n').encode()
 
 
 def test_a_session_of_long_lines_does_not_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def _point(algorithm: str, kind: str, rows: int, done: Ran) -> Point:
 
 def _beside(path: Path, kind: str) -> tuple[list[Point], list[Row]]:
     """Both algorithms on PEER rows: who is faster, and whether they choose the same."""
-    ours, theirs = alternately(3, partial(_selected, "ours", path, PEER), partial(_selected, "reference", path, PEER))
+    ours, theirs = alternately(5, partial(_selected, "ours", path, PEER), partial(_selected, "reference", path, PEER))
     rows = np.load(path, mmap_mode="r")  # of equal copies, rounding decides which one the reference takes
     same = sum(bool((rows[mine] == rows[other]).all()) for mine, other in zip(
         json.loads(ours.output)["chosen"], json.loads(theirs.output)["chosen"], strict=True))

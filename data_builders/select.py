@@ -34,8 +34,8 @@ NOISE = 1e-13
 VAGUE = 0.1  # a gain below this share of the one that was subtracted from is too rough to tell ties
 TIE_RBF = 1e-9  # relative: the same for the other kernel, whose gains are all found by subtraction
 LITTLE = 0.01  # a gain above this was found in one go: the rounding in its direction is at most ten times that of 1
-SPAN = 128  # directions at once: few enough to be in the cache still for their second product
-BLOCK = 128  # rows converted to float64 at once: few enough to be in the cache still when they are multiplied
+SPAN = 256  # directions at once: few enough to be in a cache still for their second product
+BLOCK = 64  # rows converted to float64 at once: few enough to be in the cache still when they are multiplied
 PENDING = 128  # directions that may wait until every row's gain is brought up to date by one matrix product
 READING = 8  # reading and converting a row costs about as much as multiplying it by so many directions
 PROMISING = 16  # rows to bring up to date first
@@ -58,7 +58,7 @@ def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", 
     norms = _norms(embeddings)
     if not 1 <= count <= len(norms):
         raise UserError(f"cannot choose {count} of {len(norms)} rows; ask for 1 to {len(norms)}")
-    first = _first_copies(embeddings)
+    first = _first_copies(embeddings, norms)
     if len(first) < len(norms):  # what repeats a row adds nothing to it, and of a tie the lowest row wins
         embeddings, norms = embeddings[first], norms[first]
     # BLAS's own threads wait for each other in thousands of small products, on a busy machine many times longer than
@@ -94,12 +94,15 @@ def _norms(rows: NDArray[Any]) -> Array:
     return norms
 
 
-def _first_copies(rows: NDArray[Any]) -> NDArray[np.intp]:
+def _first_copies(rows: NDArray[Any], norms: Array) -> NDArray[np.intp]:
     """The lowest row of each set of equal ones, in order: equal texts have equal embeddings."""
-    seen: dict[bytes, int] = {}
-    for row, values in enumerate(rows):
-        seen.setdefault(hashlib.blake2b(values, digest_size=16).digest(), row)
-    return np.fromiter(seen.values(), np.intp)
+    _, value, count = np.unique(norms, return_inverse=True, return_counts=True)
+    kept = count[value] == 1  # equal rows have equal norms, so only the others are read
+    lowest: dict[bytes, int] = {}
+    for row in np.flatnonzero(~kept):
+        lowest.setdefault(hashlib.sha256(rows[row]).digest(), int(row))
+    kept[list(lowest.values())] = True
+    return np.flatnonzero(kept)
 
 
 def _unit(rows: NDArray[Any], norms: Array, index: NDArray[np.intp]) -> Array:

@@ -103,32 +103,37 @@ def _copy(origin: Path, part: Path, bar: "tqdm[Any]") -> None:
     bar.update(part.stat().st_size)
 
 
-def _download(client: "httpx.Client", url: str, part: Path, bar: "tqdm[Any]") -> None:
-    """Bring url into part, going on behind what is there. Raises httpx.HTTPError."""
+def _download(client: "httpx.Client", url: str, part: Path, most: int | None, bar: "tqdm[Any]") -> None:
+    """Bring url into part, at most so many bytes, going on behind what is there. Raises httpx.HTTPError."""
+    import httpx
+
     there = part.stat().st_size if part.exists() else 0
     with client.stream("GET", url, headers={"Range": f"bytes={there}-"} if there else {}) as answer:
         total = answer.headers.get("Content-Range", "").rpartition("/")[2]
         if answer.status_code == 416 and there and total == str(there):
             return  # everything had arrived before the last run was stopped
         if answer.status_code == 416:
-            part.unlink()
+            part.unlink(missing_ok=True)
         answer.raise_for_status()
         going_on = answer.status_code == 206
         bar.update(there if going_on else 0)
         with open(part, "ab" if going_on else "wb") as stream:
             for chunk in answer.iter_raw():
+                if most is not None and stream.tell() + len(chunk) > most:  # it may never end
+                    part.unlink()
+                    raise httpx.RemoteProtocolError(f"sends more than {most:,} bytes")
                 stream.write(chunk)
                 bar.update(len(chunk))
 
 
-def _asked(client: "httpx.Client", url: str, part: Path, bar: "tqdm[Any]") -> str:
+def _asked(client: "httpx.Client", url: str, part: Path, most: int | None, bar: "tqdm[Any]") -> str:
     """Download with retries; returns "" or why it failed."""
     import httpx
 
     reason = ""
     for _ in range(TRIES):
         try:
-            _download(client, url, part, bar)
+            _download(client, url, part, most, bar)
             return ""
         except httpx.HTTPStatusError as error:
             reason = f"{url} answered {error.response.status_code}"
@@ -139,10 +144,10 @@ def _asked(client: "httpx.Client", url: str, part: Path, bar: "tqdm[Any]") -> st
     return reason
 
 
-def _brought(client: "httpx.Client", place: Path, url: str, part: Path, bar: "tqdm[Any]") -> str:
+def _brought(client: "httpx.Client", source: Source, file: File, part: Path, bar: "tqdm[Any]") -> str:
     """Bring one file into part from DATA_MIRROR or its origin; returns where from. Raises UserError if none has it."""
     mirror, reasons = os.environ.get("DATA_MIRROR", ""), []
-    urls = [url]
+    place, urls = source.place(file), [source.url(file)]
     if mirror.startswith(("http://", "https://")):
         urls.insert(0, f"{mirror.rstrip('/')}/{quote(place.as_posix())}")
     elif mirror:
@@ -152,7 +157,7 @@ def _brought(client: "httpx.Client", place: Path, url: str, part: Path, bar: "tq
             _copy(Path(mirror) / place, part, bar)
             return str(Path(mirror) / place)
     for address in urls:
-        reason = _asked(client, address, part, bar)
+        reason = _asked(client, address, part, file.bytes, bar)
         if not reason:
             return address
         reasons.append(reason)
@@ -182,7 +187,7 @@ def _bring(client: "httpx.Client", source: Source, file: File, target: Path, cop
         _copy(copy, part, bar)
         _settle(part, target, file, str(copy))
     else:
-        _settle(part, target, file, _brought(client, source.place(file), source.url(file), part, bar))
+        _settle(part, target, file, _brought(client, source, file, part, bar))
 
 
 def _missing(group: str, raw: Path) -> list[tuple[Source, File]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_builders import normalise, pools
@@ -25,9 +25,8 @@ def row(task: str, number: int, label: str, split: str, *, level: str = "4", **m
                     "huawei", "routers", split, **more)
 
 
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
+def files() -> tuple[list[Instance], list[Instance], list[dict[str, Any]]]:
+    """Training rows, test rows and handbook cases, enough for the runs declared here."""
     labels = config.task(RCA).labels
     # RCA has test rows only; PFP and LSM share logs with them and with each other.
     test = [row(RCA, n, labels[n % 6], "test") for n in range(60)]
@@ -37,26 +36,60 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     train = [row(LSM, n, label, "train", description=label) for n in range(60, 140) for label in ("True", "False")]
     train += [row(PFP, n, str(n % 2 == 0), "train", level="[MASK]") for n in range(80, 120)]
     train.append(row(PFP, 80, "False", "train", level="[MASK]"))  # the same log as a True one: neither may be drawn
+    return train, test, [{"id": f"h{n}", "source": "huawei-routers", "vendor": "huawei", "symptom": f"A/2/M{n}:  text",
+                          "analysis": ["a"]} for n in range(30, 36)]
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    train, test, handbook = files()
     folder = tmp_path / "build" / "data" / "bundled"
     write_jsonl(folder / "train.jsonl", [item.as_json() for item in train])
     write_jsonl(folder / "test.jsonl", [item.as_json() for item in test])
-    write_jsonl(folder / "handbook.jsonl", [
-        {"id": f"h{n}", "source": "huawei-routers", "vendor": "huawei", "symptom": f"A/2/M{n}:  text",
-         "analysis": ["a"]} for n in range(30, 36)])
+    write_jsonl(folder / "handbook.jsonl", handbook)
     return folder
 
 
-def declare(name: str = "r", **changes: Any) -> config.Run:
-    experiment = config.resolve("paper", []).model_dump()
-    experiment.update(tasks=[RCA, PFP, LSM], data={"kind": "bundled"}, test_rows=None, **{"stage1": {
+def experiment(**changes: Any) -> config.Experiment:
+    paper = config.resolve("paper", []).model_dump()
+    paper.update(tasks=[RCA, PFP, LSM], data={"kind": "bundled"}, test_rows=None, **{"stage1": {
         "handbook": 4, "select": 5, "samples": {task: {"huawei": 6} for task in (RCA, PFP, LSM)}},
         "stage2": {"samples": {task: {"huawei": 12} for task in (RCA, PFP, LSM)}}})
-    return config.declare(name, config.Experiment(**{**experiment, **changes}))
+    return config.Experiment(**{**paper, **changes})
+
+
+def declare(name: str = "r", **changes: Any) -> config.Run:
+    return config.declare(name, experiment(**changes))
 
 
 def built(run: config.Run) -> dict[str, list[Instance]]:
     names = ("stage1", "stage2", "examples", "test", "test_seen")
     return {name: list(read_instances(run.pools / f"{name}.jsonl")) for name in names}
+
+
+EXTRA = st.builds(
+    lambda task, number, label, split, level, vendor: Instance(
+        f"x-{task}-{number}-{label}-{split}-{level}-{vendor}", task, f"{vendor}-s", f"A/{level}/M{number}: text",
+        config.task(task).labels[label], vendor, "s", split, description="d" if task == LSM else ""),
+    st.sampled_from([RCA, PFP, LSM]), st.integers(0, 150), st.integers(0, 1), st.sampled_from(["train", "test", "ood"]),
+    st.sampled_from(["4", "[MASK]"]), st.sampled_from(["huawei", "h3c"]))
+
+
+@given(st.lists(EXTRA, max_size=80, unique_by=lambda item: item.id), st.none() | st.integers(10, 40))
+@settings(deadline=None)
+def test_whatever_rows_repeat_each_other_sides_stay_apart_and_no_test_row_is_lost(
+        extra: list[Instance], cap: int | None) -> None:
+    train, test, handbook = files()
+    train += [item for item in extra if item.split == "train"]
+    test += [item for item in extra if item.split != "train"]
+    run = config.Run("r", experiment(test_rows=cap))
+    _, drawn, cases = pools.build(run, train, test, handbook)
+    assert pools.proof(drawn, cases, list(run.tasks()))[2] == 0
+    both = [item.id for item in drawn["test"] + drawn["test_seen"]]
+    assert len(both) == len(set(both)) and (cap or set(both) == {item.id for item in test})
+    trained = [item for name in pools.TRAINING for item in drawn[name]]
+    assert len({item.id for item in trained}) == len(trained) and all(item.split != "ood" for item in trained)
 
 
 def test_disjoint_by_log_within_tasks_and_across_sides(data: Path, capsys: pytest.CaptureFixture[str]) -> None:

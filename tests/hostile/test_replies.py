@@ -1,8 +1,11 @@
 """Answers of models and servers, of any form, through every reader: an outcome that is counted, or an error."""
 
+import contextlib
 import json
+import tempfile
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
@@ -12,10 +15,10 @@ from data_builders import answered, corrections, thoughts
 from eval import analyze, score
 from logreasoner import chat, config, costs, serve
 from logreasoner.answers import Trajectory
-from logreasoner.batch import open_notes
-from logreasoner.cli import UserError
+from logreasoner.batch import ask_batch, note, notes_path, open_notes
+from logreasoner.cli import NotYet, UserError
 from logreasoner.files import read_jsonl, write_json, write_jsonl
-from logreasoner.journal import Journal, content, final, trouble
+from logreasoner.journal import Journal, body_digest, content, final, trouble
 from logreasoner.live import ask_live
 
 LONG = settings().max_examples > 100
@@ -115,13 +118,13 @@ def test_a_journal_of_any_bytes_is_passed_over(place, data):
 
 # ---- servers
 class Server(ThreadingHTTPServer):
-    """Answers every request with the same status, type and bytes."""
+    """Answers every request with the same status, type and bytes; the content of any file is given apart."""
 
     daemon_threads = True
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.reply = (200, "application/json", b"")
+        self.reply = self.content = (200, "application/json", b"")
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -129,7 +132,7 @@ class Server(ThreadingHTTPServer):
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        status, kind, data = self.server.reply
+        status, kind, data = self.server.content if self.path.endswith("/content") else self.server.reply
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(data)))
@@ -191,6 +194,44 @@ def test_whatever_a_server_sends_is_an_answer_or_an_error(place, server, impatie
     status = command(analyze, "--log", log, "--task", "anomaly_detection", "--base-url", server.url)
     assert status in (analyze.FOUND, analyze.UNREAD) or str(status).startswith("error: ")
     assert "\x1b" not in str(status)
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@pytest.mark.parametrize("status", [200, 418])
+@pytest.mark.parametrize("at", range(len(REPLIES)))
+def test_whatever_a_batch_server_sends_nothing_is_submitted_twice(place, server, impatient, at, status):
+    server.reply = server.content = (status, "application/json", REPLIES[at])
+    journal = Journal(place / "build" / f"batch-{at}-{status}.journal.jsonl")
+    asked = chat.request("a", "m", "evaluation", "x", vllm=False)
+    for _ in range(2):  # it submits, and comes back to collect
+        with pytest.raises((UserError, NotYet)) as stopped:
+            ask_batch([asked], journal, server.url, "sk-canary-1234567890")
+        assert "canary" not in str(stopped.value)
+    made = [line for _, line in read_jsonl(notes_path(journal.path)) if "batch" in line]
+    assert len(made) <= 1 and not journal.answers
+
+
+FILES = st.lists(st.binary(max_size=60) | LINE.map(lambda line: json.dumps(line).encode())
+                 | st.sampled_from([b"[" * 50_000, json.dumps({"custom_id": "p-0", "response": {
+                     "status_code": 200, "body": json.loads(completion(message={"content": "x"}))}}).encode()]),
+                 max_size=4).map(b"\n".join)
+ENDED = json.dumps({"id": "batch_1", "object": "batch", "status": "completed", "output_file_id": "file-1",
+                    "errors": {"data": [{"message": "\x1b[2J"}]}, "request_counts": {"completed": "all"}}).encode()
+
+
+@pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
+@given(content=FILES)
+@some(60)
+def test_a_batch_files_lines_answer_what_was_asked_or_nothing(place, server, impatient, content):
+    server.reply, server.content = (200, "application/json", ENDED), (200, "application/octet-stream", content)
+    folder = Path(tempfile.mkdtemp(dir=place / "build"))
+    journal = Journal(folder / "x.journal.jsonl")
+    asked = [chat.request(f"p-{at}", "m", "evaluation", f"question {at}", vllm=False) for at in range(2)]
+    questions = {each["custom_id"]: body_digest(each) for each in asked}
+    note(notes_path(journal.path), "key", requests=questions, model="m", batch="batch_1")
+    with contextlib.suppress(UserError, NotYet):
+        ask_batch([], journal, server.url, "none")
+    assert set(Journal(journal.path).answers) <= set(questions.values())
 
 
 URLS = ["http://[", "http://", "x", "ftp://127.0.0.1/v1", "http://127.0.0.1:99999/v1", "file:///etc", "\x1b[2J",

@@ -1,0 +1,107 @@
+"""What a mirror or an origin sends, of any form: the file that was asked for, or an error, and nothing beside it."""
+
+import hashlib
+import re
+import socketserver
+import tempfile
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from data_builders import fetch
+from logreasoner.cli import UserError
+
+LONG = settings().max_examples > 100
+CONTENT = bytes(range(256)) * 20
+CHECKSUM = hashlib.sha256(CONTENT).hexdigest()
+ENDLESS = 1 << 24  # more than any socket buffers hold
+
+
+class Handler(socketserver.BaseRequestHandler):
+    """Reads a request's head and sends the next reply as it is; when there is no more, behaves."""
+
+    def handle(self):
+        head = b""
+        while b"\r\n\r\n" not in head and (part := self.request.recv(1 << 16)):
+            head += part
+        start = int((re.search(rb"Range: bytes=(\d+)-", head) or [0, 0])[1])
+        status = b"416 No" if start >= len(CONTENT) else b"206 Partial Content" if start else b"200 OK"
+        honest = b"HTTP/1.1 %s\r\nContent-Range: bytes */%d\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s" % (
+            status, len(CONTENT), len(CONTENT[start:]), CONTENT[start:])
+        try:
+            self.request.sendall(self.server.replies.pop(0) if self.server.replies else honest)
+        except OSError:
+            self.server.hung_up += 1
+
+
+@pytest.fixture(scope="module")
+def server():
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as made:
+        made.daemon_threads, made.replies, made.hung_up = True, [], 0
+        threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
+        yield made
+        made.shutdown()
+
+
+@pytest.fixture
+def catalogue(server, monkeypatch):
+    """One file, whose size and checksum are known, at the server."""
+    monkeypatch.delenv("DATA_MIRROR", raising=False)
+    told = {"title": "t", "licence": "l", "citation": "c", "feeds": "f", "group": "default"}
+    file = fetch.File(path="a.json", url=f"http://127.0.0.1:{server.server_address[1]}/a.json", bytes=len(CONTENT),
+                      sha256=CHECKSUM)
+    monkeypatch.setattr(fetch, "catalogue", lambda: {"one": fetch.Source(**told, files=[file])})
+
+
+STATUS = st.sampled_from([b"200 OK", b"206 Partial Content", b"301 Moved", b"404 No", b"416 No", b"500 No", b"99 x",
+                          b"x"])
+HEADER = st.sampled_from([
+    b"Content-Length: 5120", b"Content-Length: 1", b"Content-Length: -1", b"Content-Length: x",
+    b"Content-Encoding: gzip", b"Content-Range: bytes 7-5119/5120", b"Content-Range: bytes */5120",
+    b"Content-Range: bytes */7", b"Content-Range: \xff", b"Transfer-Encoding: chunked", b"Location: http://[",
+    b"Location: /again", b"Location: file:///etc/passwd", b"Location: http://127.0.0.1:9/", b"Location: \xff\x00",
+    b"no header", b""])
+BODY = st.sampled_from([CONTENT, CONTENT[:7], CONTENT[7:], CONTENT + b"more", b"", b"5\r\nhello\r\n0\r\n\r\n",
+                        b"ffffffffffffffff\r\n"]) | st.binary(max_size=60)
+REPLY = st.binary(max_size=60) | st.builds(
+    lambda status, headers, body: b"HTTP/1.1 " + status + b"\r\n" + b"".join(
+        each + b"\r\n" for each in headers) + b"\r\n" + body, STATUS, st.lists(HEADER, max_size=3), BODY)
+
+
+@given(replies=st.lists(REPLY, max_size=4), there=st.none() | st.sampled_from([CONTENT[:7], CONTENT, CONTENT + b"x"]))
+@example(replies=[b"HTTP/1.1 416 No\r\n\r\n"] * 3, there=None)
+@settings(max_examples=60 * (10 if LONG else 1), deadline=None,
+          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+def test_a_download_is_right_or_nothing_and_the_next_one_is_right(tmp_path, server, catalogue, replies, there):
+    raw = Path(tempfile.mkdtemp(dir=tmp_path)) / "raw"
+    target = raw / "ad" / "a.json"
+    target.parent.mkdir(parents=True)
+    if there is not None:
+        target.with_name("a.json.part").write_bytes(there)
+    server.replies = list(replies)
+    try:
+        fetch.fetch("default", [], raw)
+    except UserError as error:
+        assert "a.json" in str(error) and "\x00" not in str(error)
+        assert not target.exists()
+        server.replies = []
+        try:
+            fetch.fetch("default", [], raw)
+        except UserError as again:  # what had come was wrong, and is gone now
+            assert "nothing of it was kept" in str(again)
+            fetch.fetch("default", [], raw)
+    assert target.read_bytes() == CONTENT
+    assert {path.name for path in raw.parent.rglob("*") if path.is_file()} == {"a.json", "fetch.lock"}
+
+
+def test_an_answer_that_does_not_end_is_left(tmp_path, server, catalogue):
+    server.replies = [b"HTTP/1.1 200 OK\r\n\r\n" + bytes(ENDLESS)] * fetch.TRIES
+    server.hung_up = 0
+    with pytest.raises(UserError, match=r"a\.json.*more than 5,120 bytes"):
+        fetch.fetch("default", [], tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()) < ENDLESS / 4
+    fetch.fetch("default", [], tmp_path)
+    assert (tmp_path / "ad" / "a.json").read_bytes() == CONTENT

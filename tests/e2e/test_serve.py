@@ -173,6 +173,14 @@ def test_a_kill_while_it_starts_leaves_nothing(folder):
     assert process.returncode == 128 + signal.SIGTERM and gone(folder) == {}
 
 
+def test_a_server_that_is_up_ends_with_a_killed_parent(folder):
+    process = program(folder, "logreasoner.serve", *MODEL, "--port", "0")
+    assert any(b"make analyze" in line for line in process.stdout)
+    process.kill()
+    process.communicate(timeout=60)
+    assert gone(folder) == {}
+
+
 def test_what_is_not_trained_is_not_served(folder):
     process = program(folder, "logreasoner.serve", "--run", "served", "--model", "tiny", "--stage", "dpo")
     _, said = process.communicate(timeout=60)

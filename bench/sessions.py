@@ -11,6 +11,7 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from bench.measuring import Ran, Row, alternately, limit, ran, ratio
+from data_builders.sessions import LONGEST
 from logreasoner.cli import UserError
 from logreasoner.files import writing
 
@@ -66,8 +67,17 @@ def _packed(log: Path) -> Path:
     return path
 
 
-def _ours(log: Path, out: Path) -> Callable[[], Ran]:
-    return lambda: ran([sys.executable, "-m", "data_builders.sessions", "--format", "bgl", "--out", str(out), str(log)])
+def _giant(path: Path) -> Path:
+    """One line nearly as long as is read, of what takes most memory: NUL bytes and a character of four bytes."""
+    head = next(bgl_lines()).rsplit(" ", 1)[0].encode()
+    with writing(path, "wb") as stream:
+        stream.write(head + b" " + bytes(LONGEST - 1_000) + "\U0001f600\n".encode())
+    return path
+
+
+def _ours(log: Path, out: Path, *more: str) -> Callable[[], Ran]:
+    return lambda: ran([sys.executable, "-m", "data_builders.sessions", "--format", "bgl", *more, "--out", str(out),
+                        str(log)])
 
 
 def _peer(name: str, log: Path, out: Path) -> Callable[[], Ran]:
@@ -99,6 +109,7 @@ def measure(folder: Path) -> list[Row]:
     again, papers = alternately(2, _ours(log, out["ours"]), _peer("papers", log, out["papers"]))
     check_alike(list(out.values()))
     unpacked, bare_unpacked = alternately(3, _ours(packed, out["ours"]), _peer("bare", packed, out["bare"]))
+    giant = _ours(_giant(folder / "giant.log"), out["ours"], "--window", "1")()
     whole, bare_whole = alternately(2, _ours(long, out["ours"]), _peer("bare", long, out["bare"]))
     for path in folder.glob("*.jsonl*"):
         path.unlink()
@@ -114,7 +125,8 @@ def measure(folder: Path) -> list[Row]:
         ratio(whole.seconds / millions, bare_whole.seconds / millions, 1.5, f"{LONG:,} lines, a million of them",
               "bare Python loop"),
         *(limit(one.peak, PEAK, f"peak memory, {name}", "MiB") for name, one in (
-            (f"{LINES:,} lines", ours), (f"{LINES:,} lines of a .gz", unpacked), (f"{LONG:,} lines", whole))),
+            (f"{LINES:,} lines", ours), (f"{LINES:,} lines of a .gz", unpacked), (f"{LONG:,} lines", whole),
+            (f"one line of {LONGEST >> 20} MiB, the worst kind", giant))),
         Row(f"peak memory, {LINES:,} lines", f"{ours.peak:,.0f} MiB",
             f"bare loop: {bare.peak:,.0f} MiB, polars: {polars.peak:,.0f} MiB, papers: {papers.peak:,.0f} MiB",
             "-", "-", None),

@@ -29,7 +29,7 @@ from logreasoner.cli import UserError
 from logreasoner.files import hashing, manifest, write_jsonl
 
 BLOCK = 1 << 16  # bytes; the lines of one stay in the processor's cache, and are too few to wake the garbage collector
-LONGEST = 1 << 24  # bytes of one line, and of one session; what is longer is not a log, and would fill the memory
+LONGEST = 12 << 20  # bytes of one line, and of one session; what is longer is not a log, and would fill the memory
 Parsed = tuple[bytes, bytes, bytes]  # label ("-" unless the line is an alert), level, content
 
 EXAMPLES = """

@@ -199,7 +199,7 @@ def test_whatever_a_server_sends_is_an_answer_or_an_error(place, server, impatie
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @pytest.mark.parametrize("status", [200, 418])
 @pytest.mark.parametrize("at", range(len(REPLIES)))
-def test_whatever_a_batch_server_sends_nothing_is_submitted_twice(place, server, impatient, at, status):
+def test_whatever_a_batch_server_sends_is_an_error_and_no_answer(place, server, impatient, at, status):
     server.reply = server.content = (status, "application/json", REPLIES[at])
     journal = Journal(place / "build" / f"batch-{at}-{status}.journal.jsonl")
     asked = chat.request("a", "m", "evaluation", "x", vllm=False)
@@ -211,16 +211,17 @@ def test_whatever_a_batch_server_sends_nothing_is_submitted_twice(place, server,
     assert len(made) <= 1 and not journal.answers
 
 
+GOOD = json.dumps({"custom_id": "p-0", "response": {
+    "status_code": 200, "body": json.loads(completion(message={"content": "x"}))}}).encode()
 FILES = st.lists(st.binary(max_size=60) | LINE.map(lambda line: json.dumps(line).encode())
-                 | st.sampled_from([b"[" * 50_000, json.dumps({"custom_id": "p-0", "response": {
-                     "status_code": 200, "body": json.loads(completion(message={"content": "x"}))}}).encode()]),
-                 max_size=4).map(b"\n".join)
+                 | st.sampled_from([b"[" * 50_000, GOOD]), max_size=4).map(b"\n".join)
 ENDED = json.dumps({"id": "batch_1", "object": "batch", "status": "completed", "output_file_id": "file-1",
                     "errors": {"data": [{"message": "\x1b[2J"}]}, "request_counts": {"completed": "all"}}).encode()
 
 
 @pytest.mark.filterwarnings("ignore:Pydantic serializer warnings")
 @given(content=FILES)
+@example(content=GOOD)
 @some(60)
 def test_a_batch_files_lines_answer_what_was_asked_or_nothing(place, server, impatient, content):
     server.reply, server.content = (200, "application/json", ENDED), (200, "application/octet-stream", content)
@@ -231,7 +232,9 @@ def test_a_batch_files_lines_answer_what_was_asked_or_nothing(place, server, imp
     note(notes_path(journal.path), "key", requests=questions, model="m", batch="batch_1")
     with contextlib.suppress(UserError, NotYet):
         ask_batch([], journal, server.url, "none")
-    assert set(Journal(journal.path).answers) <= set(questions.values())
+    answers = Journal(journal.path).answers
+    assert set(answers) <= set(questions.values())
+    assert content != GOOD or set(answers) == {questions["p-0"]}
 
 
 URLS = ["http://[", "http://", "x", "ftp://127.0.0.1/v1", "http://127.0.0.1:99999/v1", "file:///etc", "\x1b[2J",

@@ -64,7 +64,9 @@ $(foreach each,$(NAMES) $(TEXTS),$(if $(findstring $(NEWLINE),$(value $(each))),
 $(foreach each,$(TEXTS),$(if $(call given,$(each)),$(eval override $(each) := $$(value $(each)))))
 quoted = '$(subst ','\'',$(1))'
 
+ifneq ($(DATA_MIRROR),)
 export DATA_MIRROR
+endif
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export GRADIO_ANALYTICS_ENABLED := False

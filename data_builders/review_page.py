@@ -139,7 +139,11 @@ def reviews(run: Run, model: str, stage: str) -> dict[str, Review]:
 
 
 def serve(given: argparse.Namespace) -> None:
-    """Serve the page until Ctrl-C, then say how far the review is. Raises UserError for a line that is no decision."""
+    """Serve the page until Ctrl-C or SIGTERM, then say how far the review is.
+
+    Raises UserError for a line that is no decision.
+    """
+    cli.stop_on_sigterm()
     found = reviews(load_run(given.run), given.model, given.stage)
     for each in found.values():
         each.decisions()

@@ -278,10 +278,17 @@ python -m demo.teacher --run demo -- make rationales RUN=demo""")
 
 
 def beside(given: argparse.Namespace) -> None:
-    """Run the command with SCRIPTED_TEACHER_URL set, then stop and exit with its status."""
+    """Run the command with SCRIPTED_TEACHER_URL set, then stop and exit with its status; SIGTERM ends both."""
+    cli.stop_on_sigterm()
     with serving(given.run) as url:
-        done = subprocess.run(given.command, env={**os.environ, "SCRIPTED_TEACHER_URL": url}, check=False)
-    sys.exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
+        command = subprocess.Popen(given.command, env={**os.environ, "SCRIPTED_TEACHER_URL": url})
+        try:
+            status = command.wait()
+        except KeyboardInterrupt:
+            command.terminate()  # not killed: make passes it on to what it started, and removes half-made files
+            command.wait()
+            raise
+    sys.exit(status if status >= 0 else 128 - status)
 
 
 if __name__ == "__main__":

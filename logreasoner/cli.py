@@ -4,6 +4,7 @@ import argparse
 import io
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
@@ -48,6 +49,13 @@ def hidden(text: str, *keys: str) -> str:
 
 def _said(error: Exception) -> str:
     return hidden(plain(str(error), keep="\n\t"))
+
+
+def stop_on_sigterm() -> None:
+    """Let SIGTERM and a closed terminal stop this program as Ctrl-C does, unless they are ignored (nohup)."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 def run(

@@ -5,13 +5,11 @@ and how any such server is asked for answers in the form of think, then answer.
 import argparse
 import os
 import re
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 
 from logreasoner import cli
 from logreasoner.chat import served_name
@@ -39,7 +37,7 @@ def command(run: Run, name: str, stage: str) -> list[str]:
 def started(run: Run, name: str, stage: str) -> Iterator[tuple[str, str, bool]]:
     """A server of our own for a while, as `found` describes one; it ends with this program however that ends."""
     asked, log = command(run, name, stage), run.dir / "logs" / f"serve-{name}-{stage}.log"
-    end_with_children()
+    cli.stop_on_sigterm()
     print(f"starting vLLM with {served_name(name, stage)} (its log: {log})", file=sys.stderr, flush=True)
     with server(asked, log) as url:
         yield url, served_name(name, stage), True
@@ -114,19 +112,10 @@ class Unwritten(Journal):
             del self.answers[key]
 
 
-def end_with_children() -> None:
-    """Let SIGTERM and a closed terminal end this program like an error does, so that its server ends with it."""
-    def leave(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    for each in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, leave)
-
-
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
     asked = command(run, given.model, given.stage)
-    end_with_children()
+    cli.stop_on_sigterm()
     if given.host not in ("127.0.0.1", "::1", "localhost"):
         print(f"{given.host}: whoever reaches this machine may ask; VLLM_API_KEY in the environment sets a key",
               file=sys.stderr)
@@ -139,7 +128,7 @@ def _main(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Serve a model until Ctrl-C."""
+    """Serve a model until Ctrl-C or SIGTERM."""
     arguments = cli.parser("logreasoner.serve", "Serve a model of a run by vLLM until Ctrl-C.", """
 python -m logreasoner.serve --run paper --model qwen2.5-7b --stage dpo
 python -m logreasoner.serve --run paper --model qwen2.5-7b --stage base --port 8001 --host 0.0.0.0""")

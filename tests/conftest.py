@@ -1,9 +1,18 @@
-"""What every test may use: a scratch copy of the working folder, and which of the real programs are here."""
+"""What every test may use: a scratch copy of the working folder, which of the real programs are here, and a way to
+start a program that ends with the test.
+"""
 
+import ctypes
 import os
 import shutil
+import signal
 import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,6 +21,8 @@ from logreasoner.files import ROOT
 
 TRAIN = ROOT / ".venv-train" / "bin" / "python"
 SERVE = ROOT / ".venv-serve" / "bin" / "python"
+LIBC = ctypes.CDLL(None)
+LONGEST = 3600  # seconds of a test that runs real programs: the first one pays for a module's `make demo`
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -22,6 +33,18 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("long", max_examples=2_000, deadline=None)
     if config.getoption("--long"):
         settings.load_profile("long")
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that read the public data, and give more time to real programs and to the long form of all."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "mirror" in fixtures:
+            item.add_marker(pytest.mark.public)
+        longer = item.get_closest_marker("e2e") or "train_python" in fixtures or config.getoption("--long")
+        if longer and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONGEST))
 
 
 @pytest.fixture(scope="session")
@@ -66,6 +89,45 @@ def mirror() -> Path:
     if not given or not (ROOT / given).is_dir():
         pytest.skip("DATA_MIRROR does not name a folder with the public data")
     return ROOT / given
+
+
+@contextmanager
+def running(command: Sequence[str | Path], seconds: float = 300, preexec_fn: Callable[[], object] = lambda: None,
+            **options: Any) -> Iterator[subprocess.Popen[Any]]:
+    """Start a program that ends with the block: terminated, and killed with what it started if that does not suffice.
+
+    It is killed after `seconds` too, so no wait for it or for its output needs a limit of its own.
+    """
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it is ignored where a shell put the tests into the background
+        if sys.platform == "linux":
+            LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: where the tests are killed it ends too
+        preexec_fn()
+
+    process = subprocess.Popen(command, start_new_session=True, preexec_fn=prepare, **options)
+    late = threading.Timer(seconds, kill, [process])
+    late.daemon = True
+    late.start()
+    try:
+        yield process
+    finally:
+        late.cancel()
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
+        kill(process)
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            with suppress(OSError):  # what it did not read
+                if pipe:
+                    pipe.close()
+
+
+def kill(process: subprocess.Popen[Any]) -> None:
+    """Kill a program and what it started."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def has(program: str) -> bool:

@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from demo import teacher
 from logreasoner.config import decoding
 from logreasoner.files import ROOT, digest, read_jsonl, write_json, write_jsonl
 from logreasoner.journal import whole_lines
+from tests.conftest import running
 
 CODE = ("logreasoner", "data_builders", "eval", "demo", "experiments", "prompts", "templates")
 FILES = {f"log {number}.gz": random.Random(number).randbytes(150_000) for number in range(3)}
@@ -130,25 +132,24 @@ def project(tmp_path_factory, serving):
 
 
 def start(folder, command, before=(), **options):
-    """Start a module of the project (or "-c" with source) in a process group of its own."""
+    """Start a module of the project (or "-c" with source) in a process group of its own, which ends with the block."""
     module = command if command[0] == "-c" else ["-m", *command]
     variables = {key: value for key, value in os.environ.items() if key not in ("DATA_MIRROR", "PYTHONPATH")}
-    return subprocess.Popen([*before, sys.executable, *module], cwd=folder, env={
+    return running([*before, sys.executable, *module], cwd=folder, env={
         **variables, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(folder), "OPENAI_API_KEY": "none",
-        **options.pop("env", {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-        **options)
+        **options.pop("env", {})}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options)
 
 
 def call(folder, command, before=(), **options):
     """Run a module of the project to its end."""
-    process = start(folder, command, before, **options)
-    out, said = process.communicate(timeout=300)
+    with start(folder, command, before, **options) as process:
+        out, said = process.communicate()
     return subprocess.CompletedProcess(command, process.returncode, out, said)
 
 
 def ended(process):
     """(stdout, stderr) of a process that must end well."""
-    out, said = process.communicate(timeout=300)
+    out, said = process.communicate()
     assert process.returncode == 0, out + said
     return out, said
 
@@ -211,10 +212,10 @@ def test_a_killed_command_leaves_no_half_file_and_is_made_good_by_running_it_aga
     kills = 20 if long else 3
     for number in range(kills):
         folder = copied(fresh, tmp_path / "killed")
-        process = start(folder, case.command)
-        time.sleep(seconds * 1.1 * (number + rng.random()) / kills)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        with start(folder, case.command) as process:
+            time.sleep(seconds * 1.1 * (number + rng.random()) / kills)
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
         killed += process.returncode == -signal.SIGKILL
         for path, content in contents(folder).items():
             passing = path.endswith((".part", ".tmp"))
@@ -246,14 +247,14 @@ def test_an_answer_that_arrived_is_never_asked_again(project, serving, tmp_path,
             counted.asked.clear(), counted.answered.clear()
         before, sofar = dict(counted.asked), counted.answered.total()
         kept = {line["request_sha256"] for line in journal(folder)}
-        process = start(folder, ASK, env=environment)
-        moment = sofar + rng.randint(1, len(asked) // 2)
-        while process.poll() is None and counted.answered.total() < moment:
-            time.sleep(0.002)
-        time.sleep(rng.random() * 0.05)
-        if process.poll() is None:  # else it was faster, and its number is free
-            os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
+        with start(folder, ASK, env=environment) as process:
+            moment = sofar + rng.randint(1, len(asked) // 2)
+            while process.poll() is None and counted.answered.total() < moment:
+                time.sleep(0.002)
+            time.sleep(rng.random() * 0.05)
+            if process.poll() is None:  # else it was faster, and its number is free
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
         kills += process.returncode == -signal.SIGKILL
         time.sleep(0.1)  # the server ends what it has begun
         assert not [key for key in kept if counted.asked[key] != before[key]], "asked again, and paid for twice"
@@ -275,16 +276,16 @@ def journal(folder):
 def test_what_a_killed_writer_left_is_removed_by_the_next_and_that_of_a_living_one_is_not(tmp_path):
     write = "import sys; from logreasoner.files import writing\nwith writing('x.jsonl') as stream:\n" \
             " stream.write('half'); stream.flush(); print('ready', flush=True); sys.stdin.read()\n"
-    killed, living = (start(tmp_path, ["-c", write], env={"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE)
-                      for _ in range(2))
-    for process in (killed, living):
-        assert process.stdout.readline() == "ready\n"
-    assert len(list(tmp_path.iterdir())) == 2
-    killed.kill()
-    killed.communicate()
-    write_jsonl(tmp_path / "x.jsonl", [{"whole": True}])
-    assert len(list(tmp_path.iterdir())) == 2, "the file, and what the living writer writes"
-    living.communicate("")
+    writer = partial(start, tmp_path, ["-c", write], env={"PYTHONPATH": str(ROOT)}, stdin=subprocess.PIPE)
+    with writer() as killed, writer() as living:
+        for process in (killed, living):
+            assert process.stdout.readline() == "ready\n"
+        assert len(list(tmp_path.iterdir())) == 2
+        killed.kill()
+        killed.communicate()
+        write_jsonl(tmp_path / "x.jsonl", [{"whole": True}])
+        assert len(list(tmp_path.iterdir())) == 2, "the file, and what the living writer writes"
+        living.communicate("")
     assert [path.name for path in tmp_path.iterdir()] == ["x.jsonl"] and (tmp_path / "x.jsonl").read_text() == "half"
 
 
@@ -294,16 +295,16 @@ def test_a_file_that_is_written_anew_does_not_keep_the_manifest_of_the_old_one(t
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
-def test_two_downloads_at_once_wait_for_each_other(project, tmp_path):
+def test_two_downloads_at_once_wait_for_each_other(project, tmp_path, monkeypatch):
     folder = copied(project, tmp_path / "two")
-    Slow.go_on.clear()
-    first = start(folder, ["data_builders.fetch"])
-    while not list(folder.rglob("*.part")):
-        time.sleep(0.01)
-    second = start(folder, ["data_builders.fetch"])
-    assert f"fetch.lock is held by process {first.pid}" in second.stderr.readline()
-    Slow.go_on.set()
-    (out, _), (out_of_second, _) = ended(first), ended(second)
+    monkeypatch.setattr(Slow, "go_on", threading.Event())
+    with start(folder, ["data_builders.fetch"]) as first:
+        while not list(folder.rglob("*.part")):
+            time.sleep(0.01)
+        with start(folder, ["data_builders.fetch"]) as second:
+            assert f"fetch.lock is held by process {first.pid}" in second.stderr.readline()
+            Slow.go_on.set()
+            (out, _), (out_of_second, _) = ended(first), ended(second)
     assert "3 brought now" in out and "0 brought now" in out_of_second
     assert {path.name: path.read_bytes() for path in (folder / "build/data/raw/ad").iterdir()} == FILES
 
@@ -331,11 +332,17 @@ def checkout(project, tmp_path):
 
 
 def make(folder, url, *goals):
-    """Start make with a teacher at url."""
+    """Start make with a teacher at url; what it started ends with the block."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    return subprocess.Popen(["make", *(goals or MADE), "EXPERIMENT=demo", "RUN=k", "MODEL=tiny", "STAGE=base"],
-                            cwd=folder, env={**variables, "SCRIPTED_TEACHER_URL": url, "PYTHONDONTWRITEBYTECODE": "1"},
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return running(["make", *(goals or MADE), "EXPERIMENT=demo", "RUN=k", "MODEL=tiny", "STAGE=base"],
+                   cwd=folder, env={**variables, "SCRIPTED_TEACHER_URL": url, "PYTHONDONTWRITEBYTECODE": "1"},
+                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run_make(folder, url, *goals):
+    """Run make to its end, which must be a good one; returns (stdout, stderr)."""
+    with make(folder, url, *goals) as process:
+        return ended(process)
 
 
 def processes(group):
@@ -348,6 +355,12 @@ def processes(group):
         except OSError:
             continue
     return found
+
+
+def programs(group):
+    """The processes of a group that are programs of the project and make files."""
+    return [pid for pid, line in processes(group).items()
+            if " -m " in line and ("data_builders" in line or "chat" in line or "eval" in line)]
 
 
 class Asked(Counting):
@@ -363,22 +376,23 @@ class Asked(Counting):
 def test_make_goes_on_after_a_kill_to_the_same_files(whom, checkout, serving, tmp_path, long):
     url = serving(teacher.handler(Asked(0.02))) + "/v1"
     clean, began = checkout("clean"), time.monotonic()
-    ended(make(clean, url))
+    run_make(clean, url)
     seconds, wanted = time.monotonic() - began, contents(clean)
     rng, killed, kills = random.Random(whom), 0, 8 if long else 2
     for number in range(kills):
         folder = checkout("killed")
-        process = make(folder, url)
-        time.sleep(seconds * (number + rng.random()) / kills)
-        if whom == "the whole group":
-            os.killpg(process.pid, signal.SIGKILL)
-        else:
-            for pid, line in processes(process.pid).items():
-                if " -m " in line and ("data_builders" in line or "chat" in line or "eval" in line):
+        with make(folder, url) as process:
+            time.sleep(seconds * (number + rng.random()) / kills)
+            if whom == "the whole group":
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                while not (found := programs(process.pid)) and process.poll() is None:
+                    time.sleep(0.01)  # between two programs
+                for pid in found:
                     os.kill(pid, signal.SIGKILL)
-        process.communicate()
+            process.communicate()
         killed += process.returncode != 0
-        ended(make(folder, url))
+        run_make(folder, url)
         assert not differing(contents(folder), wanted), number
         shutil.rmtree(folder)
     assert killed, "make had ended before it was killed"
@@ -388,11 +402,11 @@ def test_a_second_make_waits_and_nothing_is_asked_twice(checkout, serving):
     asked = Asked(0.02)
     url = serving(teacher.handler(asked)) + "/v1"
     folder, clean = checkout("two"), checkout("clean")
-    ended(make(clean, url))
+    run_make(clean, url)
     once = dict(asked.asked)
     asked.asked.clear()
-    both = [make(folder, url), make(folder, url)]
-    said = [ended(process)[1] for process in both]
+    with make(folder, url) as first, make(folder, url) as second:
+        said = [ended(process)[1] for process in (first, second)]
     assert sum("build/locks/k is held by" in each for each in said) == 1, said
     assert asked.asked == once
     assert not differing(contents(folder), contents(clean))
@@ -403,32 +417,33 @@ def test_a_make_waits_for_what_a_killed_one_left_running(checkout, serving):
     asked = Asked(0.3)
     url = serving(teacher.handler(asked)) + "/v1"
     folder = checkout("orphan")
-    first = make(folder, url)
-    while not asked.answered:
-        time.sleep(0.01)
-    for pid, line in processes(first.pid).items():
-        if line.startswith("make "):
-            os.kill(pid, signal.SIGKILL)
-    second = make(folder, url)
-    assert "build/locks/k is held by" in second.stderr.readline()
-    ended(second)
+    with make(folder, url) as first:
+        while not asked.answered:
+            time.sleep(0.01)
+        for pid, line in processes(first.pid).items():
+            if line.startswith("make "):
+                os.kill(pid, signal.SIGKILL)
+        with make(folder, url) as second:
+            assert "build/locks/k is held by" in second.stderr.readline()
+            ended(second)
     assert set(asked.asked.values()) == {1}, "the program that was left had asked already"
 
 
 def test_what_builds_nothing_is_not_kept_waiting(checkout):
     folder = checkout("free")
     lock = folder / "build" / "locks" / "k"
-    holder = start(folder, ["logreasoner.alone", "--lock", str(lock), "--", "bash", "-c", "echo held; sleep 60"])
-    assert holder.stdout.readline() == "held\n"
-    for goal in ("help", "matrix"):
-        ended(make(folder, "", goal))
-    shown = subprocess.run(["make", "-n", "dpo", "RUN=k"], cwd=folder, capture_output=True, text=True, timeout=60)
-    assert "data_builders.training" in shown.stdout and "logreasoner.alone" not in shown.stdout
-    waiting = make(folder, "", "declare")
-    assert "held by" in waiting.stderr.readline() and waiting.poll() is None
-    os.killpg(holder.pid, signal.SIGKILL)
-    holder.communicate()
-    ended(waiting)
+    holds = ["logreasoner.alone", "--lock", str(lock), "--", "bash", "-c", "echo held; sleep 60"]
+    with start(folder, holds) as holder:
+        assert holder.stdout.readline() == "held\n"
+        for goal in ("help", "matrix"):
+            run_make(folder, "", goal)
+        shown = subprocess.run(["make", "-n", "dpo", "RUN=k"], cwd=folder, capture_output=True, text=True, timeout=60)
+        assert "data_builders.training" in shown.stdout and "logreasoner.alone" not in shown.stdout
+        with make(folder, "", "declare") as waiting:
+            assert "held by" in waiting.stderr.readline() and waiting.poll() is None
+            os.killpg(holder.pid, signal.SIGKILL)
+            holder.communicate()
+            ended(waiting)
 
 
 # ---- a disk that is full, a folder that cannot be written ------------------------------------------------------

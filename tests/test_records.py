@@ -1,5 +1,4 @@
 import json
-import os
 import re
 from pathlib import Path
 
@@ -61,11 +60,8 @@ def test_a_session_may_stand_under_log_or_under_lines_but_not_both() -> None:
         instance({**row, "log": "a", "lines": ["a"]}, "row 7")
 
 
-@pytest.mark.public
-def test_no_level_is_left_in_the_public_failure_files() -> None:
-    if "DATA_MIRROR" not in os.environ:
-        pytest.skip("DATA_MIRROR is not set")
-    files = sorted(Path(os.environ["DATA_MIRROR"]).rglob("error_test_*.json"))
+def test_no_level_is_left_in_the_public_failure_files(mirror: Path) -> None:
+    files = sorted(mirror.rglob("error_test_*.json"))
     assert len(files) == 6
     for path in files:
         for row in json.loads(path.read_text()):

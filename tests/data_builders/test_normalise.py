@@ -1,5 +1,4 @@
 import json
-import os
 from collections import Counter
 from pathlib import Path
 
@@ -112,11 +111,8 @@ def test_missing_files_say_what_to_run(tmp_path: Path) -> None:
         normalise.normalise(tmp_path, tmp_path / "out")
 
 
-@pytest.mark.public
-def test_the_public_data(tmp_path: Path) -> None:
-    if "DATA_MIRROR" not in os.environ:
-        pytest.skip("DATA_MIRROR is not set")
-    normalise.normalise(Path(os.environ["DATA_MIRROR"]), tmp_path)
+def test_the_public_data(mirror: Path, tmp_path: Path) -> None:
+    normalise.normalise(mirror, tmp_path)
     test, train = list(read_instances(tmp_path / "test.jsonl")), list(read_instances(tmp_path / "train.jsonl"))
     rows = Counter((item.task, item.source) for item in test)
     failure = "potential_failure_prediction"

@@ -187,13 +187,7 @@ def test_shares_add_up_and_never_exceed(sizes: dict[str, int], count: int) -> No
     assert all(0 <= found.get(name, 0) <= size for name, size in sizes.items())
 
 
-@pytest.mark.public
-def test_tables_1_and_2_on_the_public_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-                                          capsys: pytest.CaptureFixture[str]) -> None:
-    if "DATA_MIRROR" not in os.environ:
-        pytest.skip("DATA_MIRROR is not set")
-    mirror = Path(os.environ["DATA_MIRROR"]).resolve()
-    monkeypatch.chdir(tmp_path)
+def test_tables_1_and_2_on_the_public_data(mirror: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     normalise.normalise(mirror, Path("build/data/public"))
     run = config.declare("r", config.resolve("paper", []))
     pools.pool("r")

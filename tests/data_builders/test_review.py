@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
 from logreasoner.files import ROOT, read_json, read_jsonl, write_json, write_jsonl
 from logreasoner.records import Instance
+from tests.conftest import running
 
 MODEL, PFP = "qwen2.5-7b", "potential_failure_prediction"
 THOUGHT = {"problem_overview": "Judge an event.", "key_challenges": ["Few words."],
@@ -156,8 +159,10 @@ def test_two_processes_append_whole_lines(run):
               "found = review.thoughts(load_run('t'))\n"
               "edit = {'problem_overview': 'x ' * 9999, 'key_challenges': ['Few.'], 'reasoning_steps': ['One.'] * 3}\n"
               "for _ in range(40): found.decide({'id': 'p-0', 'decision': 'edited', 'thought': edit}, sys.argv[1])")
-    workers = [subprocess.Popen([sys.executable, "-c", source, who], env={"PYTHONPATH": str(ROOT)}) for who in "ab"]
-    assert [worker.wait(timeout=60) for worker in workers] == [0, 0]
+    first, second = ([sys.executable, "-c", source, who] for who in "ab")
+    environment = {"PYTHONPATH": str(ROOT)}
+    with running(first, 60, env=environment) as one, running(second, 60, env=environment) as other:
+        assert (one.wait(), other.wait()) == (0, 0)
     who = [line["who"] for line in lines(review.thoughts(run))]
     assert (who.count("a"), who.count("b")) == (40, 40)
 
@@ -214,3 +219,27 @@ def test_a_row_is_shown_with_its_decision_and_what_is_wrong_with_it(page, run):
 def test_nothing_to_review_says_what_to_do(workdir):
     with pytest.raises(UserError, match="make thoughts"):
         review_page.reviews(declare("empty", resolve("paper", [])), MODEL, "dpo")
+
+
+@pytest.mark.parametrize(("ignored", "ends"), [
+    ([], signal.SIGINT), ([], signal.SIGTERM), ([], signal.SIGHUP),
+    ([signal.SIGINT, signal.SIGHUP], signal.SIGTERM),  # as a script starts it with nohup in the background
+])
+def test_ctrl_c_and_sigterm_end_the_program_alike(run, ignored, ends):
+    review.thoughts(run).decide({"id": "p-0", "decision": "accepted"}, "Ada")
+    command = [sys.executable, "-m", "data_builders.review_page", "--run", "t", "--model", MODEL, "--who", "Ada"]
+
+    def ignore():
+        for number in ignored:
+            signal.signal(number, signal.SIG_IGN)
+
+    with running(command, 60, ignore, env={"PYTHONPATH": str(ROOT)}, text=True, stdout=subprocess.PIPE,
+                 stderr=subprocess.PIPE) as process:
+        url = re.search(r"http://\S+", process.stdout.readline()).group()
+        for number in ignored:
+            process.send_signal(number)
+        assert ask(url)[0] == 200
+        process.send_signal(ends)
+        said, errors = process.communicate()
+    assert (process.returncode, errors) == (0, "")
+    assert "1 of 3 thoughts decided" in said and "0 of 3 corrections decided" in said

@@ -1,4 +1,6 @@
 import json
+import signal
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -9,8 +11,9 @@ from demo import logs, teacher
 from logreasoner import prompts
 from logreasoner.answers import parse_trajectory
 from logreasoner.config import Run, resolve
-from logreasoner.files import write_jsonl
+from logreasoner.files import ROOT, write_jsonl
 from logreasoner.records import Instance
+from tests.conftest import running
 
 
 @pytest.fixture(scope="module")
@@ -171,8 +174,25 @@ def test_a_run_with_a_real_teacher_is_refused(world, monkeypatch):
         world.ask(rationale(world, Instance("x", "anomaly_detection", "atlas", "never seen", "normal")))
 
 
+def beside(source):
+    """Start the program with Python source as its command."""
+    return running([sys.executable, "-m", "demo.teacher", "--run", "demo", "--", sys.executable, "-c", source], 60,
+                   cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
 def test_the_command_gets_the_address_and_its_status_counts():
-    said = "import os, sys; sys.exit(7 if os.environ['SCRIPTED_TEACHER_URL'].startswith('http://127.0.0.1:') else 1)"
-    with pytest.raises(SystemExit) as ended:
-        teacher.beside(SimpleNamespace(run="demo", command=[sys.executable, "-c", said]))
-    assert ended.value.code == 7
+    with beside("import os, sys; sys.exit(7 if os.environ['SCRIPTED_TEACHER_URL'].startswith('http://127.0.0.1:') "
+                "else 1)") as program:
+        assert program.wait() == 7
+
+
+@pytest.mark.parametrize("ends", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_and_sigterm_end_the_program_alike_and_its_command_first(ends):
+    """The command does what make does: it is told, cleans up, and is waited for."""
+    with beside("import signal, sys, time\n"
+                "def told(*_): time.sleep(1); print('cleaned up'); sys.exit()\n"
+                "signal.signal(signal.SIGTERM, told); print('ready', flush=True); time.sleep(60)") as program:
+        assert program.stdout.readline() == "ready\n"
+        program.send_signal(ends)
+        said, errors = program.communicate()
+    assert (program.returncode, said, errors) == (130, "cleaned up\n", "stopped; run the same command again to go on\n")

@@ -7,18 +7,21 @@ import subprocess
 import pytest
 
 from logreasoner.files import ROOT
+from tests.conftest import running
 
 ENVIRONMENTS = (".venv", ".venv-train", ".venv-serve")
 
 
 @pytest.fixture(scope="session")
 def make():
-    """Run make in a folder, offline; returns the finished process with its output as text."""
+    """Run make in a folder, offline, for at most `seconds`; returns the finished process with its output as text."""
 
     def run(folder, *arguments, seconds=1800):
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
-        return subprocess.run(["make", *arguments], cwd=folder, env={**environment, "HF_HUB_OFFLINE": "1"},
-                              capture_output=True, text=True, timeout=seconds)
+        with running(["make", *arguments], seconds, cwd=folder, env={**environment, "HF_HUB_OFFLINE": "1"}, text=True,
+                     stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            out, errors = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
     return run
 

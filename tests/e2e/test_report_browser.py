@@ -10,7 +10,8 @@ from eval.report import make_report
 from tests.eval.test_report import HOSTILE, LOGS, MODEL, add_the_rest, instances, make_run, words
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not CHROMIUM, reason="no chromium (apt-get install chromium)")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300),
+              pytest.mark.skipif(not CHROMIUM, reason="no chromium (apt-get install chromium)")]
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 BASE, DPO = f"{MODEL}/base", f"{MODEL}/dpo"

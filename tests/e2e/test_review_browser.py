@@ -17,9 +17,11 @@ import pytest
 from logreasoner.config import declare, resolve
 from logreasoner.files import ROOT, read_jsonl, write_json, write_jsonl
 from logreasoner.records import Instance
+from tests.conftest import running
 
 CHROMIUM = shutil.which("chromium")
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not CHROMIUM, reason="no chromium (apt-get install chromium)")]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300),
+              pytest.mark.skipif(not CHROMIUM, reason="no chromium (apt-get install chromium)")]
 playwright = pytest.importorskip("playwright.sync_api")
 expect = playwright.expect
 
@@ -84,8 +86,8 @@ def folder(workdir):
 def server(folder):
     """The real program; gives its address."""
     command = [sys.executable, "-m", "data_builders.review_page", "--run", "r", "--model", MODEL, "--who", "Ada"]
-    with subprocess.Popen(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with running(command, cwd=folder, env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+                 stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         yield re.search(r"http://\S+", process.stdout.readline()).group()
         process.send_signal(signal.SIGINT)
         said, errors = process.communicate(timeout=30)

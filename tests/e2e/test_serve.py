@@ -6,7 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from logreasoner.answers import parse_label
 from logreasoner.config import task
+from tests.conftest import LONGEST, running
 
 pytestmark = pytest.mark.e2e
 
@@ -28,21 +28,21 @@ PREPARE = [  # the smallest run with weights: the demo's data and examples, its 
 ]
 
 
-def program(folder, module, *arguments, environment=".venv", **options):
-    """Start a module of the project in a checkout."""
-    variables = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen([f"{environment}/bin/python", "-m", module, *arguments], cwd=folder, env=variables,
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
+def program(folder, module, *arguments, environment=".venv", seconds=400, **options):
+    """Start a module of the project in a checkout; it ends with the block."""
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return running([f"{environment}/bin/python", "-m", module, *arguments], seconds, cwd=folder,
+                   env={**os.environ, "HF_HUB_OFFLINE": "1"}, **{**pipes, **options})
 
 
 def analyze(folder, *arguments, log=LOG, task_name="anomaly_detection"):
     """(exit status, verdicts, what stands on stderr) of a log on standard input."""
-    started = program(folder, "eval.analyze", "--log", "-", "--task", task_name, "--json", *arguments)
-    out, said = started.communicate(log, timeout=400)
+    with program(folder, "eval.analyze", "--log", "-", "--task", task_name, "--json", *arguments) as started:
+        out, said = started.communicate(log)
     return started.returncode, [json.loads(line) for line in out.splitlines()], said.decode()
 
 
-def running(folder):
+def processes(folder):
     """Command lines of the processes that serve this folder's model, and of those that they started."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
@@ -55,7 +55,7 @@ def running(folder):
 def gone(folder, seconds=30):
     """Wait until nothing of the folder runs; returns what still does."""
     deadline = time.monotonic() + seconds
-    while (left := running(folder)) and time.monotonic() < deadline:
+    while (left := processes(folder)) and time.monotonic() < deadline:
         time.sleep(0.2)
     return left
 
@@ -65,8 +65,8 @@ def folder(checkout):
     """A checkout with the run."""
     made = checkout("serve")
     for environment, module, *arguments in PREPARE:
-        done = program(made, module, *arguments, environment=environment)
-        _, said = done.communicate(timeout=300)
+        with program(made, module, *arguments, environment=environment) as done:
+            _, said = done.communicate()
         assert done.returncode == 0, said.decode()[-3000:]
     return made
 
@@ -78,28 +78,21 @@ def served(folder, tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("log") / "out"
-    with open(log, "wb") as stream:
-        # A shell without job control starts what it puts into the background with Ctrl-C ignored; this is a foreground.
-        process = subprocess.Popen([sys.executable, "-m", "logreasoner.serve", *MODEL, "--port", str(port)], cwd=folder,
-                                   stdout=stream, stderr=stream, env={**os.environ, "HF_HUB_OFFLINE": "1"},
-                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None)
-    try:
+    with open(log, "wb") as stream, program(folder, "logreasoner.serve", *MODEL, "--port", str(port), stdout=stream,
+                                            stderr=stream, seconds=LONGEST) as process:
         deadline = time.monotonic() + 300
         while "make analyze" not in log.read_text(errors="replace"):
             assert process.poll() is None and time.monotonic() < deadline, log.read_text(errors="replace")[-3000:]
             time.sleep(0.5)
         line = next(line for line in log.read_text(errors="replace").splitlines() if "make analyze" in line)
         yield process, line, port
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(timeout=60)
 
 
 def test_it_says_how_it_is_asked(served):
     _, line, port = served
     assert line.startswith("tiny/base answers; ask it with: make analyze LOG=app.log TASK=anomaly_detection ")
     assert f"BASE_URL=http://127.0.0.1:{port}/v1 " in line
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models") as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=60) as answer:
         assert [row["id"] for row in json.load(answer)["data"]] == ["tiny/base"]
 
 
@@ -127,7 +120,7 @@ def test_the_form_alone_leaves_the_model_no_other_answer(served, folder):
                 "regex": r"<solutions>\n1\. ([^<]|<[^<as/]){9,20}</solutions>\n<answer> (C\+\+|a b|日志) </answer>"}}
     asked = urllib.request.Request(f"http://127.0.0.1:{served[2]}/v1/chat/completions", json.dumps(body).encode(),
                                    {"Content-Type": "application/json"})
-    with urllib.request.urlopen(asked) as answer:
+    with urllib.request.urlopen(asked, timeout=300) as answer:
         choice = json.load(answer)["choices"][0]
     assert choice["finish_reason"] == "stop"
     label = parse_label(choice["message"]["content"], ["C++", "a b", "日志"])
@@ -140,14 +133,14 @@ def test_a_log_too_long_for_the_model_is_marked(served, folder):
 
 
 def test_a_second_server_on_its_port_is_refused(served, folder):
-    second = program(folder, "logreasoner.serve", *MODEL, "--port", str(served[2]))
-    _, said = second.communicate(timeout=60)
+    with program(folder, "logreasoner.serve", *MODEL, "--port", str(served[2])) as second:
+        _, said = second.communicate()
     assert second.returncode == 1 and "give another PORT=" in said.decode()
 
 
 def test_ctrl_c_ends_it_with_its_children(served, folder):
     process, _, port = served
-    children = [line for line in running(folder).values() if "logreasoner.serve" not in line]
+    children = [line for line in processes(folder).values() if "logreasoner.serve" not in line]
     assert any("api_server" in line for line in children)
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
@@ -164,24 +157,26 @@ def test_without_an_address_a_server_is_started_and_stopped(folder):
 
 
 def test_a_kill_while_it_starts_leaves_nothing(folder):
-    process = program(folder, "logreasoner.serve", *MODEL, "--port", "0")
-    deadline = time.monotonic() + 60
-    while not any("api_server" in line for line in running(folder).values()) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    process.terminate()
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM and gone(folder) == {}
+    with program(folder, "logreasoner.serve", *MODEL, "--port", "0") as process:
+        deadline = time.monotonic() + 60
+        while not any("api_server" in line for line in processes(folder).values()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.terminate()
+        _, said = process.communicate()
+        assert process.returncode == 130 and said.endswith(b"stopped; run the same command again to go on\n"), said
+        assert gone(folder) == {}
 
 
-def test_a_server_that_is_up_ends_with_a_killed_parent(folder):
-    process = program(folder, "logreasoner.serve", *MODEL, "--port", "0")
-    assert any(b"make analyze" in line for line in process.stdout)
-    process.kill()
-    process.communicate(timeout=60)
-    assert gone(folder) == {}
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 0)])
+def test_a_server_that_is_up_ends_with_its_parent(number, status, folder):
+    with program(folder, "logreasoner.serve", *MODEL, "--port", "0") as process:
+        assert any(b"make analyze" in line for line in process.stdout)
+        process.send_signal(number)
+        process.communicate()
+        assert process.returncode == status and gone(folder) == {}
 
 
 def test_what_is_not_trained_is_not_served(folder):
-    process = program(folder, "logreasoner.serve", "--run", "served", "--model", "tiny", "--stage", "dpo")
-    _, said = process.communicate(timeout=60)
+    with program(folder, "logreasoner.serve", "--run", "served", "--model", "tiny", "--stage", "dpo") as process:
+        _, said = process.communicate()
     assert process.returncode == 1 and "make train MODEL=tiny STAGE=dpo RUN=served" in said.decode()

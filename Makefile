@@ -169,7 +169,7 @@ OWN_DATA := $(shell grep -ls '^  kind: own' experiments/runs/$(EXPERIMENT).yaml)
 # What has a manifest gets it a moment later: a file that a kill left without one is made again.
 WITH_MANIFEST := $(foreach name,analyses.jsonl thoughts.jsonl solutions.jsonl corrections.jsonl samples.jsonl selected.json \
   embeddings.npy thought_embeddings.npy,$(D)/datasets/*/*/$(name)) $(D)/predictions/*/*/*.requests.jsonl \
-  $(D)/predictions/*/floor/*.responses.jsonl $(D)/results*/*/*/result.json
+  $(foreach name,datasets predictions,$(D)/$(name)/*/*/*.responses.jsonl) $(D)/results*/*/*/result.json
 .PHONY: $(foreach file,$(wildcard $(WITH_MANIFEST)),$(if $(wildcard $(file).manifest.json),,$(file)))
 
 include demo/demo.mk
@@ -333,7 +333,9 @@ else ifeq ($(STAGE),classifier)
 $(ANSWERS).responses.jsonl: $(POOLS) | $(TRAIN) $(EMBEDDER)
 	$(PYTRAIN) -m eval.classifier --run $(RUN) --model $(MODEL) --out $@
 else
-$(ANSWERS).requests.jsonl: $(POOLS)
+# Written anew each time: what is asked, and of whom, hangs on NAME and BASE_URL, which no file's time shows. What has
+# been answered is not asked again.
+$(ANSWERS).requests.jsonl: $(POOLS) always
 	$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) $(if $(NAME),--endpoint other --name $(call quoted,$(NAME))) --out $@
 $(ANSWERS).responses.jsonl: $(ANSWERS).requests.jsonl $(if $(filter-out base,$(STAGE)),$(call TRAINED,$(STAGE)),$(if $(filter $(API),$(MODEL)),,$(BASE))) | $(if $(filter $(API),$(MODEL)),,$(SERVE))
 	$(ASK_POLICY) --stage $(STAGE) --requests $< --responses $@ --journal $(PREDICTIONS)/test.journal.jsonl
@@ -341,7 +343,7 @@ endif
 $(RESULT): $(ANSWERS).responses.jsonl
 	$(PY) -m eval.score --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) --responses $< --out $@
 
-.PHONY: eval floors tables report compare spread matrix plan costs audit
+.PHONY: always eval floors tables report compare spread matrix plan costs audit
 eval: preflight $(RESULT) ## predict and score MODEL at STAGE: base, any trained stage, classifier or floor
 floors: $(POOLS) ## score what needs no language model: a constant, TF-IDF with logistic regression, a cosine
 	@for model in $$($(PY) -m eval.floors --run $(RUN)); do $(MAKE) --no-print-directory eval MODEL=$$model STAGE=floor; done

@@ -20,7 +20,7 @@ from logreasoner import chat, engines
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, load_run, task
 from logreasoner.files import read_json, read_jsonl, write_json, write_jsonl
-from logreasoner.journal import Record, inner, request
+from logreasoner.journal import Engine, Record, endpoints, inner, request
 from logreasoner.live import ask_live
 from logreasoner.prompts import solution
 from logreasoner.records import read_instances
@@ -90,7 +90,8 @@ def through(url: str, asked: list[Record]) -> tuple[float, list[Record]]:
         requests, responses = Path(name) / "x.requests.jsonl", Path(name) / "x.responses.jsonl"
         write_jsonl(requests, asked)
         start = time.perf_counter()
-        chat.answer(requests, responses, lambda new, journal: ask_live(new, journal, url, "none", title="ours"))
+        ours = Engine(lambda new, journal: ask_live(new, journal, url, "none", title="ours"), endpoints(url))
+        chat.answer(requests, responses, ours)
         return time.perf_counter() - start, [record for _, record in read_jsonl(responses)]
 
 

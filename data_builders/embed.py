@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.files import manifest, read_jsonl, writing
+from logreasoner.files import manifest, read_jsonl, up_to_date, writing
 
 MODEL = "BAAI/bge-large-en-v1.5"  # section 4.2.1
 
@@ -55,8 +55,8 @@ def embed(model: str, texts: list[str], batch: int, max_length: int, pooling: st
     lengths = [len(ids) for ids in encoder.tokenizer(texts, verbose=False)["input_ids"]]
     rows = encoder.encode(texts, batch_size=batch, max_length=limit).astype(np.float32)
     return rows, {
-        "model": model, "rows": len(rows), "dimensions": rows.shape[1], "pooling": pooling,
-        "max_length": limit, "cut": sum(length > limit for length in lengths),
+        "rows": len(rows), "dimensions": rows.shape[1], "limit": limit,
+        "cut": sum(length > limit for length in lengths),
         "device": torch.cuda.get_device_name() if gpu else "cpu", "dtype": "float16" if gpu else "float32",
         "versions": {name: version(name) for name in ("FlagEmbedding", "transformers", "torch")},
     }
@@ -65,19 +65,25 @@ def embed(model: str, texts: list[str], batch: int, max_length: int, pooling: st
 def _main(given: argparse.Namespace) -> None:
     from data_builders.doctor import model_missing
     from logreasoner.config import load_run
+    from logreasoner.weights import folder_digest
 
     model = given.model or MODEL
     if given.run:
         run = load_run(given.run)
         model = run.placed(run.experiment.embedding)
+    settings = {"model": model, "weights": folder_digest(Path(model)) if Path(model).is_dir() else None,
+                "field": given.field, "max_length": given.max_length, "pooling": given.pooling}
+    if up_to_date(given.out, [given.texts], settings):
+        print(f"{given.out}: made before, from the same texts")
+        return
     texts = read_texts(given.texts, given.field)
     if missing := model_missing(model):
         raise UserError(missing)
     rows, facts = embed(model, texts, given.batch, given.max_length, given.pooling)
     with writing(given.out, "wb") as stream:
         np.save(stream, rows)
-    manifest(given.out, [given.texts], field=given.field, **facts)
-    cut = f"; {facts['cut']} texts were longer than {facts['max_length']} tokens and cut" if facts["cut"] else ""
+    manifest(given.out, [given.texts], settings=settings, **facts)
+    cut = f"; {facts['cut']} texts were longer than {facts['limit']} tokens and cut" if facts["cut"] else ""
     print(f"{given.out}: {len(rows)} x {rows.shape[1]} on {facts['device']}{cut}")
 
 

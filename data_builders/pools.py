@@ -18,7 +18,7 @@ from typing import Any
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Run, load_run
+from logreasoner.config import Run, check_pools, load_run
 from logreasoner.files import manifest, read_json, read_jsonl, sha256, write_jsonl
 from logreasoner.published import published
 from logreasoner.records import Instance, read_instances
@@ -278,12 +278,6 @@ def _cases(path: Path) -> list[Case]:
     return cases
 
 
-def _unchanged(folder: Path, inputs: dict[str, str]) -> None:
-    if (folder / "manifest.json").exists() and read_json(folder / "manifest.json").get("inputs") != inputs:
-        raise UserError(f"{folder}: was made from other data than {', '.join(inputs)} now hold. Nothing is reused "
-                        f"silently: declare a run of another name, or remove {folder.parent} if it may go")
-
-
 def remarks(builder: Builder, pools: Pools, handbook: list[Case]) -> list[str]:
     """What carving cost, and what equality of whole logs cannot see."""
     tested = {item.id for item in builder.test}
@@ -315,7 +309,7 @@ def pool(name: str) -> None:
             made = {"public": "python -m data_builders.normalise", "bundled": "make data",
                     "own": f"make new-task NAME={data.name} FROM=FILE ARGS=--replace"}
             raise UserError(f"{path}: no such file; make it with: {made[data.kind]}")
-    _unchanged(run.pools, {str(path): sha256(path) for path in files})
+    check_pools(run)
     builder, pools, handbook = build(run, list(read_instances(files[0])), list(read_instances(files[1])),
                                      _cases(files[2]))
     counts, shared, overlap = proof(pools, handbook, list(run.tasks()))
@@ -330,8 +324,10 @@ def pool(name: str) -> None:
     for part, items in pools.items():
         write_jsonl(run.pools / f"{part}.jsonl", (item.as_json() for item in items))
     write_jsonl(run.pools / "handbook.jsonl", handbook)
-    manifest(run.pools, files, run=run.name, mark=run.mark, seed=run.experiment.seed, overlap=overlap, notes=notes,
-             rows={**{part: len(items) for part, items in pools.items()}, "handbook": len(handbook)}, tables=tables)
+    written = {path.name: sha256(path) for path in sorted(run.pools.glob("*.jsonl"))}
+    manifest(run.pools, files, files=written, run=run.name, mark=run.mark, seed=run.experiment.seed, overlap=overlap,
+             notes=notes, rows={**{part: len(items) for part, items in pools.items()}, "handbook": len(handbook)},
+             tables=tables)
     rows = ", ".join(f"{part} {len(items):,}" for part, items in pools.items())
     print(f"{run.pools}: {rows} rows, overlap {overlap}")
 

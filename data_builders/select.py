@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.files import manifest, write_json
+from logreasoner.files import manifest, up_to_date, write_json
 
 Array = NDArray[np.float64]
 Kernel = Literal["linear", "rbf"]
@@ -253,17 +253,19 @@ def read_embeddings(path: Path) -> NDArray[Any]:
 def _main(given: argparse.Namespace) -> None:
     from logreasoner.config import load_run
 
-    embeddings = read_embeddings(given.embeddings)
     count = load_run(given.run).experiment.stage1.select if given.run else given.count
+    settings = {"kernel": given.kernel, "gamma": given.gamma if given.kernel == "rbf" else None, "count": count}
+    if up_to_date(given.out, [given.embeddings], settings):
+        print(f"{given.out}: made before, from the same embeddings")
+        return
+    embeddings = read_embeddings(given.embeddings)
     try:
         chosen = greedy_map(embeddings, count, given.kernel, given.gamma)
     except UserError as error:
         where = f" (stage1.select of run {given.run})" if given.run else ""
         raise UserError(f"{given.embeddings}: {error}{where}") from None
     write_json(given.out, chosen)
-    kernel = {"kernel": given.kernel, **({"gamma": given.gamma} if given.kernel == "rbf" else {})}
-    manifest(given.out, [given.embeddings], **kernel, rows=len(embeddings), dimensions=embeddings.shape[1],
-             count=count)
+    manifest(given.out, [given.embeddings], settings=settings, rows=len(embeddings), dimensions=embeddings.shape[1])
 
 
 def main() -> None:

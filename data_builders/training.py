@@ -10,39 +10,45 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.recipes import output_dir, require_packages
-from logreasoner import cli
+from logreasoner import cli, weights
 from logreasoner.cli import UserError
-from logreasoner.config import Run, load_run
-from logreasoner.files import commit, digest, read_json, sha256, write_json
+from logreasoner.config import Run, differences, load_run
+from logreasoner.files import commit, read_json, sha256, write_json
 
 LN2 = math.log(2)
 # DPO starts with policy = reference, so the first loss is ln 2 whatever the data; half precision moves it a little.
 LN2_TOLERANCE = 0.02
 
 
+PACKAGES = ("llamafactory", "torch", "transformers", "trl", "peft")
+
+
 def _inputs(run: Run, model: str, stage: str) -> dict[str, Any]:
     """What a training is made of. Two trainings with the same inputs are the same."""
-    weights = run.weights(model, run.stage(stage).starts_from)
-    parent = Path(weights).parent / "manifest.json"  # of the stage that made them; a hub's model has none
-    recipe = run.recipe(model, stage)
+    start = run.stage(stage).starts_from
     return {
-        "recipe": sha256(recipe),
+        "recipe": sha256(run.recipe(model, stage)),
         "dataset": sha256(run.dataset(model, stage) / f"{run.stage(stage).dataset}.json"),
-        "starts_from": weights,
-        "parent": digest(read_json(parent)["weights"]) if parent.exists() else None,
+        "starts_from": run.weights(model, start),
+        "parent": weights.identity(run, model, start),
     }
 
 
 def before(run: Run, model: str, stage: str) -> None:
-    """Refuse a folder that was begun with other inputs; clear one that was stopped before its first checkpoint."""
+    """Refuse a folder that was begun with other inputs; clear one that was stopped before its first checkpoint.
+
+    What the manifest will say of a training (inputs, commit, versions) is recorded here, when it begins.
+    """
     require_packages(run, Path(sys.prefix))
     folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
-    begun, inputs = folder / "inputs.json", _inputs(run, model, stage)
-    if begun.exists() and read_json(begun) != inputs:
-        changed = [key for key, value in inputs.items() if read_json(begun).get(key) != value]
-        raise UserError(f"{folder} was trained from another {' and '.join(changed)}; nothing is trained over it: "
-                        f"use another RUN=, or remove {folder}")
-    write_json(begun, inputs)
+    begun, inputs = folder / "begun.json", _inputs(run, model, stage)
+    if begun.exists():
+        if changed := differences(read_json(begun)["inputs"], inputs):
+            raise UserError(f"{folder} was trained from something else ({'; '.join(changed)}); nothing is trained over "
+                            f"it: use another RUN=, or remove {folder}")
+    else:
+        write_json(begun, {"inputs": inputs, "commit": commit(),
+                           "versions": {name: version(name) for name in PACKAGES}})
     for half in [each for each in output.glob("checkpoint-*") if not finished(each)]:
         shutil.rmtree(half)  # stopped while it was written: LLaMA-Factory would take the last one and fail over it
     if finished(output) or any(output.glob("checkpoint-*")):
@@ -69,25 +75,34 @@ def check_first_loss(losses: list[dict[str, Any]], where: Path) -> None:
 
 
 def after(run: Run, model: str, stage: str) -> None:
-    """Check what came out and write manifest.json: inputs, weights' hashes, losses, versions."""
+    """Check what came out and write manifest.json: what was recorded when it began, weights' hashes, losses.
+
+    A manifest that is there and fits the weights stays as it is.
+    """
     folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
     if not finished(output):
         raise UserError(f"{output}: training did not finish; run the same command again to resume")
     losses = _losses(output)
     if run.stage(stage).method == "dpo":
         check_first_loss(losses, output)
-    weights = {path.name: sha256(path) for path in sorted((folder / "model").glob("*.safetensors"))}
-    if not weights:
+    hashes = {path.name: sha256(path) for path in sorted((folder / "model").glob("*.safetensors"))}
+    if not hashes:
         raise UserError(f"{folder / 'model'}: no weights; the adapter was not merged")
-    state = read_json(output / "trainer_state.json")
-    packages = ("llamafactory", "torch", "transformers", "trl", "peft")
-    write_json(folder / "manifest.json", {
-        "run": run.name, "model": model, "stage": stage, "mark": run.mark, "commit": commit(),
-        "finetuning": run.experiment.finetuning, "speed": run.experiment.speed,
-        "inputs": read_json(folder / "inputs.json"), "weights": weights,
+    state, begun = read_json(output / "trainer_state.json"), read_json(folder / "begun.json")
+    made = folder / "manifest.json"
+    if made.exists():
+        if changed := differences({key: read_json(made)[key] for key in ("inputs", "weights")},
+                                  {"inputs": begun["inputs"], "weights": hashes}):
+            raise UserError(f"{made} is of another training than the files beside it ({'; '.join(changed[:3])}); "
+                            f"remove {folder} to train it again")
+        made.touch()
+        print(f"{folder}: trained before, from the same inputs")
+        return
+    write_json(made, {
+        "run": run.name, "model": model, "stage": stage, "mark": run.mark,
+        "finetuning": run.experiment.finetuning, "speed": run.experiment.speed, **begun, "weights": hashes,
         "steps": state["global_step"], "epochs": state["epoch"],
         "first_loss": losses[0]["loss"] if losses else None, "last_loss": losses[-1]["loss"] if losses else None,
-        "versions": {name: version(name) for name in packages},
     })
     print(f"{folder}: {state['global_step']} steps, loss {losses[0]['loss']:.4f} -> {losses[-1]['loss']:.4f}")
 

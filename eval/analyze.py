@@ -18,11 +18,20 @@ from pathlib import Path
 from data_builders.sessions import LAYOUTS, LONGEST, lines, positive
 from eval.answered import names
 from eval.predict import examples_by_task
-from logreasoner import cli, serve
+from logreasoner import cli, serve, weights
 from logreasoner.answers import after_thinking, element, parse_label, parse_steps
 from logreasoner.cli import UserError, plain
 from logreasoner.config import Run, Task, decoding, load_run, task
-from logreasoner.journal import Journal, Record, body_digest, content, request, trouble
+from logreasoner.journal import (
+    Answerer,
+    Journal,
+    Record,
+    body_digest,
+    content,
+    endpoints,
+    request,
+    trouble,
+)
 from logreasoner.live import ask_live
 from logreasoner.prompts import solution
 from logreasoner.records import Instance
@@ -153,6 +162,12 @@ def _endpoint(given: argparse.Namespace, run: Run | None) -> AbstractContextMana
     raise UserError("give --base-url, or --run, --model and --stage")
 
 
+def _answerer(given: argparse.Namespace, run: Run | None, url: str) -> Answerer:
+    if run and given.model and given.stage and not given.base_url:
+        return Answerer(weights.identity(run, given.model, given.stage))
+    return endpoints(url)
+
+
 def _main(given: argparse.Namespace) -> None:
     rules, run = task(given.task), load_run(given.run) if given.run else None
     bad = given.fail_on or [rules.positive] * (rules.positive is not None)
@@ -169,8 +184,9 @@ def _main(given: argparse.Namespace) -> None:
     thinking = bool(run and given.model and run.model(given.model).thinking)
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     with _endpoint(given, run) as (url, name, vllm):
+        answerer = _answerer(given, run, url)
         asker = Asker(url, name, vllm, thinking, rules, examples, given.description or "",
-                      Journal(given.journal) if given.journal else serve.Unwritten())
+                      Journal(given.journal, answerer) if given.journal else serve.Unwritten(answerer))
         for batch in iter(lambda: list(islice(sessions, given.batch)), []):
             for verdict in asker.verdicts(batch):
                 labels[verdict.label] += 1

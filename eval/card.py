@@ -14,9 +14,10 @@ from logreasoner import cli, prompts
 from logreasoner.answers import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, load_run, load_yaml, models, task
-from logreasoner.files import EXPERIMENTS, TEMPLATES, commit, digest, read_json, sha256, writing
+from logreasoner.files import EXPERIMENTS, TEMPLATES, commit, read_json, sha256, writing
 from logreasoner.records import Instance
 from logreasoner.templating import environment
+from logreasoner.weights import known
 
 NOT_SHOWN = re.compile(r"(logging|save|report|do)_|.*(_dir|_path|dataset)$")  # of a recipe
 TOY = 10_000_000  # weights; below, no language was learnt
@@ -39,7 +40,7 @@ def trained(run: Run, name: str, stage: str) -> list[dict[str, Any]]:
     found = [] if before in ("base", "init") else trained(run, name, before)
     where = run.stage_dir(name, stage) / "manifest.json"
     made = read_json(where)
-    if found and made["inputs"]["parent"] != digest(found[-1]["made"]["weights"]):
+    if found and made["inputs"]["parent"] != known(run, name, before):
         raise UserError(f"{where}: was trained from other weights of {before} than are there now; train it again")
     data = run.dataset(name, stage) / f"{run.stage(stage).dataset}.json"
     for path, key in ((data, "dataset"), (run.recipe(name, stage), "recipe")):

@@ -162,7 +162,8 @@ def _main(given: argparse.Namespace) -> None:
         result = result or fine_tune(path, rules, train, test, run, folder)
         answers |= result["answers"]
         fits[rules.name] = {**result["facts"], "answers": len(test)}
-    write_answers(run, given.out, answers, POOLS, model=given.model, weights=path, tasks=list(fits), fits=fits,
+    write_answers(run, given.model, STAGE, given.out, answers, POOLS, tasks=list(fits), fits=fits,
+                  answered_by=[{"encoder": path, "answers": len(answers)}],
                   settings=settings(run).model_dump(), seed=run.training_seed,
                   versions={name: version(name) for name in ("transformers", "torch")})
 

@@ -14,6 +14,7 @@ from eval.answered import (
     add_limit_and_samples,
     answered_tasks,
     answers,
+    check_answers,
     names,
     number,
     read_test_pools,
@@ -21,10 +22,11 @@ from eval.answered import (
 )
 from eval.paired import RESAMPLES, compared, holm, joint_table
 from eval.score import SEED
+from eval.tables import Scored, read_result
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Run, differences, load_run, task
-from logreasoner.files import manifest, read_json, write_json
+from logreasoner.config import Run, differences, load_run, relevant, task
+from logreasoner.files import manifest, write_json
 
 SEEDS = ("name", "title", "seed", "training_seed")  # in what the runs of a spread may differ
 
@@ -75,6 +77,8 @@ def pair(a: Side, b: Side, tasks: list[str], limit: int | None) -> dict[str, Any
                         "compare runs that share their pools, or look at the spread of their scores")
     if a.run.mark != b.run.mark:
         raise UserError(f"runs {a.run.name} and {b.run.name}: one has a scripted teacher; results are never mixed")
+    for each in (a, b):
+        check_answers(each.run, each.model, each.stage, each.responses(limit))
     fits = [set(found) for each in (a, b) if (found := answered_tasks(each.run, each.model, each.responses(limit)))]
     tasks = tasks or sorted(set.intersection(*fits) if fits else [])
     left, right = (answers(each.run, each.model, each.responses(limit), pools, tasks, limit, each.samples)
@@ -102,12 +106,11 @@ def spread(runs: list[Run], name: str, stage: str, limit: int | None, samples: i
     """
     if len({run.name for run in runs}) < max(2, len(runs)):
         raise UserError("--runs: give two runs or more, each once")
-    first, *others = ({key: value for key, value in run.experiment.model_dump().items() if key not in SEEDS}
-                      for run in runs)
+    first, *others = (_but_seeds(run, name, stage) for run in runs)
     for run, declared in zip(runs[1:], others, strict=True):
         if found := "; ".join(differences(first, declared)[:5]):
             raise UserError(f"runs {runs[0].name} and {run.name} differ in more than their seed: {found}")
-    tables = [_rows(results_path(run, name, stage, limit, samples)) for run in runs]
+    tables = [_rows(run, results_path(run, name, stage, limit, samples)) for run in runs]
     for run, table in zip(runs, tables, strict=True):
         odd = sorted(set(table) ^ set(tables[0]))
         if odd:
@@ -117,20 +120,24 @@ def spread(runs: list[Run], name: str, stage: str, limit: int | None, samples: i
     for key in tables[0]:
         each = [table[key] for table in tables]
         for metric in task(key[0]).metrics:
-            values = [row["metrics"][metric]["value"] for row in each]
+            values = [row.metrics[metric]["value"] for row in each]
             rows.append({"task": key[0], "source": key[1], "test_set": key[2], "metric": metric,
                          "mean": statistics.mean(values), "sd": statistics.stdev(values), "min": min(values),
-                         "max": max(values), "values": values, "n": [row["n"] for row in each]})
+                         "max": max(values), "values": values, "n": [row.n for row in each]})
     return {"runs": [run.name for run in runs], "model": name, "stage": stage, "limit": limit, "samples": samples,
             "seeds": [{key: run.experiment.model_dump()[key] for key in ("seed", "training_seed")} for run in runs],
             "rows": rows}
 
 
-def _rows(path: Path) -> dict[tuple[str, str, str], dict[str, Any]]:
-    try:
-        return {(row["task"], row["source"], row["test_set"]): row for row in read_json(path)["results"]}
-    except (KeyError, TypeError):
-        raise UserError(f"{path}: not a result of eval.score --run; score it again") from None
+def _but_seeds(run: Run, name: str, stage: str) -> dict[str, Any]:
+    """What a model's scores depend on but for the seeds and the run's name."""
+    declared = relevant(run, name, stage)
+    experiment = {key: value for key, value in declared["experiment"].items() if key not in SEEDS}
+    return {**declared, "run": None, "experiment": experiment}
+
+
+def _rows(run: Run, path: Path) -> dict[tuple[str, str, str], Scored]:
+    return {(row.task, row.source, row.test_set): row for row in read_result(run, path).results}
 
 
 def _pair(given: argparse.Namespace) -> None:

@@ -14,10 +14,11 @@ from statistics import fmean
 
 from data_builders import stage1, stage2
 from eval import predict
-from logreasoner import chat, prompts
+from logreasoner import chat, prompts, weights
 from logreasoner.config import Run
 from logreasoner.costs import estimated_tokens, prices, spent_in
-from logreasoner.journal import Journal, Record, body_digest
+from logreasoner.journal import Answerer, Journal, Record, body_digest, endpoints
+from logreasoner.live import addresses
 from logreasoner.published import published
 from logreasoner.records import read_instances
 
@@ -169,7 +170,7 @@ class Plan:
             step = self._estimated(name, asked, out)
         else:
             paths = [path for path in [journal, *([] if model else chat.other_runs(run, journal))] if path.exists()]
-            journals = [Journal(path) for path in paths]
+            journals = [Journal(path, self._answerer(model, stage)) for path in paths]
             left = [each for each in written if not any(known.answer(each) for known in journals)]
             bodies = [each["body"] for each in {body_digest(each): each for each in left}.values()]
             texts = [body["messages"][0]["content"] for body in bodies]
@@ -177,6 +178,15 @@ class Plan:
                         sum(map(count, texts)), shared_prefix(texts), out * len(texts),
                         sum(body["max_tokens"] for body in bodies), f"prompts {how}; answers {from_answers}")
         self.steps[stem] = Step(**{**asdict(step), **(self._hours(step, model) if local else self._usd(step))})
+
+    def _answerer(self, model: str, stage: str) -> Answerer:
+        """Whose answers will not be asked for again, as far as that is known before anybody is asked."""
+        teacher = self.run.experiment.teacher
+        if model and self.run.model(model).kind == "open":
+            return Answerer(weights.known(self.run, model, stage))
+        if not model and teacher.scripted and teacher.base_url:
+            return endpoints(teacher.base_url)
+        return endpoints(*addresses(None if model else teacher.url()))
 
     def _typical(self, journal: Path, name: str, model: str) -> tuple[float, str]:
         """Tokens of an answer: the mean of those received, else as stated."""

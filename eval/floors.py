@@ -132,7 +132,8 @@ def by_task(run: Run, pools: Sequence[str]) -> Iterator[tuple[Task, Rows, Rows]]
         yield rules, rows, asked
 
 
-def write_answers(run: Run, out: Path, answers: Mapping[str, str], pools: Sequence[str], **facts: Any) -> None:
+def write_answers(run: Run, model: str, stage: str, out: Path, answers: Mapping[str, str], pools: Sequence[str],
+                  **facts: Any) -> None:
     """Write answers (instance id -> label) as responses in the OpenAI Batch format, and a manifest."""
     def body(label: str) -> dict[str, Any]:
         return {"choices": [{"message": {"role": "assistant", "content": answer_element(label)}}]}
@@ -140,7 +141,7 @@ def write_answers(run: Run, out: Path, answers: Mapping[str, str], pools: Sequen
     write_jsonl(out, ({"custom_id": key, "response": {"status_code": 200, "body": body(label)}, "error": None}
                       for key, label in answers.items()))
     manifest(out, [run.pools / f"{name}.jsonl" for name in (*pools, "test", "test_seen")], run=run.name,
-             identity=identity(run), **facts)
+             model=model, identity=identity(run, model, stage), **facts)
     print(f"{out}: {len(answers):,} answers, tasks {','.join(facts['tasks'])}")
 
 
@@ -171,7 +172,8 @@ def _main(given: argparse.Namespace) -> None:
             print(f"{rules.name}: {', '.join(f'{key} {value}' for key, value in fits[rules.name].items())}", flush=True)
     if not fits:
         raise UserError(f"{given.model} applies to no task of run {run.name} ({', '.join(run.tasks())})")
-    write_answers(run, given.out, answers, ["stage2"], model=given.model, tasks=list(fits), fits=fits,
+    write_answers(run, given.model, "floor", given.out, answers, ["stage2"], tasks=list(fits), fits=fits,
+                  answered_by=[{"method": given.model, "answers": len(answers)}],
                   versions={"scikit-learn": version("scikit-learn")})
 
 

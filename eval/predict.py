@@ -73,8 +73,9 @@ def _main(given: argparse.Namespace) -> None:
     count = write_jsonl(given.out, requests(run, given.model, given.stage, kind=kind, served=given.name,
                                             limit=given.limit, samples=given.samples))
     inputs = [run.pools / file for file in ("test.jsonl", "test_seen.jsonl", "examples.jsonl")]
-    manifest(given.out, inputs, run=run.name, identity=identity(run), model=given.model, stage=given.stage,
-             endpoint=kind, limit=given.limit, samples=given.samples, requests=count)
+    manifest(given.out, inputs, run=run.name, identity=identity(run, given.model, given.stage),
+             model=given.model, stage=given.stage, endpoint=kind,
+             limit=given.limit, samples=given.samples, requests=count)
     print(f"{given.out}: {count:,} requests")
 
 

@@ -150,7 +150,8 @@ def artefact(path: Path, name: str) -> dict[str, Any]:
         facts[key] = facts[key] + value if isinstance(facts.get(key), int) and isinstance(value, int) else value
     return {"name": name, "facts": facts, "text": path.read_text("utf-8"),
             "hashes": list(weights.values()) if isinstance(weights, dict) else [made.get("sha256")],
-            "inputs": {Path(key).name: value for key, value in made.get("inputs", {}).items() if value}}
+            "inputs": {Path(key).name: value if isinstance(value, str) else value.get("revision", value.get("weights"))
+                       for key, value in made.get("inputs", {}).items() if value}}
 
 
 def lineage(run: Run) -> dict[str, list[dict[str, Any]]]:

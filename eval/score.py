@@ -17,7 +17,9 @@ from eval.answered import (
     add_limit_and_samples,
     answered_tasks,
     answers,
+    check_answers,
     names,
+    pool_hashes,
     predictions,
     read_test_pools,
     read_test_set,
@@ -148,14 +150,15 @@ def score_run(run: Run, name: str, stage: str, responses: Path, *, tasks: Collec
 
     Answers to instances that are not asked for do not matter. A floor is scored on the tasks that it fits.
     """
-    pools = read_test_pools(run)
+    pools, by = read_test_pools(run), check_answers(run, name, stage, responses)
     tasks = tasks or answered_tasks(run, name, responses)
     found = answers(run, name, responses, pools, tasks, limit, samples)
     clean, seen = ([item for item in pool if item.id in found] for pool in pools)
     results = [{"task": task_name, "source": source, "test_set": test_set, "seen": known,
                 **summaries(items, found, task(task_name))}
                for (task_name, source, test_set), items, known in test_sets((clean, seen))]
-    return {"run": run.name, "identity": identity(run), "model": name, "stage": stage, "teacher": run.mark,
+    return {"run": run.name, "identity": identity(run, name, stage), "model": name, "stage": stage,
+            "teacher": run.mark, "pools": pool_hashes(run), "answered_by": by,
             "tasks": sorted({row["task"] for row in results}), "limit": limit, "samples": samples,
             "results": results, "intervals": NOTE}
 

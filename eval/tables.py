@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from eval.answered import add_limit_and_samples
+from eval.answered import add_limit_and_samples, check_weights, described, make_again, pool_hashes
 from eval.score import cell, summary
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Run, checked, load_run, models, stages, task
+from logreasoner.config import Run, checked, differences, identity, load_run, models, stages, task
 from logreasoner.files import EXPERIMENTS, TEMPLATES, manifest, read_json, writing
 from logreasoner.published import Column, Row, published
 from logreasoner.templating import environment
@@ -65,9 +65,12 @@ class Result(BaseModel):
     """A result file as eval.score --run writes it."""
 
     run: str
+    identity: str
     model: str
     stage: str
     teacher: str
+    pools: dict[str, str]
+    answered_by: list[dict[str, Any]]
     results: list[Scored]
 
 
@@ -134,22 +137,38 @@ def results_dir(run: Run, limit: int | None = None, samples: int = 1) -> Path:
 
 
 def load_results(run: Run, limit: int | None = None, samples: int = 1) -> Results:
-    """All results of a run. Raises UserError for a file of another run or teacher, and for test sets that differ."""
+    """All results of a run.
+
+    Raises UserError for one of another run, declaration, teacher or test set, or of other weights than are there now.
+    """
     found: Results = {}
-    counts: dict[tuple[str, str, str], tuple[Path, dict[str, int]]] = {}
     for path in sorted(results_dir(run, limit, samples).glob("*/*/result.json")):
-        result = checked(Result, read_json(path), f"{path}: not a result of eval.score --run")
-        wanted = (run.name, path.parent.parent.name, path.parent.name, run.mark)
-        for name, is_, should in zip(("run", "model", "stage", "teacher"),
-                                     (result.run, result.model, result.stage, result.teacher), wanted, strict=True):
-            if is_ != should:
-                raise UserError(f"{path}: its {name} is {is_!r}, here it must be {should!r}; "
-                                "results are never mixed, score it again or move it away")
-        for row in result.results:
-            key = (row.task, row.source, row.test_set)
-            if counts.setdefault(key, (path, row.label_counts))[1] != row.label_counts:
-                raise UserError(f"{path}: {' '.join(key)} is not the test set of {counts[key][0]}; score both again")
+        result = read_result(run, path)
         found[result.model, result.stage] = {(row.task, row.source, row.test_set): row for row in result.results}
+    return found
+
+
+def read_result(run: Run, path: Path) -> Result:
+    """One result of a run, .../<model>/<stage>/result.json; raises UserError as load_results does."""
+    result = checked(Result, read_json(path), f"{path}: not a result of eval.score --run")
+    name, stage = path.parts[-3:-1]
+    again = make_again(run, name, stage)
+    wanted = {"run": run.name, "model": name, "stage": stage, "teacher": run.mark,
+              "identity": identity(run, name, stage), "pools": pool_hashes(run)}
+    if changed := differences({key: getattr(result, key) for key in wanted}, wanted):
+        raise UserError(f"{path}: scored under other settings or other test instances than those of run {run.name} "
+                        f"({changed[0]}); results are never mixed: {again}, or move it away")
+    check_weights(run, name, stage, result.answered_by, path, again)
+    return result
+
+
+def answerers(run: Run, folder: Path, results: Results) -> list[tuple[str, str]]:
+    """(model/stage, who gave its answers) for each result of language models and encoders."""
+    found = []
+    for name, stage in _ordered(results):
+        by = read_result(run, folder / name / stage / "result.json").answered_by
+        if stage != "floor":
+            found.append((f"{name}/{stage}", "; ".join(map(described, by)) or "not stated: a response file of its own"))
     return found
 
 
@@ -308,7 +327,8 @@ def make_tables(run: Run, out: Path, limit: int | None = None, samples: int = 1)
     sheets = sheets_of(run, results)
     if not any(sheet.lines for sheet in sheets):
         raise UserError(f"{folder}: no results yet; score a model first (make eval RUN={run.name} ...)")
-    values = {"run": run, "scripted": scripted, "sheets": sheets, "limit": limit, "samples": samples}
+    values = {"run": run, "scripted": scripted, "sheets": sheets, "limit": limit, "samples": samples,
+              "answerers": answerers(run, folder, results)}
     texts = {name: render(f"{name}.j2", **values) for name in ("tables.md", "tables.tex")}
 
     table = io.StringIO()

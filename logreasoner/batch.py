@@ -67,7 +67,7 @@ def run_budget(run: Run, limit: float) -> Budget:
                                   for path in journals for submitted in open_notes(path).values()))
 
 
-def ask_batch(requests: list[Record], journal: Journal, base_url: str | None, key: str,
+def ask_batch(requests: list[Record], journal: Journal, base_url: str, key: str,
               budget: Callable[[], Budget] | None = None) -> None:
     """Collect the batches that have ended, submit what no batch has. Raises NotYet while any is under way.
 
@@ -91,7 +91,7 @@ def ask_batch(requests: list[Record], journal: Journal, base_url: str | None, ke
             if batch.status not in ENDED:
                 running.append(batch)
             else:
-                _collect(client, batch, submitted, journal)
+                _collect(client, batch, submitted, journal, base_url)
                 note(path, name, ended=batch.status)
         new = [asked for asked in requests if body_digest(asked) not in seen and journal.answer(asked) is None]
         running += _submit(client, new, path, budget and budget()) if new else []
@@ -133,7 +133,7 @@ def _find_lost(client: "openai.OpenAI", path: Path, journal: Path) -> None:
             note(path, key, ended="never submitted")
 
 
-def _collect(client: "openai.OpenAI", batch: "Batch", submitted: Record, journal: Journal) -> None:
+def _collect(client: "openai.OpenAI", batch: "Batch", submitted: Record, journal: Journal, address: str) -> None:
     """Put a batch's output and errors into the journal, whole; nothing is noted before all of it is here."""
     received: list[Record] = []
     for file in (batch.output_file_id, batch.error_file_id):
@@ -141,7 +141,8 @@ def _collect(client: "openai.OpenAI", batch: "Batch", submitted: Record, journal
             received += [json.loads(line) for line in client.files.content(file).content.split(b"\n") if line]
     received = _unmistakable(received)
     asked = submitted["requests"]
-    lines = [{**line, "request_sha256": asked[line["custom_id"]], "model": submitted["model"], "batch": batch.id}
+    lines = [{**line, "request_sha256": asked[line["custom_id"]], "model": submitted["model"], "batch": batch.id,
+              "answered_by": journal.answerer.stamp(line, address)}
              for line in received if line["custom_id"] in asked]
     known = {key for key in asked.values() if key in journal.answers and journal.answers[key].get("batch") == batch.id}
     journal.append([line for line in lines if line["request_sha256"] not in known])  # after a kill: not twice

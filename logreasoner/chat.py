@@ -1,7 +1,8 @@
 """Answers a request file: X.requests.jsonl -> engine -> X.responses.jsonl, in the OpenAI Batch format.
 
 Beside them X.journal.jsonl holds every answer ever received (logreasoner/journal.py); an engine is given only requests
-whose very body has no good answer there, each body once. What another run's teacher answered already is copied.
+whose very body has no good answer there by the same weights or endpoint, each body once. What another run's teacher
+answered already is copied. The manifest of the responses says who gave them.
 
 Engines: `openai` (live, any OpenAI-compatible endpoint, or several at once), `openai-batch` (half the price, within
 24 hours), `vllm` (run-batch, offline), `vllm-server` (a server started on loopback for these requests and stopped
@@ -10,17 +11,20 @@ afterwards).
 
 import argparse
 import fcntl
+import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from logreasoner import batch, cli, engines, live
+from logreasoner import batch, cli, engines, live, weights
 from logreasoner.cli import UserError
 from logreasoner.config import Run, keyless, load_run
 from logreasoner.costs import Budget
-from logreasoner.files import BUILD, read_json, write_jsonl
+from logreasoner.files import BUILD, dump, manifest, read_json, write_jsonl
 from logreasoner.journal import (
+    Answerer,
     Engine,
     Journal,
     Record,
@@ -51,26 +55,28 @@ def locked(path: Path) -> Iterator[None]:
 
 def answer(requests_path: Path, responses_path: Path, engine: Engine, journal_path: Path | None = None,
            elsewhere: Iterable[Path] = ()) -> None:
-    """Answer what has no final answer yet, then write the response file, in the order of the requests.
+    """Answer what has no final answer by this engine's answerer yet, then write the responses, in the requests' order.
 
-    `elsewhere` are journals whose answers may be copied. Raises UserError if some requests have no final answer; what
-    was answered stays in the journal.
+    `elsewhere` are journals whose answers may be copied. Raises UserError if some requests have no final answer, and
+    if an endpoint's answers name several models; what was answered stays in the journal.
     """
     requests = read_requests(requests_path)
     stem = responses_path.name.removesuffix(".responses.jsonl")
     path = journal_path or journal_of(responses_path)
     with locked(path.with_suffix(".lock")):
-        journal = Journal(path)
+        journal = Journal(path, engine.answerer)
         left = [asked for asked in requests if journal.answer(asked) is None]
         before = len(requests) - len(left)
         copied = journal.take(left, elsewhere)
         questions = {body_digest(asked): asked for asked in left if journal.answer(asked) is None}
         same = len(left) - copied - len(questions)
         print(f"{stem}: {before} answered before, {len(questions)} to ask"
-              + (f", {same} identical to these" if same else "") + (f", {copied} copied" if copied else ""), flush=True)
+              + (f", {same} identical to these" if same else "") + (f", {copied} copied" if copied else "")
+              + (f" ({journal.others} answers of other weights or endpoints are kept and not used)"
+                 if journal.others else ""), flush=True)
         if questions or batch.open_notes(path):
-            engine(list(questions.values()), journal)
-        _write_responses(requests, journal, responses_path)
+            engine.ask(list(questions.values()), journal)
+        _write_responses(requests, journal, requests_path, responses_path)
 
 
 def journal_of(responses: Path) -> Path:
@@ -78,21 +84,34 @@ def journal_of(responses: Path) -> Path:
     return responses.with_name(responses.name.removesuffix(".responses.jsonl") + ".journal.jsonl")
 
 
-def _write_responses(requests: list[Record], journal: Journal, path: Path) -> None:
+def _write_responses(requests: list[Record], journal: Journal, source: Path, path: Path) -> None:
     missing = [asked for asked in requests if journal.answer(asked) is None]
     if missing:
         raise UserError(f"{path}: {len(missing)} of {len(requests)} requests have no answer, the first "
                         f"{missing[0]['custom_id']} ({trouble(journal.last(missing[0]))}); the others are kept, "
                         "run again to ask these")
-    refused = 0
-    records = []
-    for asked in requests:
-        line = journal.answer(asked) or {}
-        refused += refusal(line)
-        records.append({"id": line.get("id"), "custom_id": asked["custom_id"], "response": line.get("response"),
-                        "error": line.get("error")})
-    write_jsonl(path, records)
-    print(f"{path}: {len(records)} answers" + (f", {refused} refused" if refused else ""), flush=True)
+    lines = [journal.answer(asked) or {} for asked in requests]
+    by = _answered_by(lines, path)
+    write_jsonl(path, ({"id": line.get("id"), "custom_id": asked["custom_id"], "response": line.get("response"),
+                        "error": line.get("error")} for asked, line in zip(requests, lines, strict=True)))
+    refused = sum(map(refusal, lines))
+    manifest(path, [source], answered_by=by, answers=len(lines), refused=refused)
+    print(f"{path}: {len(lines)} answers" + (f", {refused} refused" if refused else ""), flush=True)
+
+
+def _answered_by(lines: list[Record], path: Path) -> list[Record]:
+    """Who gave the answers, each with how many. Raises UserError where one address named several models."""
+    counts = Counter(dump(line["answered_by"]) for line in lines if content(line) is not None)
+    found = [{**json.loads(text), "answers": count} for text, count in counts.most_common()]
+    models: dict[str, set[str]] = {}
+    for each in found:
+        models.setdefault(str(each.get("address")), set()).add(str(each.get("model")))
+    for address, names in models.items():
+        if len(names) > 1:
+            raise UserError(f"{path}: {address} answered as {' and as '.join(sorted(names))}: its model changed in "
+                            "between, and one result of both would be neither's. All answers are kept; ask for one of "
+                            "them by its full name (NAME=), or in a run of its own (RUN=)")
+    return found
 
 
 def other_runs(run: Run, journal: Path) -> list[Path]:
@@ -107,22 +126,37 @@ def other_runs(run: Run, journal: Path) -> list[Path]:
     return found
 
 
-def remote_engine(run: Run, engine: str, base_url: str | None, key: str, budget: float | None) -> Engine:
-    """A model behind an API, live or by batches, within the run's budget (USD, None for no limit)."""
+def remote_engine(run: Run, engine: str, base_url: str | None, key: str, budget: float | None,
+                  served: dict[str, str] | None = None) -> Engine:
+    """A model behind an API, live or by batches, within the run's budget (USD, None for no limit).
+
+    `served` are the weights of ours that the endpoint serves, where it does.
+    """
+    urls = live.addresses(base_url)
+
     def limited() -> Budget:
         return batch.run_budget(run, budget or 0.0)
 
     def by_batch(requests: list[Record], journal: Journal) -> None:
-        batch.ask_batch(requests, journal, base_url, key, limited if budget is not None else None)
+        batch.ask_batch(requests, journal, urls[0], key, limited if budget is not None else None)
 
     def at_once(requests: list[Record], journal: Journal) -> None:
         batch.refuse_unfinished(requests, journal.path)
         if requests:
-            live.ask_live(requests, journal, base_url, key, limited() if budget is not None else None)
+            live.ask_live(requests, journal, " ".join(urls), key, limited() if budget is not None else None)
 
-    if len(live.addresses(base_url)) > 1 and engine == "openai-batch":
+    if len(urls) > 1 and engine == "openai-batch":
         raise UserError(f"openai-batch asks one endpoint, not {base_url}: what was submitted at one is not at another")
-    return by_batch if engine == "openai-batch" else at_once
+    return Engine(by_batch if engine == "openai-batch" else at_once,
+                  Answerer(served or {}, {url: _written(run, url) for url in urls}))
+
+
+def _written(run: Run, url: str) -> str:
+    """How an address is written down: a scripted teacher's, whose port changes, by the variable that holds it."""
+    teacher = run.experiment.teacher
+    named = teacher.base_url or ""
+    scripted = teacher.scripted and named.startswith("$") and os.environ.get(named[1:], "").rstrip("/") == url
+    return named if scripted else url
 
 
 def teacher_engine(run: Run, engine: str | None = None, budget: float | None = None) -> Engine:
@@ -153,21 +187,23 @@ def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, ba
         key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url else "")
         if not key:
             raise UserError(f"OPENAI_API_KEY is not set; {name} needs it (or BASE_URL= for another endpoint)")
-        return remote_engine(run, engine or "openai", base_url and keyless(base_url), key, budget)
+        return remote_engine(run, engine or "openai", base_url and keyless(base_url), key, budget,
+                             weights.known(run, name, stage))
     if engine == "openai-batch":
         raise UserError(f"--engine openai-batch is for the teacher and models of kind api; {name} has weights of ours")
-    program = "api_server" if engine == "vllm-server" else "run_batch"
-    copies = ["--data-parallel-size", str(data_parallel)] if data_parallel > 1 else []
+    program, answering = "api_server" if engine == "vllm-server" else "run_batch", weights.identity(run, name, stage)
+    more = weights.vllm_options(answering) + (
+        ["--data-parallel-size", str(data_parallel)] if data_parallel > 1 else [])
     command = engines.vllm_command(program, run.weights(name, stage), served_name(name, stage), declared.template,
-                                   *copies)
+                                   *more)
     if program == "run_batch":
-        return lambda requests, journal: engines.ask_offline(requests, journal, command)
+        return Engine(lambda requests, journal: engines.ask_offline(requests, journal, command), Answerer(answering))
 
     def through_server(requests: list[Record], journal: Journal) -> None:
         with engines.server(command, run.dir / "logs" / f"serve-{name}-{stage}.log") as url:
             live.ask_live(requests, journal, url, "none")
 
-    return through_server
+    return Engine(through_server, Answerer(answering))
 
 
 def served_name(name: str, stage: str) -> str:

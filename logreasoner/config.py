@@ -1,13 +1,18 @@
 """What is declared under experiments/, typed and checked; and where a run's artefacts lie.
 
 A run is a declared experiment. `declare` (python -m logreasoner.config) resolves the declaration with its
-overrides once into build/runs/<run>/run.json; every later command reads only that file.
+overrides once into build/runs/<run>/run.json: everything that reaches a prompt, a recipe or a score. `load_run`, with
+which every later command begins, compares that with what is declared now and names every difference.
 """
 
+import argparse
+import ast
 import functools
+import json
 import os
 import re
 from pathlib import Path
+from textwrap import shorten
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,11 +21,22 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.files import BUILD, EXPERIMENTS, PROMPTS, digest, read_json, sha256, write_json
+from logreasoner.files import BUILD, EXPERIMENTS, ROOT, digest, read_json, sha256, write_json
 
 CONTROL_TOKENS = EXPERIMENTS / "control_tokens.yaml"  # what prompts break in a log
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of what becomes a folder: runs, models, stages, tasks
 MOST_NODES = 200_000  # of a YAML file with its aliases written out: no file of some bytes fills the memory
+FORMAT = 2  # of run.json; before it had one, a run did not hold all that it was made of
+# What has no rows to resolve is held by checksum: prompts, templates and settings; in a scripted run the demo's own.
+DECLARED_FILES = ("prompts/*.j2", "templates/chat/*", "templates/launch/*", "templates/deepspeed/*",
+                  "templates/recipe.yaml.j2", "templates/export.yaml.j2", "experiments/control_tokens.yaml",
+                  "experiments/classifier.yaml", "experiments/sources.yaml")
+SCRIPTED_FILES = ("demo/*.yaml",)
+# Code that decides what a model is told, which of its answers count, and how they are scored; comments do not matter.
+DECLARED_CODE = ("logreasoner/answers.py", "logreasoner/prompts.py", "logreasoner/records.py",
+                 "logreasoner/templating.py", "data_builders/corrections.py", "data_builders/thoughts.py",
+                 "eval/answered.py", "eval/score.py")
+GROWING = ("models", "stages", "hardware", "speed")  # a new row changes nothing that was made
 OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed")
 T = TypeVar("T", bound=BaseModel)
 Counts = dict[str, dict[str, int]]  # task -> group (a vendor, or a source without one) -> rows
@@ -53,6 +69,7 @@ class Model(Declared):
     title: str
     kind: Literal["open", "api", "encoder", "floor"] = "open"
     path: str = ""
+    revision: str = Field("", description="commit of a hub's model; by default the one that this machine has, or main")
     template: str = ""
     parameters: float = Field(0, ge=0, description="how many weights, for estimates of memory and time")
     thinking: bool = False
@@ -461,14 +478,30 @@ def resolve(name: str, overrides: list[str]) -> Experiment:
 
 def _declaration(name: str, found: Experiment) -> dict[str, Any]:
     run = Run(name, found)
+    patterns = DECLARED_FILES + (SCRIPTED_FILES if found.teacher.scripted else ())
+    files = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
     return {
+        "format": FORMAT,
         "run": name,
         "experiment": found.model_dump(),
-        "stages": {stage: run.stage(stage).model_dump() for stage in stages()},
+        "models": {each: run.model(each).model_dump() for each in models()},
+        "stages": {each: run.stage(each).model_dump() for each in stages()},
+        "hardware": {each: profile.model_dump() for each, profile in hardware().items()},
+        "speed": {each: profile.model_dump() for each, profile in speeds().items()},
         "tasks": {key: value.model_dump() for key, value in run.tasks().items()},
         "decoding": decoding(),
-        "prompts": {path.name: sha256(path) for path in (*sorted(PROMPTS.glob("*.j2")), CONTROL_TOKENS)},
+        "files": {str(path.relative_to(ROOT)): sha256(path) for path in files},
+        "code": {path: _code_digest(ROOT / path) for path in DECLARED_CODE},
     }
+
+
+def _code_digest(path: Path) -> str:
+    """Hash of a module without its comments and docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    return digest(ast.dump(tree))
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
@@ -476,35 +509,90 @@ def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
     if isinstance(one, dict) and isinstance(other, dict):
         keys = sorted(set(one) | set(other))
         return [line for key in keys for line in differences(one.get(key), other.get(key), f"{prefix}{key}.")]
-    return [] if one == other else [f"{prefix.rstrip('.')}: {one!r} -> {other!r}"]
+    return [] if one == other else [f"{prefix.rstrip('.')}: {_short(one)} -> {_short(other)}"]
+
+
+def _short(value: Any) -> str:
+    if value is None:
+        return "not there"
+    return shorten(repr(value[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value), 100)
 
 
 def declare(name: str, found: Experiment) -> Run:
-    """Write run.json, or check that the one there declares the same. Raises UserError listing what differs."""
+    """Write run.json, or check that the one there declares the same.
+
+    Rows that are new in models.yaml, stages.yaml, hardware.yaml and speed.yaml are added to it. Raises UserError
+    listing what differs.
+    """
     path = run_dir(name) / "run.json"
-    wanted = _declaration(name, found)
+    # As JSON has it: a pair is a list there.
+    wanted = json.loads(json.dumps(_declaration(name, found)))
     if path.exists():
-        changed = differences(read_json(path), wanted)
-        if changed:
-            listed = "; ".join(changed[:5])
-            raise UserError(f"{path} was declared otherwise ({listed}). Nothing is reused silently: give the changed "
-                            f"one a name of its own (RUN={name}-2) or set back what changed")
-    else:
-        write_json(path, wanted)
+        known = _read_declaration(path)
+        new = {part: {key: row for key, row in wanted[part].items() if key not in known.get(part, {})}
+               for part in GROWING}
+        grown = {**known, **{part: {**known.get(part, {}), **rows} for part, rows in new.items()}}
+        if changed := differences(grown, wanted):
+            raise UserError(
+                f"{path} was declared with different settings ({'; '.join(changed[:5])}"
+                f"{f'; and {len(changed) - 5} more' if len(changed) > 5 else ''}). What the run has made belongs to "
+                f"what it was declared with: set back what changed, or give the changed one a name of its own "
+                f"(RUN={name}-2; answers of the same teacher to the same questions are copied, not paid again)")
+        if not any(new.values()):
+            return Run(name, found)
+    write_json(path, wanted)
     return Run(name, found)
 
 
+def _read_declaration(path: Path) -> dict[str, Any]:
+    """A run.json. Raises UserError for one of an earlier version of this project."""
+    known = read_json(path)
+    if not isinstance(known, dict):
+        raise UserError(f"{path}: not a run's declaration")
+    if known.get("format") != FORMAT:
+        raise UserError(
+            f"{path} was written by an earlier version of this project: it does not hold all settings that the run was "
+            "made with, and its answers do not say what gave them, so neither can be checked or used further. Its "
+            f"files stay as they are. To go on, declare a new run (RUN={path.parent.name}-2); to look at this one, "
+            "check out the commit that its manifests name")
+    return known
+
+
 def load_run(name: str) -> Run:
-    """A run that was declared before."""
+    """A run that was declared before.
+
+    Raises UserError where it was not, and where anything that reaches its prompts, recipes or scores is declared
+    differently now.
+    """
     path = run_dir(name) / "run.json"
     if not path.exists():
         raise UserError(f"{path}: run {name!r} is not declared; do: python -m logreasoner.config --run {name}")
-    return Run(name, checked(Experiment, read_json(path)["experiment"], str(path)))
+    return declare(name, checked(Experiment, _read_declaration(path).get("experiment"), str(path)))
 
 
-def identity(run: Run) -> str:
-    """Short hash of the declaration, for manifests."""
-    return digest(_declaration(run.name, run.experiment))[:16]
+def relevant(run: Run, model: str, stage: str) -> dict[str, Any]:
+    """The part of a run's declaration that the answers and scores of a model at a stage depend on."""
+    known = _read_declaration(run.dir / "run.json")
+    lineage = run.lineage(stage) if stage in stages() else []
+    return {key: value for key, value in known.items() if key not in GROWING} | {
+        "models": {model: known["models"].get(model)}, "stages": {each: known["stages"][each] for each in lineage}}
+
+
+def identity(run: Run, model: str, stage: str) -> str:
+    """Short hash of what `relevant` gives, for results and manifests."""
+    return digest(relevant(run, model, stage))[:16]
+
+
+def check_pools(run: Run) -> None:
+    """Raise UserError where a run's pools are not as they were drawn, or the data that they were drawn from changed."""
+    drawn = run.pools / "manifest.json"
+    made = read_json(drawn) if drawn.exists() else {}
+    for file, checksum in {**made.get("inputs", {}), **{str(run.pools / name): value for name, value in
+                                                        made.get("files", {}).items()}}.items():
+        if Path(file).exists() and sha256(file) != checksum:
+            raise UserError(f"{file} has changed since the pools of run {run.name} were drawn, and what the run has "
+                            f"made belongs to them: declare a run of another name (RUN={run.name}-2), or remove "
+                            f"{run.dir} if it may go")
 
 
 def main() -> None:
@@ -516,8 +604,13 @@ python -m logreasoner.config --run paper-full --experiment paper finetuning=full
     arguments.add_argument("--experiment", help="a file of experiments/runs (default: the run's name)")
     arguments.add_argument("overrides", nargs="*", metavar="key=value",
                            help=", ".join(OVERRIDES))
-    cli.run(arguments, lambda given: print("run", declare(given.run, resolve(
-        given.experiment or given.run, given.overrides)).dir))
+
+    def start(given: argparse.Namespace) -> None:
+        run = declare(given.run, resolve(given.experiment or given.run, given.overrides))
+        check_pools(run)
+        print("run", run.dir)
+
+    cli.run(arguments, start)
 
 
 if __name__ == "__main__":

@@ -209,3 +209,18 @@ def manifest(output: Path | str, inputs: Iterable[Path | str] | Mapping[Path | s
         "commit": commit(),
         **facts,
     })
+
+
+def up_to_date(output: Path, inputs: Iterable[Path | str], settings: Mapping[str, Any]) -> bool:
+    """Whether these very inputs and settings made an output, by its manifest; then its time is now, so make agrees.
+
+    For what is not the same when it is made again, or takes long: a copy with new time stamps changes nothing.
+    """
+    if not output.exists() or not _manifest_of(output).exists():
+        return False
+    made = read_json(_manifest_of(output))
+    same: bool = (made.get("settings") == settings and made.get("sha256") == sha256(output)
+            and made.get("inputs") == {_place(path): sha256(path) for path in inputs})
+    if same:
+        output.touch()
+    return same

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -109,23 +110,60 @@ def whole_lines(path: Path) -> Iterator[Record]:
                 yield record
 
 
+@dataclass(frozen=True)
+class Answerer:
+    """Who answers. The same question asked of somebody else is another question.
+
+    Weights of ours are known by `weights` (logreasoner/weights.py). Endpoints are known by their addresses:
+    `endpoints` maps each to the name that is written down, which is the address itself except where it changes from
+    start to start. Several endpoints share the questions: whoever gives their addresses says that they serve the same
+    model. Endpoints that serve weights of ours have both.
+    """
+
+    weights: Mapping[str, str] = field(default_factory=dict)
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+
+    def stamp(self, response: Record, address: str) -> Record:
+        """What a journal line says of who gave it: an endpoint's address with the model that its reply names."""
+        if not self.endpoints:
+            return {**self.weights}
+        body = inner(response).get("body")
+        named = body.get("model") if isinstance(body, dict) else None
+        return {"address": self.endpoints.get(address, address), "model": named, **self.weights}
+
+    def gave(self, line: Record) -> bool:
+        """Whether a journal line is an answer of this answerer."""
+        by = line.get("answered_by")
+        return (isinstance(by, dict) and all(by.get(key) == value for key, value in self.weights.items())
+                and (by.get("address") in self.endpoints.values() if self.endpoints else "address" not in by))
+
+
+def endpoints(*urls: str) -> Answerer:
+    """The answerer of endpoints that go by their addresses."""
+    return Answerer(endpoints={url: url for url in urls})
+
+
 class Journal:
     """Every answer received for a request file, by hash of the request's body; appended, never deleted.
 
-    Requests with the same body are the same question, whatever their ids: one answer serves them all. A line is a
-    response with `request_sha256`, the `model` asked, and where it applies the `batch` it came by (half price) or the
-    journal it was `copied_from` (paid there).
+    Requests with the same body are the same question, whatever their ids: one answer serves them all. Only what
+    `answerer` gave counts; the file keeps the answers of others too. A line is a response with `request_sha256`, the
+    `model` asked, who it was `answered_by`, and where it applies the `batch` it came by (half price) or the journal it
+    was `copied_from` (paid there).
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: Path, answerer: Answerer):
+        self.path, self.answerer = path, answerer
         self.answers: dict[str, Record] = {}
+        self.others = 0  # final answers that somebody else gave
         for record in whole_lines(path) if path.exists() else ():
             self._keep(record)
 
     def _keep(self, record: Record) -> None:
         key = record.get("request_sha256")
-        if isinstance(key, str) and not final(self.answers.get(key, {})):
+        if not self.answerer.gave(record):
+            self.others += final(record)
+        elif isinstance(key, str) and not final(self.answers.get(key, {})):
             self.answers[key] = record
 
     def append(self, records: list[Record], sync: bool = True) -> None:
@@ -139,10 +177,11 @@ class Journal:
         if self.path.exists():
             append_lines(self.path, [])
 
-    def add(self, *pairs: tuple[Record, Record], sync: bool = True) -> None:
-        """Append (request, response) pairs."""
+    def add(self, *pairs: tuple[Record, Record], address: str = "", sync: bool = True) -> None:
+        """Append (request, response) pairs that an address, or vLLM of ours, gave."""
         self.append([{**response, "custom_id": asked["custom_id"], "request_sha256": body_digest(asked),
-                      "model": asked["body"].get("model")} for asked, response in pairs], sync)
+                      "model": asked["body"].get("model"), "answered_by": self.answerer.stamp(response, address)}
+                     for asked, response in pairs], sync)
 
     def answer(self, asked: Record) -> Record | None:
         """The journal's line with a final answer to this very question, if there is one."""
@@ -154,11 +193,11 @@ class Journal:
         return self.answers.get(body_digest(asked), {})
 
     def take(self, requests: list[Record], paths: Iterable[Path]) -> int:
-        """Copy the answers to these requests that other journals have; returns how many requests they serve."""
+        """Copy this answerer's answers to these requests from other journals; returns how many requests they serve."""
         before = len(requests)
         for path in paths:
             requests = [asked for asked in requests if self.answer(asked) is None]
-            other = Journal(path) if requests else None
+            other = Journal(path, self.answerer) if requests else None
             found = {body_digest(asked): line for asked in requests
                      if other and (line := other.answer(asked)) and content(line) is not None}
             if found:
@@ -166,4 +205,9 @@ class Journal:
         return before - sum(self.answer(asked) is None for asked in requests)
 
 
-Engine = Callable[[list[Record], Journal], None]
+@dataclass(frozen=True)
+class Engine:
+    """How requests are answered, and by whom: `ask` puts the answers into the journal."""
+
+    ask: Callable[[list[Record], Journal], None]
+    answerer: Answerer

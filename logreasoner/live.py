@@ -9,6 +9,7 @@ nothing is left; its requests go to the others.
 import asyncio
 import contextlib
 import json
+import os
 import re
 import sys
 import time
@@ -28,6 +29,7 @@ from logreasoner.journal import Journal, Record, final, trouble
 if TYPE_CHECKING:
     import openai
 
+OPENAI = "https://api.openai.com/v1"
 LONGEST_WAIT = 120  # seconds; a longer Retry-After the client does not wait for
 # Each request has a name of its own, which servers like vLLM repeat in the answer: so a mix-up on the way shows.
 OURS = f"logreasoner-{uuid.uuid4().hex[:12]}"
@@ -38,25 +40,31 @@ NUMBERS = count()
 class Endpoint:
     """An address that is asked, and what is known of it by now."""
 
+    url: str
     client: "openai.AsyncOpenAI"
     heard: int = 0  # replies of any kind
     in_vain: int = 0  # requests in a row that it did not answer
     gone: str = ""  # why it is asked no more
 
 
-def addresses(text: str | None) -> list[str | None]:
-    """The base URLs in a text that separates them by spaces or commas; None is the API's own.
+def addresses(text: str | None) -> list[str]:
+    """The base URLs in a text that separates them by spaces or commas; None is OpenAI's own.
 
-    Raises UserError for what is no address.
+    Raises UserError for what is no address, and for None where the environment would send it elsewhere.
     """
     if text is None:
-        return [None]
-    found = list(dict.fromkeys(part for part in re.split(r"[\s,]+", text) if part))
+        elsewhere = os.environ.get("OPENAI_BASE_URL", "").rstrip("/")
+        if elsewhere not in ("", OPENAI):
+            raise UserError("OPENAI_BASE_URL is set, so that the questions would go to another address than OpenAI's; "
+                            "unset it, or give the address as BASE_URL= (as TEACHER_BASE_URL= for the teacher): it "
+                            "then stands in the run and beside every result")
+        return [OPENAI]
+    found = list(dict.fromkeys(part.rstrip("/") for part in re.split(r"[\s,]+", text) if part.strip("/")))
     wrong = [part for part in found if not re.match(r"https?://[^/]", part)]
     if wrong or not found:
         raise UserError(f"{(wrong or [text])[0]!r} is no address; a base URL is like http://127.0.0.1:8000/v1, "
                         "several are separated by spaces")
-    return list(found)
+    return found
 
 
 def ask_live(requests: list[Record], journal: Journal, base_url: str | None, key: str,
@@ -70,7 +78,7 @@ def ask_live(requests: list[Record], journal: Journal, base_url: str | None, key
     asyncio.run(_ask_live(requests, journal, addresses(base_url), key, budget, title))
 
 
-async def _ask_live(requests: list[Record], journal: Journal, urls: list[str | None], key: str,
+async def _ask_live(requests: list[Record], journal: Journal, urls: list[str], key: str,
                     budget: Budget | None, title: str | None) -> None:
     import openai
     from tqdm import tqdm
@@ -79,7 +87,7 @@ async def _ask_live(requests: list[Record], journal: Journal, urls: list[str | N
     async with contextlib.AsyncExitStack() as stack:
         bar = stack.enter_context(tqdm(total=len(requests), unit="answer", desc=title, leave=title is None,
                                        disable=None))
-        endpoints = [Endpoint(await stack.enter_async_context(openai.AsyncOpenAI(
+        endpoints = [Endpoint(url, await stack.enter_async_context(openai.AsyncOpenAI(
             base_url=url, api_key=key, max_retries=live["max_retries"], timeout=live["timeout"]))) for url in urls]
         left, in_vain = requests, 0
         while left and in_vain < live["rounds"]:
@@ -117,7 +125,7 @@ async def _round(left: list[Record], endpoints: list[Endpoint], journal: Journal
                 if budget:
                     await budget.settle(asked["body"], response)
             if response:
-                journal.add((asked, response), sync=False)
+                journal.add((asked, response), address=endpoint.url, sync=False)
                 unsure.set()
             if final(response):
                 bar.update()
@@ -144,7 +152,7 @@ def _in_vain(endpoint: Endpoint, response: Record) -> str:
     endpoint.in_vain = 0 if final(response) else endpoint.in_vain + 1
     if endpoint.in_vain < decoding()["live"]["give_up"]:
         return ""
-    return f"{_name(endpoint)} gave no answer to {endpoint.in_vain} requests in a row, the last: {trouble(response)}"
+    return f"{endpoint.url} gave no answer to {endpoint.in_vain} requests in a row, the last: {trouble(response)}"
 
 
 async def _ask_one(endpoint: Endpoint, asked: Record) -> tuple[Record, str]:
@@ -169,7 +177,7 @@ async def _ask_one(endpoint: Endpoint, asked: Record) -> tuple[Record, str]:
         return _failed(error.status_code, said), _lasting(endpoint, error.response.headers, error.status_code, said)
     except openai.APIConnectionError as error:
         # With others answered meanwhile it was this request alone that had no luck.
-        return {}, "" if endpoint.heard > heard else f"{_name(endpoint)} cannot be reached ({_said(endpoint, error)})"
+        return {}, "" if endpoint.heard > heard else f"{endpoint.url} cannot be reached ({_said(endpoint, error)})"
     except (openai.APIError, ValueError, AttributeError, RecursionError) as error:  # half an answer, or not one at all
         return _failed(502, f"not an answer: {_said(endpoint, error)}"), ""
     return {"id": received.get("id"), "response": {"status_code": 200, "body": received}, "error": None}, ""
@@ -182,9 +190,9 @@ def _failed(status: int, said: str) -> Record:
 def _lasting(endpoint: Endpoint, headers: Any, status: int, said: str) -> str:
     """Why it is pointless to send an endpoint any other request now, "" if it is not."""
     if status in (401, 403, 404):  # the same for every request: the key or the model is wrong
-        return f"{_name(endpoint)} refused: {said}"
+        return f"{endpoint.url} refused: {said}"
     wait = _seconds(headers.get("retry-after", ""))
-    return f"{_name(endpoint)} asks to wait {wait:,.0f} s ({said})" if wait > LONGEST_WAIT else ""
+    return f"{endpoint.url} asks to wait {wait:,.0f} s ({said})" if wait > LONGEST_WAIT else ""
 
 
 def _seconds(retry_after: str) -> float:
@@ -194,10 +202,6 @@ def _seconds(retry_after: str) -> float:
     with contextlib.suppress(ValueError):
         return parsedate_to_datetime(retry_after).timestamp() - time.time()
     return 0.0
-
-
-def _name(endpoint: Endpoint) -> str:
-    return str(endpoint.client.base_url).rstrip("/")
 
 
 def _said(endpoint: Endpoint, error: Exception) -> str:

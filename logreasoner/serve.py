@@ -11,12 +11,12 @@ from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 
-from logreasoner import cli
+from logreasoner import cli, weights
 from logreasoner.chat import served_name
 from logreasoner.cli import UserError
 from logreasoner.config import Run, keyless, load_run
 from logreasoner.engines import server, vllm_command
-from logreasoner.journal import Journal, Record
+from logreasoner.journal import Answerer, Journal, Record
 from logreasoner.prompts import harmless
 
 KEPT = 20_000  # answers that Unwritten holds: some 60 MB
@@ -27,10 +27,8 @@ def command(run: Run, name: str, stage: str) -> list[str]:
     declared = run.check(name, stage)
     if declared.kind != "open":
         raise UserError(f"{name} is of kind {declared.kind} (experiments/models.yaml); only open weights can be served")
-    weights = run.weights(name, stage)
-    if stage != "base" and not (Path(weights) / "config.json").exists():
-        raise UserError(f"{weights}: no weights; make them: make train MODEL={name} STAGE={stage} RUN={run.name}")
-    return vllm_command("api_server", weights, served_name(name, stage), declared.template)
+    return vllm_command("api_server", run.weights(name, stage), served_name(name, stage), declared.template,
+                        *weights.vllm_options(weights.identity(run, name, stage)))
 
 
 @contextmanager
@@ -98,8 +96,8 @@ def closing(asked: Record, text: str, labels: Sequence[str]) -> Record:
 class Unwritten(Journal):
     """A journal in memory alone, which forgets the oldest answers."""
 
-    def __init__(self) -> None:
-        super().__init__(Path(os.devnull))
+    def __init__(self, answerer: Answerer) -> None:
+        super().__init__(Path(os.devnull), answerer)
 
     def sync(self) -> None:
         """Nothing is on a disk."""

@@ -10,9 +10,9 @@ import pytest
 from demo.teacher import Server, completion, handler
 from logreasoner import batch, chat
 from logreasoner.cli import NotYet, UserError
-from logreasoner.config import Run, resolve
+from logreasoner.config import declare, resolve
 from logreasoner.costs import spent_in, spent_on
-from logreasoner.files import read_jsonl, write_json, write_jsonl
+from logreasoner.files import read_jsonl, write_jsonl
 
 MODEL = "gpt-4o-2024-08-06"
 
@@ -31,8 +31,7 @@ def world(workdir, monkeypatch):
     server = Server(("127.0.0.1", 0), answering)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}/v1"
-    run = Run("paper", resolve("paper", [f"teacher_base_url={url}"]))
-    write_json(run.dir / "run.json", {"experiment": run.experiment.model_dump()})
+    run = declare("paper", resolve("paper", [f"teacher_base_url={url}"]))
     yield SimpleNamespace(run=run, asked=asked, replies=replies, api=answering.batches,
                           folder=run.dir / "datasets" / "shared" / "thought-sft")
     server.shutdown()

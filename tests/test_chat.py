@@ -9,10 +9,10 @@ import pytest
 
 from logreasoner import chat
 from logreasoner.cli import UserError
-from logreasoner.config import Run, decoding, resolve
+from logreasoner.config import declare, decoding, resolve
 from logreasoner.costs import Budget, worst_case
-from logreasoner.files import read_jsonl, write_json, write_jsonl
-from logreasoner.journal import Journal
+from logreasoner.files import read_jsonl, write_jsonl
+from logreasoner.journal import Engine, Journal, endpoints
 from logreasoner.live import ask_live
 
 
@@ -87,7 +87,8 @@ def quick(monkeypatch):
 
 def ask(path, endpoint, budget=None, **more):
     out = path.with_name(path.name.replace("requests", "responses"))
-    chat.answer(path, out, lambda asked, journal: ask_live(asked, journal, endpoint.url, "none", budget), **more)
+    chat.answer(path, out, Engine(lambda asked, journal: ask_live(asked, journal, endpoint.url, "none", budget),
+                                  endpoints(endpoint.url)), **more)
     return [record for _, record in read_jsonl(out)]
 
 
@@ -240,15 +241,13 @@ def test_a_refused_key_does_not_lose_the_answers_under_way(workdir, endpoint):
     path = requests(workdir, 5)
     with pytest.raises(UserError, match="refused"):
         ask(path, server)
-    kept = Journal(path.with_name("x.journal.jsonl"))
+    kept = Journal(path.with_name("x.journal.jsonl"), endpoints(server.url))
     answered = [asked for asked in chat.read_requests(path) if kept.answer(asked)]
     assert len(answered) == sum(server.asked.values()) - 1
 
 
 def declared(name, *overrides):
-    run = Run(name, resolve("paper", list(overrides)))
-    write_json(run.dir / "run.json", {"experiment": run.experiment.model_dump()})
-    return run
+    return declare(name, resolve("paper", list(overrides)))
 
 
 def journal(run, folder="shared/thought-sft", name="x"):
@@ -275,8 +274,7 @@ def test_another_teachers_answers_are_not_copied(workdir, other):
 
 
 def test_a_scripted_teachers_answers_stay_among_scripted_runs(workdir):
-    scripted = Run("demo", resolve("demo", []))
-    write_json(scripted.dir / "run.json", {"experiment": scripted.experiment.model_dump()})
+    scripted = declare("demo", resolve("demo", []))
     real = declared("real")
     for run in (scripted, real):
         journal(run).parent.mkdir(parents=True)
@@ -340,7 +338,11 @@ def test_what_is_no_language_model_answers_no_requests(workdir, name):
         chat.policy_engine(declared("paper"), name, "base")
 
 
-def test_our_own_vllm_is_told_how_many_copies_to_run(workdir):
+def test_our_own_vllm_is_told_which_commit_and_how_many_copies_to_run(workdir, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(workdir / "hub"))
+    ref = workdir / "hub" / "models--Qwen--Qwen2.5-7B-Instruct" / "refs" / "main"
+    ref.parent.mkdir(parents=True)
+    ref.write_text("0123456789" * 4)
     program = workdir / ".venv-serve" / "bin" / "python"
     program.parent.mkdir(parents=True)
     program.write_text('#!/bin/sh\necho "$@"\nexit 1\n')
@@ -350,6 +352,7 @@ def test_our_own_vllm_is_told_how_many_copies_to_run(workdir):
         with pytest.raises(UserError, match="run_batch --model") as stopped:
             chat.answer(requests(workdir, 1), workdir / "x.responses.jsonl", engine)
         assert ("--data-parallel-size 3" in str(stopped.value)) == asked
+        assert f"--revision {ref.read_text()}" in str(stopped.value)
 
 
 def test_open_weights_are_not_asked_by_batches_nor_the_teacher_by_vllm(workdir, monkeypatch):

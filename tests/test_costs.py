@@ -5,8 +5,8 @@ import pytest
 
 from logreasoner import chat, costs
 from logreasoner.cli import UserError
-from logreasoner.config import Run, hardware, models, resolve
-from logreasoner.files import write_json, write_jsonl
+from logreasoner.config import declare, hardware, models, resolve
+from logreasoner.files import write_jsonl
 from logreasoner.published import published
 
 GPT = "gpt-4o-2024-08-06"
@@ -76,8 +76,7 @@ def test_the_papers_costs_are_of_the_size_of_its_data_under_its_total():
 @pytest.fixture
 def run(workdir):
     """A run with 4 rationales and 2 thoughts, of which 2 are kept, and 3 corrections, of which 1 is."""
-    run = Run("paper", resolve("paper", []))
-    write_json(run.dir / "run.json", {"experiment": run.experiment.model_dump()})
+    run = declare("paper", resolve("paper", []))
     shared, pairs = run.dataset("shared", "thought-sft"), run.dataset("qwen2.5-7b", "dpo")
     write_jsonl(shared / "rationales.journal.jsonl", [line(tokens_in=1000, tokens_out=500)] * 4)
     write_jsonl(shared / "thoughts.journal.jsonl", [line(tokens_in=1000, tokens_out=500, batch="b")] * 2)

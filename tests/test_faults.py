@@ -10,12 +10,10 @@ from email.utils import formatdate
 import pytest
 
 from logreasoner import chat
-from logreasoner.batch import ask_batch
 from logreasoner.cli import NotYet, UserError
-from logreasoner.config import Run, decoding, resolve
-from logreasoner.files import ROOT, read_jsonl, write_json, write_jsonl
-from logreasoner.journal import Journal, final, refusal
-from logreasoner.live import ask_live
+from logreasoner.config import Run, declare, decoding, resolve
+from logreasoner.files import ROOT, read_jsonl, write_jsonl
+from logreasoner.journal import Journal, endpoints, final, refusal
 from tests.faulty_server import LINES, NO_ANSWER, PASSING, FaultyServer, answer_to
 
 
@@ -64,10 +62,10 @@ def written(folder, count):
     return path
 
 
-def ask(path, url, engine=ask_live):
+def ask(path, url, engine="openai"):
     """The responses, in the order of the file."""
-    out = path.with_name("x.responses.jsonl")
-    chat.answer(path, out, lambda asked, journal: engine(asked, journal, url, "none"))
+    out, run = path.with_name("x.responses.jsonl"), Run("paper", resolve("paper", []))
+    chat.answer(path, out, chat.remote_engine(run, engine, url, "none", None))
     return [record for _, record in read_jsonl(out)]
 
 
@@ -136,8 +134,7 @@ def test_requests_are_spread_over_the_endpoints(workdir, serve):
 
 
 def test_the_command_takes_several_addresses_and_batches_only_one(workdir, serve, monkeypatch, capsys):
-    run = Run("paper", resolve("paper", []))
-    write_json(run.dir / "run.json", {"experiment": run.experiment.model_dump()})
+    declare("paper", resolve("paper", []))
     first, second, path = serve(delay=0.01), serve(delay=0.01), written(workdir, 100)
     out = path.with_name("x.responses.jsonl")
     words = ["chat", "--run", "paper", "--role", "policy", "--model", "gpt-4o", "--stage", "base", "--base-url",
@@ -192,11 +189,15 @@ def test_when_all_endpoints_are_dead_the_answers_are_kept_and_only_the_rest_is_a
     with pytest.raises(UserError, match=f"{both[0][1]} cannot be reached .*{both[1][1]} cannot be reached .*run again"):
         ask(path, " ".join(url for _, url in both))
     killer.join()
-    kept = sum(Journal(path.with_name("x.journal.jsonl")).answer(asked) is not None
+    dead = [url for _, url in both]
+    kept = sum(Journal(path.with_name("x.journal.jsonl"), endpoints(*dead)).answer(asked) is not None
                for asked in chat.read_requests(path))
     server = serve()
-    in_place(ask(path, server.url))
+    in_place(ask(path, " ".join([*dead, server.url])))
     assert 40 <= kept < 200 and sum(map(len, server.asked.values())) == 200 - kept
+    other = serve()
+    in_place(ask(path, other.url))
+    assert sum(map(len, other.asked.values())) == 200, "whoever answers alone has given none of those answers"
 
 
 @pytest.mark.parametrize(("fault", "said"), [("401", "refused: "), ("503", "gave no answer to 5 requests in a row")])
@@ -224,7 +225,7 @@ def test_batches_with_three_faults_in_ten(workdir, serve, monkeypatch, long, see
     path = written(workdir, count)
     for _ in range(100):
         try:
-            records = ask(path, server.url, ask_batch)
+            records = ask(path, server.url, "openai-batch")
             break
         except (NotYet, UserError):
             continue

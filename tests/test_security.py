@@ -27,8 +27,9 @@ from logreasoner import chat, cli, config, engines, prompts, serve
 from logreasoner.answers import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
-from logreasoner.files import ROOT, read_json, read_jsonl, write_json, write_jsonl
+from logreasoner.files import ROOT, read_json, read_jsonl, write_jsonl
 from logreasoner.records import Instance
+from tests.results import write_result
 
 CODE = [path for part in ("logreasoner", "data_builders", "eval", "demo", "bench")
         for path in (ROOT / part).rglob("*.py")]
@@ -322,21 +323,24 @@ HOSTILE = ["=cmd|' /C calc'!A0", "@x", "+1", "-1", "\t=1", "<script>alert(1)</sc
            "a|b", "\\input{/etc/passwd}", "x & y \\\\ z", "`x`"]
 
 
-def result(run, source):
+def score(run, source):
+    """A result with a source, and a model that answered, of that name."""
     row = {"task": "anomaly_detection", "source": source, "seen": 0}
     rules = config.task("anomaly_detection")
     whole = summary([[3, 1, 0], [1, 4, 1]], rules)
     lenient = {"unparsed": whole["unparsed"], "counts": whole["confusion"]["counts"], "metrics": whole["metrics"]}
-    return {"run": run.name, "model": "qwen2.5-7b", "stage": "base", "teacher": run.mark,
-            "results": [{**row, "test_set": kind, **whole, "lenient": lenient} for kind in tables.TEST_SETS]}
+    write_result(run, "qwen2.5-7b", "base",
+                 [{**row, "test_set": kind, **whole, "lenient": lenient} for kind in tables.TEST_SETS],
+                 [{"address": "http://127.0.0.1:1/v1", "model": source, "answers": 9}])
 
 
 @pytest.mark.parametrize("source", HOSTILE)
 def test_names_from_outside_stay_text_in_tables(workdir, source):
     run = declare("t", resolve("paper", []))
-    write_json(run.dir / "results" / "qwen2.5-7b" / "base" / "result.json", result(run, source))
+    score(run, source)
     shown = tables.make_tables(run, Path("out"))
     assert "<script" not in shown.replace("\\<script", "") and "](" not in shown
+    assert "qwen2.5-7b/base: http://127.0.0.1:1/v1 as " in shown
     for line in csv.reader(io.StringIO(Path("out/tables.csv").read_text())):
         assert not [cell for cell in line if cell.startswith(("=", "+", "-", "@", "\t", "\r"))], line
     tex = Path("out/tables.tex").read_text()

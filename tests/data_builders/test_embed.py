@@ -54,8 +54,11 @@ print(json.dumps([model(**encode(text, return_tensors="pt", truncation=True)).la
     # A GPU computes in float16.
     made = json.loads((folder / "E.npy.manifest.json").read_text())
     np.testing.assert_allclose(rows, expected, atol=1e-5 if made["dtype"] == "float32" else 2e-2)
-    assert [made[key] for key in ("model", "rows", "dimensions", "max_length", "cut")] == ["./bert", 5, 24, 16, 1]
-    assert list(made["inputs"]) == ["texts.jsonl"]
+    assert [made[key] for key in ("rows", "dimensions", "limit", "cut")] == [5, 24, 16, 1]
+    assert made["settings"]["model"] == "./bert" and list(made["inputs"]) == ["texts.jsonl"]
+    assert "made before, from the same texts" in embed(train_python, folder, "./bert", "--batch", "4").stdout
+    again = embed(train_python, folder, "./bert", "--max-length", "8")  # other settings
+    assert "made before" not in again.stdout and "longer than 8 tokens" in again.stdout
 
 
 @pytest.mark.e2e

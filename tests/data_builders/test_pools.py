@@ -164,13 +164,17 @@ def test_the_same_in_every_process(data: Path) -> None:
     assert outputs[0] == outputs[1]
 
 
-def test_pools_of_other_data_are_not_overwritten(data: Path) -> None:
-    declare()
+@pytest.mark.parametrize("changed", ["the data", "a pool"])
+def test_pools_of_other_data_are_not_overwritten(data: Path, changed: str) -> None:
+    run = declare()
     pools.pool("r")
-    with open(data / "train.jsonl", "a") as stream:
+    path = data / "train.jsonl" if changed == "the data" else run.pools / "test.jsonl"
+    with open(path, "a") as stream:
         stream.write(json.dumps(row(PFP, 999, "True", "train").as_json()) + "\n")
-    with pytest.raises(UserError, match="made from other data"):
+    edited = path.read_bytes()
+    with pytest.raises(UserError, match=f"{path.name} has changed since the pools of run r were drawn"):
         pools.pool("r")
+    assert path.read_bytes() == edited
 
 
 def test_missing_data_say_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

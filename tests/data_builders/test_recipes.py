@@ -208,7 +208,7 @@ def test_packs_for_flash_attention_are_taken_one_at_a_time():
 
 def test_the_speed_belongs_to_the_run(workdir):
     declare("t", resolve("paper", []))
-    with pytest.raises(UserError, match="experiment.speed: None -> 'packing'"):
+    with pytest.raises(UserError, match="experiment.speed: not there -> 'packing'"):
         declare("t", resolve("paper", ["speed=packing"]))
     with pytest.raises(UserError, match="unknown SPEED 'warp'.*neat-packing"):
         resolve("paper", ["speed=warp"])

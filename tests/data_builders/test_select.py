@@ -168,6 +168,9 @@ def test_the_command_writes_a_list_or_nothing(tmp_path):
     np.save(tmp_path / "E.npy", np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 3]])
     assert command(tmp_path, "--count", "4").returncode == 0
     assert json.loads((tmp_path / "ids.json").read_text()) == [0, 2, 3, 4]
+    assert "made before, from the same embeddings" in command(tmp_path, "--count", "4").stdout
+    assert command(tmp_path, "--count", "3").returncode == 0
+    assert json.loads((tmp_path / "ids.json").read_text()) == [0, 2, 3]
     (tmp_path / "ids.json").unlink()
     failed = command(tmp_path, "--count", "5")
     assert failed.returncode == 1

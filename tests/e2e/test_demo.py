@@ -3,6 +3,8 @@
 import contextlib
 import json
 import math
+import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 
 from logreasoner.chat import content
 from logreasoner.config import stages, task
-from logreasoner.files import read_json, read_jsonl
+from logreasoner.files import read_json, read_jsonl, sha256
 
 pytestmark = pytest.mark.e2e
 
@@ -109,6 +111,24 @@ def test_a_second_time_nothing_is_made_again(demo, make):
     assert "data_builders.training" not in again.stdout and "logreasoner.chat" not in again.stdout
 
 
+def test_a_copy_with_new_time_stamps_makes_nothing_again(demo, make, tmp_path):
+    """The clock says that every output is older than its input; checksums say that nothing has changed."""
+    kept = ("**/manifest.json", "**/*.journal.jsonl", "**/embeddings.npy", "**/selected.json", "**/*.safetensors")
+    paths = sorted({path for pattern in kept for path in run_dir(demo).glob(pattern)})
+    before = {path: (sha256(path), path.stat().st_mtime) for path in paths}
+    files = [path for path in (demo / "build").rglob("*") if path.is_file()]
+    for number, path in enumerate(sorted(files, key=lambda path: -path.stat().st_mtime)):
+        os.utime(path, (number, number))
+    done = make(demo, "demo")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    changed = [path for path, (checksum, _) in before.items() if sha256(path) != checksum]
+    assert not [path for path in changed if "pools" not in path.parts], changed
+    counted = re.findall(r"(\d+) answered before, (\d+) to ask", done.stdout)
+    assert counted and all(int(new) == 0 for _, new in counted), counted
+    for path, (_, moment) in before.items():  # as it was, for the tests that follow
+        os.utime(path, (moment, moment))
+
+
 def test_a_scripted_run_gets_no_published_numbers(demo):
     table = (run_dir(demo) / "results" / "tables.csv").read_text()
     assert "BERT" not in table and "published" not in table.splitlines()[1]
@@ -134,6 +154,13 @@ def test_lora_dpo_starts_at_ln_2_and_is_merged(demo, make):
     assert manifest["finetuning"] == "lora" and math.isclose(manifest["first_loss"], math.log(2), abs_tol=0.02)
     full = read_json(run_dir(demo) / "models" / "tiny" / "solution-sft" / "manifest.json")
     assert manifest["weights"] != full["weights"], "the merged weights are pi_solution's: the adapter was not merged"
+    # The answers of the other weights came along, and are nobody's answers to these.
+    shutil.copytree(run_dir(demo) / "predictions", target / "predictions")
+    scored = make(demo, "eval", "STAGE=dpo", *settings)
+    assert scored.returncode == 0, (scored.stdout + scored.stderr)[-3000:]
+    assert re.search(r"test: 0 answered before, \d+ to ask \(\d+ answers of other weights", scored.stdout)
+    results = [read_json(run / "results" / "tiny" / "dpo" / "result.json") for run in (run_dir(demo), target)]
+    assert results[0]["answered_by"][0]["weights"] != results[1]["answered_by"][0]["weights"]
 
 
 def test_a_server_of_our_own_answers_like_run_batch(demo, make):

@@ -20,6 +20,7 @@ from logreasoner import serve
 from logreasoner.answers import Trajectory, parse_trajectory
 from logreasoner.config import declare, resolve
 from logreasoner.files import ROOT, write_jsonl
+from logreasoner.journal import endpoints
 from tests.conftest import SERVE
 
 AD = ["normal", "abnormal"]
@@ -244,11 +245,11 @@ def test_a_large_log_is_read_piece_by_piece(endpoint: Endpoint, workdir: Path) -
 
 def test_unwritten_answers_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "KEPT", 2)
-    journal = serve.Unwritten()
+    journal = serve.Unwritten(endpoints("http://127.0.0.1:1/v1"))
     asked = [{"custom_id": "a", "body": {"model": "m", "messages": [str(at)]}} for at in range(3)]
     answered = {"response": {"status_code": 200, "body": {"choices": [{"message": {"content": "x"}}]}}, "error": None}
     for each in asked:
-        journal.add((each, answered))
+        journal.add((each, answered), address="http://127.0.0.1:1/v1")
     assert [journal.answer(each) is None for each in asked] == [True, False, False]
 
 

@@ -11,14 +11,17 @@ import yaml
 from data_builders.recipes import render as recipe
 from eval import card
 from eval.answered import Answer
-from eval.score import NOTE, summaries
+from eval.score import summaries
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import digest, manifest, read_json, sha256, write_json, write_jsonl, writing
 from logreasoner.records import Instance
+from logreasoner.weights import identity
+from tests.results import write_result
 
 STAGES = ("thought-sft", "solution-sft", "dpo")
 KNOWLOG = ("build/data/raw/LeaperOvO/KnowLog/02eb769b274c1d48bbe5c3f666d428238bbc84cd/"
            "datasets/tasks/LDSM/hw_switch_train.json")
+PARENT = {"hub": "Qwen/Qwen2.5-7B-Instruct", "revision": "0123456789" * 4}  # of the first stage
 
 
 def shards(folder: Path, sizes: list[int]) -> dict[str, str]:
@@ -31,10 +34,11 @@ def shards(folder: Path, sizes: list[int]) -> dict[str, str]:
     return {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
-def trained(run: Run, name: str, stage: str, parent: dict[str, str] | None, review: Any = None) -> dict[str, str]:
+def trained(run: Run, name: str, stage: str, review: Any = None) -> None:
     """What a training leaves behind."""
     rows = run.dataset(name, stage) / "samples.jsonl"
     data = run.dataset(name, stage) / f"{run.stage(stage).dataset}.json"
+    before = run.stage(stage).starts_from
     write_jsonl(rows, [{"id": "1"}])
     manifest(rows, [], **({"review": review} if review else {}))
     write_json(data, [stage])
@@ -46,8 +50,7 @@ def trained(run: Run, name: str, stage: str, parent: dict[str, str] | None, revi
         "mark": run.mark, "commit": "abc123", "finetuning": "lora", "weights": weights, "steps": 37, "epochs": 5.0,
         "first_loss": 0.6931, "last_loss": 0.25, "versions": {"llamafactory": "0.9.5", "torch": "2.13.0"},
         "inputs": {"recipe": sha256(run.recipe(name, stage)), "dataset": sha256(data), "starts_from": "x",
-                   "parent": digest(parent) if parent else None}})
-    return weights
+                   "parent": PARENT if before == "base" else identity(run, name, before)}})
 
 
 def scored(run: Run, name: str, stage: str, right: int, known: int) -> None:
@@ -56,15 +59,15 @@ def scored(run: Run, name: str, stage: str, right: int, known: int) -> None:
     rows = [{"task": "anomaly_detection", "source": "bgl_2k", "test_set": test_set, "seen": seen, **summaries(
         some, {item.id: Answer(*["abnormal" if int(item.id) < right else None] * 2) for item in some},
         task("anomaly_detection"))} for test_set, some, seen in (("disjoint", items[known:], 0), ("all", items, known))]
-    write_json(run.dir / "results" / name / stage / "result.json", {
-        "run": run.name, "model": name, "stage": stage, "teacher": run.mark, "results": rows, "intervals": NOTE})
+    write_result(run, name, stage, rows)
 
 
 def run_of(name: str, experiment: str, model: str, *overrides: str, review: Any = None) -> Run:
     run = declare(name, resolve(experiment, list(overrides)))
-    weights = None
     for stage in STAGES:
-        weights = trained(run, model, stage, weights, review if stage == "thought-sft" else None)
+        trained(run, model, stage, review if stage == "thought-sft" else None)
+    for pool in ("test", "test_seen"):
+        write_jsonl(run.pools / f"{pool}.jsonl", [])
     write_json(run.pools / "manifest.json", {"overlap": 0, "seed": 42, "rows": {"stage1": 1100},
                                              "notes": ["<b>n|1</b>"]})
     write_json(run.experiment.data.folder / "manifest.json", {"inputs": {KNOWLOG: "0"}})
@@ -143,7 +146,7 @@ def test_a_lineage_that_does_not_hold_is_no_card(change: str, said: str, workdir
     elif change == "manifest":
         (run.stage_dir("qwen2.5-7b", "thought-sft") / "manifest.json").unlink()
     elif change == "result":
-        scored(Run("other", run.experiment), "qwen2.5-7b", "dpo", 1, 0)
+        scored(declare("other", run.experiment), "qwen2.5-7b", "dpo", 1, 0)
         (run.dir / "results").mkdir()
         (run.dir.with_name("other") / "results" / "qwen2.5-7b").rename(run.dir / "results" / "qwen2.5-7b")
     with pytest.raises(SystemExit, match=said):

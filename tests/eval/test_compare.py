@@ -13,7 +13,7 @@ from eval import compare, score
 from eval.answered import Answer
 from eval.paired import compared, holm, joint_table, mcnemar
 from logreasoner.config import Run, declare, resolve, task
-from logreasoner.files import read_json, write_json, write_jsonl
+from logreasoner.files import manifest, read_json, write_jsonl
 from logreasoner.records import Instance
 
 AD, RCA = task("anomaly_detection"), task("root_cause_analysis")
@@ -153,7 +153,8 @@ def test_a_floor_that_answers_some_tasks_and_a_sample(run: Run, monkeypatch: pyt
                     "--tasks", "anomaly_detection", "--limit", "6")
     for name, tasks in (("majority", found["tasks"]), ("tfidf-lr", [*found["tasks"], "root_cause_analysis"])):
         responses(run, f"{name}/floor", {**TRUTH, **CAUSES})
-        write_json(run.dir / "predictions" / name / "floor" / "test.responses.jsonl.manifest.json", {"tasks": tasks})
+        manifest(run.dir / "predictions" / name / "floor" / "test.responses.jsonl", [], tasks=tasks,
+                 answered_by=[{"method": name}])
     for a in ("qwen2.5-7b/dpo", "tfidf-lr/floor"):
         both = command(monkeypatch, "pair", "--run", "toy", "--a", a, "--b", "majority/floor")
         assert both["tasks"] == found["tasks"]
@@ -226,7 +227,7 @@ def test_what_has_no_spread(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for each in (other, full):
         result(each, monkeypatch, 0, "--tasks", "anomaly_detection")
     for names, said in ((["toy-43"], "only one has a score of root_cause_analysis hw all"),
-                        (["toy-full"], "differ in more than their seed: finetuning: 'lora' -> 'full'"),
+                        (["toy-full"], "differ in more than their seed: experiment.finetuning: 'lora' -> 'full'"),
                         (["toy"], "two runs or more"), ([], "two runs or more")):
         with pytest.raises(SystemExit, match=said):
             command(monkeypatch, *SPREAD, *names)

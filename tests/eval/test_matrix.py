@@ -10,8 +10,9 @@ import pytest
 from eval import matrix
 from eval.score import summary
 from logreasoner.config import Run, declare, models, resolve, stages, task
-from logreasoner.files import ROOT, read_json, write_json
+from logreasoner.files import ROOT, read_json
 from logreasoner.published import grid, published
+from tests.results import write_result
 
 RCA = "root_cause_analysis"
 
@@ -31,8 +32,7 @@ def result(run: Run, model: str, stage: str, *keys: tuple[str, str]) -> None:
         lenient = {"counts": counts, **scored}
         rows += [{"task": name, "source": source, "test_set": test_set, **scored, "lenient": lenient}
                  for test_set in ("disjoint", "all")]
-    write_json(run.dir / "results" / model / stage / "result.json",
-               {"run": run.name, "model": model, "stage": stage, "teacher": run.mark, "results": rows})
+    write_result(run, model, stage, rows)
 
 
 def command(monkeypatch, capsys, *arguments: str) -> str:

@@ -11,7 +11,8 @@ from logreasoner import chat
 from logreasoner.cli import UserError
 from logreasoner.config import declare, resolve
 from logreasoner.files import write_json, write_jsonl
-from logreasoner.journal import Journal
+from logreasoner.journal import Journal, endpoints
+from logreasoner.live import OPENAI
 
 PRICE_IN, PRICE_OUT = 2.5e-6, 1e-5
 
@@ -90,8 +91,8 @@ def answer_some(run, count, tokens):
     folder = run.dataset("shared", "thought-sft")
     asked = chat.read_requests(folder / "rationales.requests.jsonl")[:count]
     body = {"choices": [{"message": {"content": "text"}}], "usage": {"prompt_tokens": 9, "completion_tokens": tokens}}
-    Journal(folder / "rationales.journal.jsonl").add(
-        *((each, {"response": {"status_code": 200, "body": body}, "error": None}) for each in asked))
+    Journal(folder / "rationales.journal.jsonl", endpoints(OPENAI)).add(
+        *((each, {"response": {"status_code": 200, "body": body}, "error": None}) for each in asked), address=OPENAI)
 
 
 def test_what_is_answered_is_not_paid_again_and_says_how_long_answers_are(run):

@@ -91,8 +91,9 @@ def add_the_rest(run: Run) -> None:
     losses = [{"step": 1, "loss": 0.6931}, {"step": 10, "loss": 0.5}, {"step": 20, "loss": float("nan")},
               {"step": 20, "loss": 0.25}, {"step": 20, "train_loss": 0.4}]
     write_json(stage / "adapter" / "trainer_state.json", {"log_history": losses})
-    write_json(stage / "manifest.json", {"inputs": {"recipe": "a" * 64, "parent": None}, "weights": {"w": "b" * 64},
-                                         "steps": 20, "versions": {"torch": "2.13"}, "commit": "<u>c0ffee</u>"})
+    write_json(stage / "manifest.json", {"inputs": {"recipe": "a" * 64, "parent": {"weights": "c" * 64}},
+                                         "weights": {"w": "b" * 64}, "steps": 20, "versions": {"torch": "2.13"},
+                                         "commit": "<u>c0ffee</u>"})
     samples = run.dataset(MODEL, "dpo") / "samples.jsonl"
     write_jsonl(samples, [{}])
     manifest(samples, [], counts={AD: {"kept": 3}, LSM: {"kept": 4}})

@@ -288,7 +288,7 @@ def score_run(responses: list[dict[str, Any]], *more: str, model: str = "qwen2.5
               tasks: list[str] | None = None) -> Any:
     write_jsonl("R.jsonl", responses)
     if tasks:
-        manifest("R.jsonl", [], tasks=tasks)  # as eval.floors writes it
+        manifest("R.jsonl", [], tasks=tasks, answered_by=[{"method": model}])  # as eval.floors writes it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["eval.score", "--run", "toy", "--model", model, "--stage", stage,
                                    "--responses", "R.jsonl", "--out", "out/result.json", *more])

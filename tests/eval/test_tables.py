@@ -159,9 +159,13 @@ def test_sources_are_pooled_by_adding_their_matrices() -> None:
 
 
 @pytest.mark.parametrize(("change", "said"), [
-    ({"teacher": "scripted"}, "its teacher is 'scripted', here it must be 'model'"),
-    ({"run": "other"}, "its run is 'other'"),
-    ({"stage": "base"}, "its stage is 'base'"),
+    ({"teacher": "scripted"}, "teacher: 'scripted' -> 'model'"),
+    ({"run": "other"}, "run: 'other' -> 'toy'"),
+    ({"model": "tiny"}, "model: 'tiny' -> 'qwen2.5-7b'"),
+    ({"stage": "base"}, "stage: 'base' -> 'dpo'"),
+    ({"identity": "0"}, "identity: '0' -> "),
+    ({"pools": {}}, "pools.test.jsonl: not there -> "),
+    ({"answered_by": None}, "not a result of eval.score --run: answered_by"),
     ({"results": [{}]}, "not a result of eval.score --run: results.0.task"),
 ])
 def test_results_are_never_mixed(workdir: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any],
@@ -177,9 +181,8 @@ def test_results_are_never_mixed(workdir: Path, monkeypatch: pytest.MonkeyPatch,
 def test_two_models_scored_on_different_test_sets(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run("toy")
     evaluate(run, "qwen2.5-7b", "base", *ANSWERS, monkeypatch=monkeypatch)
-    path = evaluate(run, "qwen2.5-7b", "dpo", *ANSWERS, monkeypatch=monkeypatch)
-    changed = read_json(path)
-    changed["results"][0]["label_counts"] = {"normal": 3, "abnormal": 1}
-    write_json(path, changed)
-    with pytest.raises(SystemExit, match="anomaly_detection bgl disjoint is not the test set of"):
+    pool = run.pools / "test.jsonl"
+    pool.write_text(pool.read_text().replace('"abnormal"', '"normal"', 1))
+    evaluate(run, "qwen2.5-7b", "dpo", *ANSWERS, monkeypatch=monkeypatch)
+    with pytest.raises(SystemExit, match=r"base/result.json: scored under .* test instances .*\(pools.test.jsonl: "):
         command(run, monkeypatch)

@@ -17,8 +17,8 @@ from logreasoner import chat, config, costs, serve
 from logreasoner.answers import Trajectory
 from logreasoner.batch import ask_batch, note, notes_path, open_notes
 from logreasoner.cli import NotYet, UserError
-from logreasoner.files import read_jsonl, write_json, write_jsonl
-from logreasoner.journal import Journal, body_digest, content, final, trouble
+from logreasoner.files import read_jsonl, write_jsonl
+from logreasoner.journal import Answerer, Journal, body_digest, content, endpoints, final, trouble
 from logreasoner.live import ask_live
 
 LONG = settings().max_examples > 100
@@ -74,7 +74,9 @@ BODY = st.one_of(JSON, st.fixed_dictionaries({"choices": JSON | st.lists(
         st.fixed_dictionaries({"prompt_tokens": JSON, "completion_tokens": JSON}))}))
 LINE = st.fixed_dictionaries({"custom_id": st.sampled_from(["p-0", "p-1", "p-1#0", "#", ""]) | JSON}, optional={
     "response": JSON | st.fixed_dictionaries({"status_code": st.sampled_from([200, 400, 500]) | JSON, "body": BODY}),
-    "error": JSON, "model": JSON, "batch": JSON, "request_sha256": TEXT | JSON})
+    "error": JSON, "model": JSON, "batch": JSON, "request_sha256": TEXT | JSON, "answered_by": JSON | (
+        st.fixed_dictionaries({}, optional={"address": st.just("http://a/v1") | JSON, "weights": st.just("w") | JSON,
+                                            "model": JSON}))})
 
 
 @given(line=LINE)
@@ -106,11 +108,15 @@ def test_responses_are_scored_and_joined_or_refused(place, command, lines):
 
 @given(data=st.lists(st.binary(max_size=60) | LINE.map(lambda line: json.dumps(line).encode())
                      | st.just(b"[" * 100_000), max_size=6).map(b"\n".join))
+@example(data=b'{"request_sha256": "0", "answered_by": {"address": "http://a/v1"}}\n'
+              b'{"request_sha256": "1", "answered_by": {"weights": "w"}}')
 @some(60)
 def test_a_journal_of_any_bytes_is_passed_over(place, data):
     path = place / "given.journal.jsonl"
     path.write_bytes(data)
-    assert all(isinstance(key, str) for key in Journal(path).answers)
+    for answerer in (endpoints("http://a/v1"), Answerer({"weights": "w"})):
+        found = Journal(path, answerer).answers
+        assert all(isinstance(key, str) and answerer.gave(line) for key, line in found.items())
     assert costs.spent_in(path).answers >= 0
     path.with_name("given.batch.jsonl").write_bytes(data)
     assert open_notes(path) == {}
@@ -180,7 +186,7 @@ def test_whatever_a_server_sends_is_an_answer_or_an_error(place, server, impatie
     monkeypatch.setenv("OPENAI_API_KEY", "sk-canary-1234567890")
     server.reply = (status, "text/html" if REPLIES[at].startswith(b"<") else "application/json", REPLIES[at])
     path = place / "build" / f"server-{at}-{status}.journal.jsonl"
-    journal = Journal(path)
+    journal = Journal(path, endpoints(server.url))
     asked = chat.request("a", "m", "evaluation", "x", vllm=False)
     try:
         ask_live([asked], journal, server.url, "sk-canary-1234567890")
@@ -201,7 +207,7 @@ def test_whatever_a_server_sends_is_an_answer_or_an_error(place, server, impatie
 @pytest.mark.parametrize("at", range(len(REPLIES)))
 def test_whatever_a_batch_server_sends_is_an_error_and_no_answer(place, server, impatient, at, status):
     server.reply = server.content = (status, "application/json", REPLIES[at])
-    journal = Journal(place / "build" / f"batch-{at}-{status}.journal.jsonl")
+    journal = Journal(place / "build" / f"batch-{at}-{status}.journal.jsonl", endpoints(server.url))
     asked = chat.request("a", "m", "evaluation", "x", vllm=False)
     for _ in range(2):  # it submits, and comes back to collect
         with pytest.raises((UserError, NotYet)) as stopped:
@@ -226,13 +232,13 @@ ENDED = json.dumps({"id": "batch_1", "object": "batch", "status": "completed", "
 def test_a_batch_files_lines_answer_what_was_asked_or_nothing(place, server, impatient, content):
     server.reply, server.content = (200, "application/json", ENDED), (200, "application/octet-stream", content)
     folder = Path(tempfile.mkdtemp(dir=place / "build"))
-    journal = Journal(folder / "x.journal.jsonl")
+    journal = Journal(folder / "x.journal.jsonl", endpoints(server.url))
     asked = [chat.request(f"p-{at}", "m", "evaluation", f"question {at}", vllm=False) for at in range(2)]
     questions = {each["custom_id"]: body_digest(each) for each in asked}
     note(notes_path(journal.path), "key", requests=questions, model="m", batch="batch_1")
     with contextlib.suppress(UserError, NotYet):
         ask_batch([], journal, server.url, "none")
-    answers = Journal(journal.path).answers
+    answers = Journal(journal.path, journal.answerer).answers
     assert set(answers) <= set(questions.values())
     assert content != GOOD or set(answers) == {questions["p-0"]}
 
@@ -245,8 +251,7 @@ URLS = ["http://[", "http://", "x", "ftp://127.0.0.1/v1", "http://127.0.0.1:9999
 def test_an_address_that_is_none_or_holds_a_key_is_refused_and_not_kept(place, command, url, impatient):
     log, name = place / "given.log", f"url{URLS.index(url)}"
     log.write_text("a fan stopped\n")
-    run = config.Run("other", config.resolve("demo", []))
-    write_json(run.dir / "run.json", {"experiment": run.experiment.model_dump()})
+    config.declare("other", config.resolve("demo", []))
     requests = place / "build" / "x.requests.jsonl"
     write_jsonl(requests, [chat.request("a", "m", "evaluation", "x", vllm=False)])
     for status in (

@@ -1,0 +1,171 @@
+"""A run is declared once: whatever reaches its prompts, recipes or scores and is changed afterwards is an error that
+names it, for `make` and for every single command, whatever the run has made by then."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from logreasoner.files import ROOT, read_json, write_json
+
+PARTS = ("logreasoner", "data_builders", "eval", "demo", "experiments", "prompts", "templates")
+RUN = "demo"
+STEP = ("data_builders.stage1", "--run", RUN, "rationale-requests")
+# file, what stands in it, what it is changed to, what the error names
+CHANGES = {
+    "a model's path": ("experiments/models.yaml", "path: Qwen/Qwen2.5-7B-Instruct", "path: Qwen/Qwen2.5-7B",
+                       "models.qwen2.5-7b.path"),
+    "a model's template": ("experiments/models.yaml", "template: llama3", "template: qwen", "models.llama3.1-8b.template"),
+    "whether a model thinks": ("experiments/models.yaml", "thinking: true", "thinking: false",
+                               "models.r1-distill-qwen-7b.thinking"),
+    "a model that is gone": ("experiments/models.yaml", "gpt-4o: {", "gpt-4o-mini: {", "models.gpt-4o: .* -> not there"),
+    "a stage": ("experiments/stages.yaml", "pref_beta: 0.1", "pref_beta: 0.2", "stages.dpo.arguments.pref_beta: 0.1 -> 0.2"),
+    "hardware": ("experiments/hardware.yaml", "max_per_device: {sft: 8, dpo: 2}", "max_per_device: {sft: 4, dpo: 2}",
+                 "hardware.1xH200.max_per_device.sft"),
+    "a speed profile": ("experiments/speed.yaml", "flash_attn: fa2}, dpo", "flash_attn: sdpa}, dpo",
+                        "speed.kernels.arguments"),
+    "decoding": ("experiments/decoding.yaml", "temperature: 0.7", "temperature: 0.9", "decoding.sampling.temperature"),
+    "a task": ("experiments/tasks/potential_failure_prediction.yaml", "mask_level: true", "mask_level: false",
+               "tasks.potential_failure_prediction.mask_level"),
+    "the classifiers": ("experiments/classifier.yaml", "2.0e-5", "3.0e-5", "files.experiments/classifier.yaml"),
+    "the sources": ("experiments/sources.yaml", "licence", "license", "files.experiments/sources.yaml"),
+    "control tokens": ("experiments/control_tokens.yaml", "marks:", "marks:\n  - <|new|>",
+                       "files.experiments/control_tokens.yaml"),
+    "a prompt": ("prompts/solution.j2", "<answer>", "<answer>\n", "files.prompts/solution.j2"),
+    "a chat template": ("templates/chat/qwen.jinja", "<|im_start|>", "<|im_start|> ", "files.templates/chat/qwen.jinja"),
+    "the recipes": ("templates/recipe.yaml.j2", "logging_steps: 10", "logging_steps: 5", "files.templates/recipe.yaml.j2"),
+    "the export": ("templates/export.yaml.j2", "export_size: 5", "export_size: 2", "files.templates/export.yaml.j2"),
+    "the launch": ("templates/launch/torchrun.sh.j2", "set -eu", "set -e", "files.templates/launch/torchrun.sh.j2"),
+    "DeepSpeed": ("templates/deepspeed/zero3.json", "{", "{ ", "files.templates/deepspeed/zero3.json"),
+    "the teacher's script": ("demo/teacher.yaml", "rates:", "rates: ", "files.demo/teacher.yaml"),
+    "the level mask": ("logreasoner/records.py", 'LEVEL_MASK = "[MASK]"', 'LEVEL_MASK = "[LEVEL]"',
+                       "code.logreasoner/records.py"),
+    "the answer parser": ("logreasoner/answers.py", 'removesuffix(".")', 'removesuffix("!")', "code.logreasoner/answers.py"),
+    "what is a thought": ("data_builders/thoughts.py", "LEAST_STEPS, MOST_STEPS = 3, 8", "LEAST_STEPS, MOST_STEPS = 2, 8",
+                          "code.data_builders/thoughts.py"),
+    "the scores": ("eval/score.py", "RESAMPLES = 2_000", "RESAMPLES = 1_000", "code.eval/score.py"),
+}
+
+
+def command(folder, module, *arguments):
+    """A command of the project's copy in a folder."""
+    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(folder)}, timeout=120)
+
+
+def change(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text, f"{path} no longer has {old!r}"
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A copy of the project with a run that is half way: declared, pools drawn, the teacher's questions written."""
+    folder = tmp_path_factory.mktemp("project")
+    for part in PARTS:
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    for step in (("demo.logs",), ("logreasoner.config", "--run", RUN), ("data_builders.pools", "--run", RUN), STEP):
+        done = command(folder, *step)
+        assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_change_after_the_declaration_is_named_and_stops_every_command(project, kind):
+    file, old, new, named = CHANGES[kind]
+    path = project / file
+    before = path.read_text(encoding="utf-8")
+    declared = (project / "build" / "runs" / RUN / "run.json").read_bytes()
+    try:
+        change(path, old, new)
+        for step in (("logreasoner.config", "--run", RUN), STEP):
+            done = command(project, *step)
+            assert done.returncode == 1 and re.search(named, done.stderr), (step, done.stdout + done.stderr)
+            assert "was declared with different settings" in done.stderr and f"RUN={RUN}-2" in done.stderr
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert (project / "build" / "runs" / RUN / "run.json").read_bytes() == declared
+    assert command(project, *STEP).returncode == 0, "what changed was set back"
+
+
+def test_a_change_of_the_experiment_itself_is_named(project):
+    path = project / "experiments" / "runs" / "demo.yaml"
+    before = path.read_text(encoding="utf-8")
+    try:
+        change(path, "select: 60", "select: 61")
+        done = command(project, "logreasoner.config", "--run", RUN)
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert done.returncode == 1 and "experiment.stage1.select: 60 -> 61" in done.stderr
+
+
+def test_comments_change_nothing(project):
+    path = project / "logreasoner" / "answers.py"
+    before = path.read_text(encoding="utf-8")
+    try:
+        change(path, '"""Numbered reasoning steps', '# A remark.\n    """Other words: numbered reasoning steps')
+        assert command(project, *STEP).returncode == 0
+    finally:
+        path.write_text(before, encoding="utf-8")
+
+
+def test_a_new_model_joins_the_run_and_is_held_from_then_on(project):
+    path = project / "experiments" / "models.yaml"
+    before = path.read_text(encoding="utf-8")
+    run = project / "build" / "runs" / RUN / "run.json"
+    declared = read_json(run)
+    try:
+        path.write_text(f"{before}mine: {{title: Mine, path: org/mine, template: qwen, parameters: 1.0e+9}}\n")
+        assert command(project, *STEP).returncode == 0
+        assert read_json(run)["models"]["mine"]["path"] == "org/mine"
+        change(path, "org/mine", "org/other")
+        assert "models.mine.path: 'org/mine' -> 'org/other'" in command(project, *STEP).stderr
+    finally:
+        path.write_text(before, encoding="utf-8")
+        write_json(run, declared)
+
+
+@pytest.mark.parametrize(("step", "said"), [
+    (("logreasoner.config", "--run", "old", "--experiment", "demo"), "declare a new run (RUN=old-2)"),
+    (("eval.tables", "--run", "old"), "check out the commit that its manifests name")])
+def test_a_run_of_an_earlier_version_says_so_and_how_to_go_on(project, step, said):
+    known = read_json(project / "build" / "runs" / RUN / "run.json")
+    write_json(project / "build" / "runs" / "old" / "run.json",
+               {key: known[key] for key in ("run", "experiment", "stages", "tasks", "decoding")})
+    done = command(project, *step)
+    assert done.returncode == 1 and "was written by an earlier version of this project" in done.stderr
+    assert said in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("file", ["build/data/bundled/train.jsonl", f"build/runs/{RUN}/pools/test.jsonl"])
+def test_pools_and_the_data_they_were_drawn_from_stay_what_they_were(project, file):
+    """Labels that were corrected (new-task --replace), or exchanged in the pools themselves."""
+    path = project / file
+    before = path.read_text(encoding="utf-8")
+    try:
+        change(path, '"label":"True"', '"label":"False"')
+        done = command(project, "logreasoner.config", "--run", RUN)
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert done.returncode == 1 and f"{file} has changed since the pools of run {RUN} were drawn" in done.stderr
+
+
+def test_runs_that_were_declared_with_other_settings_have_no_spread(project):
+    """A training argument and a prompt were changed between the two declarations."""
+    paths = [project / "experiments" / "stages.yaml", project / "prompts" / "solution.j2"]
+    before = [path.read_text(encoding="utf-8") for path in paths]
+    declare = ("logreasoner.config", "--experiment", "demo", "--run")
+    try:
+        assert command(project, *declare, "one").returncode == 0
+        change(paths[0], "pref_beta: 0.1", "pref_beta: 0.2")
+        change(paths[1], "<answer>", "<answer> ")
+        assert command(project, *declare, "two").returncode == 0
+        done = command(project, "eval.compare", "spread", "--runs", "one", "two", "--model", "tiny", "--stage", "dpo")
+    finally:
+        for path, text in zip(paths, before, strict=True):
+            path.write_text(text, encoding="utf-8")
+    assert done.returncode == 1 and "files.prompts/solution.j2" in done.stderr and "stages.dpo.arguments.pref_beta" in done.stderr

@@ -151,7 +151,7 @@ doctor: | $(CORE) ## what this machine can do, and what is missing for the rest
 
 # ---- the run ---------------------------------------------------------------------------------------------------
 D := build/runs/$(RUN)
-POOLS := $(D)/pools/manifest.json
+SPLITS := $(D)/splits/manifest.json
 # The teacher's answers and what is made of them; what depends on the model; a trained stage.
 SHARED = $(D)/datasets/shared/$(1)
 OWN = $(D)/datasets/$(MODEL)/$(1)
@@ -159,8 +159,8 @@ TRAINED = $(D)/models/$(MODEL)/$(1)/manifest.json
 OVERRIDES := $(if $(FINETUNING),'finetuning=$(FINETUNING)') $(if $(TEACHER),'teacher=$(TEACHER)') \
   $(if $(TEACHER_BASE_URL),$(call quoted,teacher_base_url=$(TEACHER_BASE_URL))) $(if $(TASKS),'tasks=$(TASKS)') $(if $(SEED),'seed=$(SEED)') $(if $(TRAINING_SEED),'training_seed=$(TRAINING_SEED)') $(if $(SPEED),'speed=$(SPEED)')
 SPEND := $(if $(BUDGET),--budget $(BUDGET))
-ASK_TEACHER = $(PY) -m logreasoner.chat --run $(RUN) --role teacher --engine $(TEACHER_ENGINE) $(SPEND)
-ASK_POLICY = $(PY) -m logreasoner.chat --run $(RUN) --role policy --model $(MODEL) --engine $(ENGINE) $(if $(BASE_URL),--base-url $(call quoted,$(BASE_URL))) $(if $(DATA_PARALLEL),--data-parallel $(DATA_PARALLEL)) $(SPEND)
+ASK_TEACHER = $(PY) -m logreasoner.generation.generate --run $(RUN) --role teacher --engine $(TEACHER_ENGINE) $(SPEND)
+ASK_POLICY = $(PY) -m logreasoner.generation.generate --run $(RUN) --role policy --model $(MODEL) --engine $(ENGINE) $(if $(BASE_URL),--base-url $(call quoted,$(BASE_URL))) $(if $(DATA_PARALLEL),--data-parallel $(DATA_PARALLEL)) $(SPEND)
 
 PUBLIC := build/data/public/manifest.json
 BUNDLED := build/data/bundled/manifest.json
@@ -189,8 +189,8 @@ corrections dpo: CHECK = dpo
 
 # ---- data ------------------------------------------------------------------------------------------------------
 .PHONY: data data-ad
-data: $(POOLS) ## download, verify and normalise the public data; show the pools and Tables 1 and 2
-	@$(PY) -m data_builders.pools --run $(RUN) --show
+data: $(SPLITS) ## download, verify and normalise the public data; show the splits and Tables 1 and 2
+	@$(PY) -m data_builders.splits --run $(RUN) --show
 data-ad: | $(CORE) ## the large raw logs for anomaly detection, before `make data`; or BGL=FILE SPIRIT=FILE
 	$(PY) -m data_builders.fetch --group ad $(if $(BGL),--file $(call quoted,BGL.zip=$(BGL))) $(if $(SPIRIT),--file $(call quoted,spirit2.gz=$(SPIRIT)))
 
@@ -200,8 +200,8 @@ $(PUBLIC): $(wildcard build/data/raw/ad/*) | $(CORE)
 $(BUNDLED): demo/logs.yaml | $(CORE)
 	$(PY) -m demo.logs --out $(@D)
 
-$(POOLS): | declare $(if $(OWN_DATA),,$(if $(filter demo smoke,$(EXPERIMENT)),$(BUNDLED),$(PUBLIC)))
-	$(PY) -m data_builders.pools --run $(RUN)
+$(SPLITS): | declare $(if $(OWN_DATA),,$(if $(filter demo smoke,$(EXPERIMENT)),$(BUNDLED),$(PUBLIC)))
+	$(PY) -m data_builders.splits --run $(RUN)
 
 # ---- stage 1: high-level thoughts (section 3.2) ----------------------------------------------------------------
 STAGE1 := $(PY) -m data_builders.stage1 --run $(RUN)
@@ -209,7 +209,7 @@ THOUGHTS := $(call SHARED,thought-sft)
 
 # $(1): thought-sft, or cot-sft, which asks the teacher about stage 2's instances (section 4.4.4).
 define rationales
-$(call SHARED,$(1))/rationales.requests.jsonl: $(POOLS)
+$(call SHARED,$(1))/rationales.requests.jsonl: $(SPLITS)
 	$(STAGE1) --stage $(1) rationale-requests
 $(call SHARED,$(1))/rationales.responses.jsonl: $(call SHARED,$(1))/rationales.requests.jsonl
 	$(ASK_TEACHER) --requests $$< --responses $$@
@@ -221,7 +221,7 @@ $(foreach stage,thought-sft cot-sft,$(eval $(call rationales,$(stage))))
 $(THOUGHTS)/embeddings.npy: $(THOUGHTS)/analyses.jsonl | $(TRAIN) $(EMBEDDER)
 	$(PYTRAIN) -m data_builders.embed --run $(RUN) --texts $< --field analysis --out $@
 $(THOUGHTS)/selected.json: $(THOUGHTS)/embeddings.npy
-	$(PY) -m data_builders.select --run $(RUN) --embeddings $< --out $@
+	$(PY) -m data_builders.dpp --run $(RUN) --embeddings $< --out $@
 $(THOUGHTS)/thoughts.requests.jsonl: $(THOUGHTS)/selected.json
 	$(STAGE1) thought-requests
 $(THOUGHTS)/thoughts.responses.jsonl: $(THOUGHTS)/thoughts.requests.jsonl
@@ -240,7 +240,7 @@ STAGE2 := $(PY) -m data_builders.stage2 --run $(RUN) --model $(MODEL)
 
 # $(1) the stage that holds the solutions, $(2) the policy that solves, $(3) its weights
 define solutions
-$(call OWN,$(1))/solutions.requests.jsonl: $(POOLS) $(3)
+$(call OWN,$(1))/solutions.requests.jsonl: $(SPLITS) $(3)
 	$(STAGE2) --stage $(1) solution-requests
 $(call OWN,$(1))/solutions.responses.jsonl: $(call OWN,$(1))/solutions.requests.jsonl | $(SERVE)
 	$(ASK_POLICY) --stage $(2) --requests $$< --responses $$@
@@ -255,7 +255,7 @@ define corrections
 $(call OWN,$(1))/corrections.requests.jsonl: $(call OWN,$(2))/solutions.jsonl
 	$(STAGE2) --stage $(1) correction-requests
 $(call OWN,$(1))/corrections.responses.jsonl: $(call OWN,$(1))/corrections.requests.jsonl | $(SERVE)
-	$(PY) -m logreasoner.chat --run $(RUN) --role corrector --model $(MODEL) --stage $(1) --engine $(ENGINE) --teacher-engine $(TEACHER_ENGINE) $(SPEND) --requests $$< --responses $$@
+	$(PY) -m logreasoner.generation.generate --run $(RUN) --role corrector --model $(MODEL) --stage $(1) --engine $(ENGINE) --teacher-engine $(TEACHER_ENGINE) $(SPEND) --requests $$< --responses $$@
 $(call OWN,$(1))/corrections.jsonl: $(call OWN,$(1))/corrections.responses.jsonl
 	$(STAGE2) --stage $(1) corrections
 endef
@@ -273,13 +273,13 @@ corrections: preflight $(call OWN,dpo)/samples.jsonl ## stage 2: corrected wrong
 define train
 $(call TRAINED,$(1)): $(2) $(3) | $(TRAIN)
 	$(PY) -m data_builders.recipes --run $(RUN) --model $(MODEL) --stage $(1) --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH) $(if $(TRACK),--report-to $(TRACK))
-	$(PYTRAIN) -m data_builders.gate --run $(RUN) --model $(MODEL) --stage $(1) --samples $(2)
-	$(PYTRAIN) -m data_builders.training before --run $(RUN) --model $(MODEL) --stage $(1)
+	$(PYTRAIN) -m data_builders.llamafactory_dataset --run $(RUN) --model $(MODEL) --stage $(1) --samples $(2)
+	$(PYTRAIN) -m data_builders.train prepare --run $(RUN) --model $(MODEL) --stage $(1)
 	test -f $(D)/models/$(MODEL)/$(1)/*/trainer_state.json || bash $(D)/recipes/$(MODEL)/$(1).$(LAUNCH).sh
 	test -f $(D)/models/$(MODEL)/$(1)/model/trainer_state.json || $$(LLAMAFACTORY) export $(D)/recipes/$(MODEL)/$(1).export.yaml
-	$(PYTRAIN) -m data_builders.training after --run $(RUN) --model $(MODEL) --stage $(1)
+	$(PYTRAIN) -m data_builders.train finish --run $(RUN) --model $(MODEL) --stage $(1)
 endef
-$(if $(FORM),$(eval $(call train,form-sft,$(FORM)/samples.jsonl,$(INIT)/config.json)))
+$(if $(FORM),$(eval $(call train,base-sft,$(FORM)/samples.jsonl,$(INIT)/config.json)))
 
 # $(1) stage, $(2) folder of its samples, $(3) what they are made of, $(4) the weights it starts from
 define stage
@@ -298,7 +298,7 @@ $(call solutions_of,solution-sft,solution-sft,$(call TRAINED,thought-sft))
 $(call pairs_of,dpo,solution-sft,dpo,solution-sft)
 # Baselines and ablations (experiments/stages.yaml says which table or figure each is for).
 $(eval $(call stage,cot-sft,$(call SHARED,cot-sft),$(call SHARED,cot-sft)/analyses.jsonl $(THOUGHTS)/selected.json,$(BASE)))
-$(eval $(call stage,direct-sft,$(call SHARED,direct-sft),$(POOLS),$(BASE)))
+$(eval $(call stage,direct-sft,$(call SHARED,direct-sft),$(SPLITS),$(BASE)))
 $(foreach part,$(SHARES),$(call thoughts_of,thought-sft-$(part)))
 $(foreach part,$(SHARES),$(call solutions_of,solution-sft-$(part),solution-sft,$(call TRAINED,thought-sft)))
 $(foreach part,$(SHARES),$(call pairs_of,dpo-$(part),solution-sft,dpo,solution-sft-$(part)))
@@ -326,16 +326,16 @@ PREDICTIONS := $(D)/predictions/$(MODEL)/$(STAGE)
 ANSWERS := $(PREDICTIONS)/test$(VARIANT)
 RESULT := $(D)/results$(VARIANT)/$(MODEL)/$(STAGE)/result.json
 SUBSET := $(if $(LIMIT),--limit $(LIMIT)) $(if $(VOTES),--samples $(VOTES))
-ifeq ($(STAGE),floor)
-$(ANSWERS).responses.jsonl: $(POOLS)
-	$(PY) -m eval.floors --run $(RUN) --model $(MODEL) --out $@
+ifeq ($(STAGE),baseline)
+$(ANSWERS).responses.jsonl: $(SPLITS)
+	$(PY) -m eval.baselines --run $(RUN) --model $(MODEL) --out $@
 else ifeq ($(STAGE),classifier)
-$(ANSWERS).responses.jsonl: $(POOLS) | $(TRAIN) $(EMBEDDER)
+$(ANSWERS).responses.jsonl: $(SPLITS) | $(TRAIN) $(EMBEDDER)
 	$(PYTRAIN) -m eval.classifier --run $(RUN) --model $(MODEL) --out $@
 else
 # Written anew each time: what is asked, and of whom, hangs on NAME and BASE_URL, which no file's time shows. What has
 # been answered is not asked again.
-$(ANSWERS).requests.jsonl: $(POOLS) always
+$(ANSWERS).requests.jsonl: $(SPLITS) always
 	$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) $(if $(NAME),--endpoint other --name $(call quoted,$(NAME))) --out $@
 $(ANSWERS).responses.jsonl: $(ANSWERS).requests.jsonl $(if $(filter-out base,$(STAGE)),$(call TRAINED,$(STAGE)),$(if $(filter $(API),$(MODEL)),,$(BASE))) | $(if $(filter $(API),$(MODEL)),,$(SERVE))
 	$(ASK_POLICY) --stage $(STAGE) --requests $< --responses $@ --journal $(PREDICTIONS)/test.journal.jsonl
@@ -343,10 +343,10 @@ endif
 $(RESULT): $(ANSWERS).responses.jsonl
 	$(PY) -m eval.score --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) --responses $< --out $@
 
-.PHONY: always eval floors tables report compare spread matrix plan costs audit
-eval: preflight $(RESULT) ## predict and score MODEL at STAGE: base, any trained stage, classifier or floor
-floors: $(POOLS) ## score what needs no language model: a constant, TF-IDF with logistic regression, a cosine
-	@for model in $$($(PY) -m eval.floors --run $(RUN)); do $(MAKE) --no-print-directory eval MODEL=$$model STAGE=floor; done
+.PHONY: always eval baselines tables report compare spread matrix plan costs audit
+eval: preflight $(RESULT) ## predict and score MODEL at STAGE: base, any trained stage, classifier or baseline
+baselines: $(SPLITS) ## score what needs no language model: a constant, TF-IDF with logistic regression, a cosine
+	@for model in $$($(PY) -m eval.baselines --run $(RUN)); do $(MAKE) --no-print-directory eval MODEL=$$model STAGE=baseline; done
 tables: | declare ## Tables 3-5, measured beside published, as Markdown, CSV and LaTeX
 	$(PY) -m eval.tables --run $(RUN) $(SUBSET)
 report: | declare ## one HTML file: tables, figures, losses, costs, lineage, every prediction; MODELS= for some
@@ -357,10 +357,10 @@ spread: | declare ## mean and spread of MODEL at STAGE over RUNS="paper paper-43
 	$(PY) -m eval.compare spread --runs $(RUNS) --model $(MODEL) --stage $(STAGE) $(SUBSET)
 matrix: | declare ## every cell of the paper's tables and figures, its command and its state; FORMAT=csv
 	@$(PY) -m eval.matrix --run $(RUN) $(ONLY) --format $(FORMAT)
-plan: $(POOLS) ## what EXPERIMENT=table3 MODEL=... would ask, cost and take, before anything is spent
+plan: $(SPLITS) ## what EXPERIMENT=table3 MODEL=... would ask, cost and take, before anything is spent
 	@$(PY) -m eval.plan --run $(RUN) $(ONLY) $(if $(filter command line,$(origin MODEL)),--models $(MODEL)) --hardware $(HARDWARE) $(SUBSET)
 costs: | declare ## what the teacher's answers have cost, beside the paper's figures
-	@$(PY) -m logreasoner.costs --run $(RUN)
+	@$(PY) -m logreasoner.generation.costs --run $(RUN)
 audit: | $(CORE) ## can the published numbers be? docs/audit.md
 	$(PY) -m eval.audit --out docs/audit.md
 
@@ -391,7 +391,7 @@ OF_RUN = --run $(RUN) --model $(MODEL)
 weights:
 	@test -f $(WEIGHTS) || $(MAKE) --no-print-directory $(WEIGHTS)
 serve: preflight weights | $(SERVE) ## serve MODEL at STAGE by vLLM (OpenAI-compatible) until Ctrl-C; PORT=8000 HOST=127.0.0.1
-	@$(PY) -m logreasoner.serve $(OF_RUN) --stage $(STAGE) --port $(PORT) --host $(call quoted,$(HOST))
+	@$(PY) -m logreasoner.generation.serve $(OF_RUN) --stage $(STAGE) --port $(PORT) --host $(call quoted,$(HOST))
 ifeq ($(BASE_URL),)
 analyze: preflight weights | $(SERVE)
 endif

@@ -16,14 +16,14 @@ from pathlib import Path
 from bench.measuring import Ran, Row, alternately, ran
 from bench.sessions import made
 from eval.predict import requests as evaluation
-from logreasoner import chat, engines
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, load_run, task
 from logreasoner.files import read_json, read_jsonl, write_json, write_jsonl
-from logreasoner.journal import Engine, Record, endpoints, inner, request
-from logreasoner.live import ask_live
+from logreasoner.generation import generate, vllm
+from logreasoner.generation.openai_live import ask_live
+from logreasoner.generation.response_cache import Engine, Record, endpoints, inner, request
+from logreasoner.instances import read_instances
 from logreasoner.prompts import solution
-from logreasoner.records import read_instances
 
 RUN, MODEL, NAME, TASK = "bench", "tiny", "tiny/base", "anomaly_detection"
 WINDOWS, WINDOW, EXAMPLES = 200, 20, 3  # as the paper evaluates: sessions of 20 lines, three examples
@@ -91,7 +91,7 @@ def through(url: str, asked: list[Record]) -> tuple[float, list[Record]]:
         write_jsonl(requests, asked)
         start = time.perf_counter()
         ours = Engine(lambda new, journal: ask_live(new, journal, url, "none", title="ours"), endpoints(url))
-        chat.answer(requests, responses, ours)
+        generate.answer(requests, responses, ours)
         return time.perf_counter() - start, [record for _, record in read_jsonl(responses)]
 
 
@@ -135,7 +135,7 @@ def peer(url: str, model: Path, folder: Path, asked: list[Record]) -> Callable[[
                     "--custom-output-len", "-1", "--num-prompts", str(len(asked)), "--disable-shuffle",
                     "--max-concurrency", str(decoding()["live"]["concurrency"]), "--ignore-eos", "--temperature",
                     str(body["temperature"]), "--extra-body", json.dumps(sampling), "--disable-tqdm", "--save-result",
-                    "--result-dir", str(folder), "--result-filename", "peer.json"], engines.vllm_environment())
+                    "--result-dir", str(folder), "--result-filename", "peer.json"], vllm.vllm_environment())
         found = read_json(folder / "peer.json")
         if (found["completed"], found["total_output_tokens"]) != (len(asked), tokens(asked)):
             raise UserError(f"{folder / 'peer.json'}: not all answered, or with other numbers of tokens")
@@ -193,9 +193,9 @@ def measure(folder: Path) -> list[Row]:
     short = [each for each in evaluation(run, MODEL, "base")
              if task(TASK).question.strip() in each["body"]["messages"][0]["content"]]
     # Only whole blocks are shared. vLLM's have 16 tokens on a GPU; on a CPU 128, or any multiple of 32.
-    blocks = [] if engines.has_gpu() else ["--block-size", "32"]
-    command = engines.vllm_command("api_server", str(model), NAME, run.model(MODEL).template, *blocks)
-    with engines.server(command, folder / "server.log") as url:
+    blocks = [] if vllm.has_gpu() else ["--block-size", "32"]
+    command = vllm.vllm_command("api_server", str(model), NAME, run.model(MODEL).template, *blocks)
+    with vllm.server(command, folder / "server.log") as url:
         return [hits(url, f"anomaly detection, {EXAMPLES} examples, sessions of {WINDOW} BGL-format lines", asked),
                 hits(url, "the demo's anomaly detection, one or two lines", short), once(url, asked[:50]),
                 *speed(url, model, folder, asked), *speed(url, model, folder, alike(asked))]

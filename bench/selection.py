@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.measuring import Ran, Row, alternately, limit, ran, ratio
-from data_builders.select import greedy_map
+from data_builders.dpp import greedy_map
 from logreasoner.files import read_json, writing
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ def _beside(path: Path, kind: str) -> tuple[list[Point], list[Row]]:
 
 def _largest(path: Path, kind: str, out: Path) -> tuple[Point, list[Row]]:
     """The command on every row."""
-    done = ran([sys.executable, "-m", "data_builders.select", "--embeddings", str(path), "--count", str(COUNT),
+    done = ran([sys.executable, "-m", "data_builders.dpp", "--embeddings", str(path), "--count", str(COUNT),
                 "--out", str(out)])
     if len(set(read_json(out))) != COUNT:
         raise AssertionError(f"{out}: not {COUNT} rows")

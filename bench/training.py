@@ -12,12 +12,12 @@ from typing import Any
 import yaml
 
 from bench.measuring import Row, ran
-from data_builders.gate import alpaca, dataset_info
+from data_builders.llamafactory_dataset import alpaca, dataset_info
 from data_builders.recipes import render, render_start, starter
 from logreasoner.config import Run, resolve, speeds, stages
 from logreasoner.files import ROOT, read_json, read_jsonl, write_json, writing
 
-STAGE = "form-sft"  # thoughts, solutions and corrections in form: short and long samples mixed, as in the demo
+STAGE = "base-sft"  # thoughts, solutions and corrections in form: short and long samples mixed, as in the demo
 SAMPLES = 480
 RUN = Run("demo", resolve("demo", []))
 INIT = RUN.stage_dir("tiny", "init") / "model"
@@ -34,7 +34,7 @@ def prepare(folder: Path) -> None:
             ("build/data/bundled/form.jsonl", [sys.executable, "-m", "demo.logs", "--out", "build/data/bundled"]),
             ("build/runs/demo/run.json", [sys.executable, "-m", "logreasoner.config", "--run", "demo"]),
             (INIT / "config.json", tiny),
-            (MADE, [sys.executable, "-m", "demo.form", "--run", "demo", "--out", str(MADE)])):
+            (MADE, [sys.executable, "-m", "demo.base_sft", "--run", "demo", "--out", str(MADE)])):
         if not (folder / made).exists():
             ran(command, ENVIRONMENT, folder)
 

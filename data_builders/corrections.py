@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from data_builders.thoughts import json_object
-from logreasoner.answers import Trajectory, parse_trajectory, same_text
+from logreasoner.answer_format import Trajectory, parse_trajectory, same_text
 
 
 class Correction(BaseModel):

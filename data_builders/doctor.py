@@ -174,7 +174,7 @@ def require(run: Run, model: str, stage: str, profile_name: str, nodes: int = 1,
         raise UserError(f"unknown hardware profile {profile_name!r}; experiments/hardware.yaml has "
                         f"{', '.join(hardware())}; here can run: {can}")
     declared = run.check(model, "base" if stage == "thoughts" else stage)
-    if declared.kind in ("api", "floor"):
+    if declared.kind in ("api", "baseline"):
         return  # nothing to load and nothing to train
     trains = stage not in ("thoughts", "base", "classifier")
     if trains and (ROOT / ".venv-train" / ".ready").exists():

@@ -1,4 +1,4 @@
-"""Embed texts with FlagEmbedding, one row a text, for data_builders.select (section 3.2.1). Needs .venv-train."""
+"""Embed texts with FlagEmbedding, one row a text, for data_builders.dpp (section 3.2.1). Needs .venv-train."""
 
 import argparse
 import os
@@ -65,12 +65,13 @@ def embed(model: str, texts: list[str], batch: int, max_length: int, pooling: st
 def _main(given: argparse.Namespace) -> None:
     from data_builders.doctor import model_missing
     from logreasoner.config import load_run
-    from logreasoner.weights import folder_digest
+    from logreasoner.weights import cached_revision, folder_digest
 
     model = given.model or MODEL
     if given.run:
         run = load_run(given.run)
         model = run.placed(run.experiment.embedding)
+    # A hub's model that moved on makes nothing again: another selection would ask, and pay, other questions.
     settings = {"model": model, "weights": folder_digest(Path(model)) if Path(model).is_dir() else None,
                 "field": given.field, "max_length": given.max_length, "pooling": given.pooling}
     if up_to_date(given.out, [given.texts], settings):
@@ -82,7 +83,7 @@ def _main(given: argparse.Namespace) -> None:
     rows, facts = embed(model, texts, given.batch, given.max_length, given.pooling)
     with writing(given.out, "wb") as stream:
         np.save(stream, rows)
-    manifest(given.out, [given.texts], settings=settings, **facts)
+    manifest(given.out, [given.texts], settings=settings, revision=cached_revision(model), **facts)
     cut = f"; {facts['cut']} texts were longer than {facts['limit']} tokens and cut" if facts["cut"] else ""
     print(f"{given.out}: {len(rows)} x {rows.shape[1]} on {facts['device']}{cut}")
 

@@ -16,17 +16,17 @@ from typing import Any
 
 import yaml
 
-from data_builders import incoming, task_checks
-from data_builders.incoming import Incoming
+from data_builders import table_reader, task_checks
 from data_builders.sessions import positive, source_name
+from data_builders.table_reader import Incoming
 from data_builders.task_checks import Findings, Rows
 from logreasoner import cli
-from logreasoner.answers import answer_element, parse_label
+from logreasoner.answer_format import answer_element, parse_label
 from logreasoner.cli import UserError
 from logreasoner.config import Data
 from logreasoner.files import EXPERIMENTS, manifest, write_jsonl, writing
+from logreasoner.instances import LEVEL_MASK, Instance
 from logreasoner.prompts import controls
-from logreasoner.records import LEVEL_MASK, Instance
 
 HEADER = "# Written by data_builders.new_task; edit it as you like."
 MOST_LABELS, MOST_SOURCES, LEAST_OF_A_SOURCE = 20, 8, 20
@@ -258,7 +258,7 @@ def new_task(given: argparse.Namespace) -> None:
         re.compile(given.mask or "")
     except re.error as error:
         raise UserError(f"--mask {given.mask!r}: not a regular expression ({error})") from None
-    file = incoming.read(given.file, given.format, given.window, given.limit)
+    file = table_reader.read(given.file, given.format, given.window, given.limit)
     chosen = choose(file, given)
     items = instances(file, chosen, given)
     labels = classes(items, chosen, given.file)

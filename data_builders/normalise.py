@@ -21,7 +21,7 @@ from data_builders.sessions import report, sessions
 from logreasoner import cli, config
 from logreasoner.cli import UserError
 from logreasoner.files import BUILD, manifest, read_json, sha256, write_jsonl
-from logreasoner.records import Instance, instance, mask_level
+from logreasoner.instances import Instance, instance, mask_level
 
 OUT = BUILD / "data" / "public"
 WINDOW, LIMIT, SEED = 20, 1_000_000, 0  # section 4.3.1: windows of 20 lines, 1,000,000 lines of each complete log

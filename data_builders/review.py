@@ -31,8 +31,8 @@ from logreasoner import prompts
 from logreasoner.cli import UserError
 from logreasoner.config import Run
 from logreasoner.files import digest, read_jsonl
-from logreasoner.journal import append_lines
-from logreasoner.records import by_id, read_instances
+from logreasoner.generation.response_cache import append_lines
+from logreasoner.instances import by_id, read_instances
 
 Row = dict[str, Any]
 VALID = ("valid", "accepted")  # outcomes that need no edit
@@ -140,7 +140,7 @@ def _thought(row: Row, edit: Any) -> tuple[Row | None, str]:
 
 def corrections(run: Run, model: str, stage: str) -> Review:
     """A model's corrections that `stage` holds, each with the flawed solution and the true label."""
-    tasks, items = run.tasks(), by_id(read_instances(run.pools / "stage2.jsonl"))
+    tasks, items = run.tasks(), by_id(read_instances(run.splits / "stage2.jsonl"))
     flawed = {row["id"]: row for row in stage2.wrong(run, model, run.stage(stage).samples.solutions)}
     rows = {row["id"]: {**row, "label": flawed[row["id"]]["label"],
                         "problem": prompts.problem(items[row["id"]], tasks[row["task"]]),

@@ -8,14 +8,14 @@ import random
 from pathlib import Path
 from typing import Any
 
-from data_builders import answered, review, stage1, stage2
+from data_builders import responses, review, stage1, stage2
 from data_builders.thoughts import check_thought
 from logreasoner import cli, prompts
-from logreasoner.answers import answer_element
+from logreasoner.answer_format import answer_element
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run
 from logreasoner.files import manifest, read_jsonl, write_jsonl
-from logreasoner.records import Instance, by_id, read_instances
+from logreasoner.instances import Instance, by_id, read_instances
 
 Row = dict[str, Any]
 SHARED = ("thoughts", "rationales", "labels")  # kinds that do not depend on the model
@@ -68,16 +68,16 @@ def labels(run: Run, stage: str) -> tuple[list[Row], dict[str, Any]]:
     """Direct fine-tuning (section 5.1): the same labelled instances, and nothing but the label to answer."""
     return [{"id": item.id, "task": item.task, "prompt": prompts.solution(item, run.tasks()[item.task]),
              "response": answer_element(item.label)} for item in _labelled(run).values()
-            ], {"inputs": [run.pools / "stage1.jsonl", run.pools / "stage2.jsonl"]}
+            ], {"inputs": [run.splits / "stage1.jsonl", run.splits / "stage2.jsonl"]}
 
 
 def _labelled(run: Run) -> dict[str, Instance]:
-    return by_id(item for pool in ("stage1", "stage2") for item in read_instances(run.pools / f"{pool}.jsonl"))
+    return by_id(item for split in ("stage1", "stage2") for item in read_instances(run.splits / f"{split}.jsonl"))
 
 
 def _instances(run: Run, share: float) -> dict[str, Instance]:
     """The stage-2 instances of a share, by id."""
-    items = list(read_instances(run.pools / "stage2.jsonl"))
+    items = list(read_instances(run.splits / "stage2.jsonl"))
     kept = {row["id"] for row in part([{"id": item.id, "task": item.task} for item in items], share,
                                       run.experiment.seed)}
     return by_id(item for item in items if item.id in kept)
@@ -115,7 +115,7 @@ def pairs(run: Run, stage: str, model: str) -> tuple[list[Row], dict[str, Any]]:
 EMPTY = {
     "thoughts": "no valid thought was accepted; thoughts.jsonl has the reasons",
     "rationales": "no rationale arrived at its label; rationales.jsonl has the reasons",
-    "labels": "the pools stage1 and stage2 are empty",
+    "labels": "the splits stage1 and stage2 are empty",
     "solutions": "the policy solved no instance; see solutions.jsonl",
     "pairs": "no correction was accepted, or nothing was wrong; corrections.jsonl has the reasons",
 }
@@ -141,14 +141,14 @@ def build(run: Run, stage: str, model: str = "") -> None:
     else:
         raise UserError(f"stage {stage!r} has samples of its own making ({kind})")
     path = folder(run, model, stage) / "samples.jsonl"
-    counts = answered.count([{**row, "outcome": _outcome(row)} for row in samples])
+    counts = responses.count([{**row, "outcome": _outcome(row)} for row in samples])
     samples = [row for row in samples if _outcome(row) == "samples"]
     if not samples:
         raise UserError(f"{path}: {name.replace('d_', 'D_', 1)} is empty: {EMPTY[kind]}")
     random.Random(run.experiment.seed).shuffle(samples)
     write_jsonl(path, samples)
     decided = f"; review: {facts['review']}" if "review" in facts else ""
-    answered.show(f"{stage}: {len(samples)} samples{decided}", counts)
+    responses.show(f"{stage}: {len(samples)} samples{decided}", counts)
     manifest(path, facts.pop("inputs"), counts=counts, mark=run.mark, stage=stage, **facts)
 
 

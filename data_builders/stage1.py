@@ -9,19 +9,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_builders import answered
+from data_builders import responses
 from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, parse_thought
-from logreasoner import chat, cli, prompts
-from logreasoner.answers import render_steps
+from logreasoner import cli, prompts
+from logreasoner.answer_format import render_steps
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run
 from logreasoner.files import manifest, read_json, read_jsonl, write_jsonl
-from logreasoner.records import read_instances
+from logreasoner.generation import generate
+from logreasoner.instances import read_instances
 
 Row = dict[str, Any]
 
 
-POOLS = {"thought-sft": "stage1.jsonl", "cot-sft": "stage2.jsonl"}  # whose instances the teacher thinks through
+SPLITS = {"thought-sft": "stage1.jsonl", "cot-sft": "stage2.jsonl"}  # whose instances the teacher thinks through
 
 
 def folder(run: Run, stage: str = "thought-sft") -> Path:
@@ -30,35 +31,35 @@ def folder(run: Run, stage: str = "thought-sft") -> Path:
 
 
 def rationale_requests(run: Run, stage: str = "thought-sft") -> None:
-    """Ask the teacher to think each instance of the stage's pool through (section 3.2.1 (1))."""
+    """Ask the teacher to think each instance of the stage's split through (section 3.2.1 (1))."""
     teacher, tasks = run.experiment.teacher.model, run.tasks()
     write_jsonl(folder(run, stage) / "rationales.requests.jsonl", (
-        chat.request(item.id, teacher, "rationale", prompts.render(
+        generate.request(item.id, teacher, "rationale", prompts.render(
             "rationale", task=tasks[item.task], problem=prompts.problem(item, tasks[item.task])), vllm=False)
-        for item in read_instances(run.pools / POOLS[stage])))
+        for item in read_instances(run.splits / SPLITS[stage])))
 
 
 def rationales(run: Run, stage: str = "thought-sft") -> None:
     """Keep the rationales that arrive at the true label; in stage 1 add the handbook's cases: raw analyses (x, s)."""
     path, tasks = folder(run, stage), run.tasks()
-    inputs = [run.pools / POOLS[stage]]
+    inputs = [run.splits / SPLITS[stage]]
     items = list(read_instances(inputs[0]))
-    texts = answered.texts(path / "rationales.responses.jsonl", [item.id for item in items])
+    texts = responses.texts(path / "rationales.responses.jsonl", [item.id for item in items])
     rows: list[Row] = []
     for item in items:
-        trajectory, outcome = answered.judge(texts[item.id], item, tasks[item.task])
+        trajectory, outcome = responses.judge(texts[item.id], item, tasks[item.task])
         rows.append({"id": item.id, "task": item.task, "outcome": outcome,
                      "problem": prompts.problem(item, tasks[item.task]),
                      "analysis": render_steps(trajectory.steps) if trajectory else texts[item.id]})
     if stage == "thought-sft":
-        inputs.append(run.pools / "handbook.jsonl")
+        inputs.append(run.splits / "handbook.jsonl")
         rows += [{"id": case["id"], "task": "handbook", "outcome": "right",
                   "problem": prompts.render("handbook_problem", symptom=case["symptom"]),
                   "analysis": render_steps(case["analysis"])} for _, case in read_jsonl(inputs[-1])]
     write_jsonl(path / "rationales.jsonl", rows)
     kept = write_jsonl(path / "analyses.jsonl", (row for row in rows if row["outcome"] == "right"))
-    counts = answered.count(rows)
-    answered.show(f"rationales: {kept} kept", counts)
+    counts = responses.count(rows)
+    responses.show(f"rationales: {kept} kept", counts)
     manifest(path / "analyses.jsonl", inputs, counts=counts, teacher=run.experiment.teacher.model, mark=run.mark)
 
 
@@ -71,7 +72,7 @@ def selected(run: Run) -> list[Row]:
 def thought_requests(run: Run) -> None:
     """Ask the teacher to abstract each selected analysis into a thought (section 3.2.1 (3), figure 12)."""
     write_jsonl(folder(run) / "thoughts.requests.jsonl", (
-        chat.request(row["id"], run.experiment.teacher.model, "thought", prompts.render(
+        generate.request(row["id"], run.experiment.teacher.model, "thought", prompts.render(
             "thought", problem=row["problem"], analysis=row["analysis"], least=LEAST_STEPS, most=MOST_STEPS),
             vllm=False, response_format={"type": "json_object"})
         for row in selected(run)))
@@ -80,7 +81,7 @@ def thought_requests(run: Run) -> None:
 def thoughts(run: Run) -> None:
     """Validate the teacher's thoughts; every rejected one is kept with its reason."""
     path, chosen = folder(run), selected(run)
-    texts = answered.texts(path / "thoughts.responses.jsonl", [row["id"] for row in chosen])
+    texts = responses.texts(path / "thoughts.responses.jsonl", [row["id"] for row in chosen])
     rows: list[Row] = []
     for row in chosen:
         text = texts[row["id"]]
@@ -88,8 +89,8 @@ def thoughts(run: Run) -> None:
         rows.append({"id": row["id"], "task": row["task"], "outcome": why or "valid", "problem": row["problem"],
                      "thought": thought.model_dump() if thought else text})
     write_jsonl(path / "thoughts.jsonl", rows)
-    counts = answered.count(rows)
-    answered.show(f"thoughts: {sum(row['outcome'] == 'valid' for row in rows)} valid of {len(rows)}", counts)
+    counts = responses.count(rows)
+    responses.show(f"thoughts: {sum(row['outcome'] == 'valid' for row in rows)} valid of {len(rows)}", counts)
     manifest(path / "thoughts.jsonl", [path / "analyses.jsonl", path / "selected.json"],
              counts=counts, teacher=run.experiment.teacher.model, mark=run.mark)
 
@@ -105,7 +106,7 @@ def main() -> None:
 python -m data_builders.stage1 --run paper rationale-requests
 python -m data_builders.stage1 --run paper --stage cot-sft rationale-requests""")
     arguments.add_argument("--run", required=True)
-    arguments.add_argument("--stage", default="thought-sft", choices=list(POOLS),
+    arguments.add_argument("--stage", default="thought-sft", choices=list(SPLITS),
                            help="cot-sft: rationales for the instances of stage 2, for that baseline")
     arguments.add_argument("step", choices=list(STEPS))
 

@@ -8,42 +8,43 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-from data_builders import answered
+from data_builders import responses
 from data_builders.corrections import parse_correction
-from logreasoner import chat, cli, prompts
-from logreasoner.answers import Trajectory
+from logreasoner import cli, prompts
+from logreasoner.answer_format import Trajectory
 from logreasoner.config import Run, load_run
 from logreasoner.files import manifest, read_jsonl, write_jsonl
-from logreasoner.published import published
-from logreasoner.records import by_id, read_instances
+from logreasoner.generation import generate
+from logreasoner.instances import by_id, read_instances
+from logreasoner.paper import published
 
 Row = dict[str, Any]
 
 
 def solution_requests(run: Run, model: str, stage: str) -> None:
     """Ask the stage's policy to solve each stage-2 instance, zero-shot, think then answer (figure 13)."""
-    tasks, name = run.tasks(), chat.served_name(model, run.stage(stage).samples.policy)
+    tasks, name = run.tasks(), generate.served_name(model, run.stage(stage).samples.policy)
     write_jsonl(run.dataset(model, stage) / "solutions.requests.jsonl", (
-        chat.request(item.id, name, "solution", prompts.solution(item, tasks[item.task]), vllm=True)
-        for item in read_instances(run.pools / "stage2.jsonl")))
+        generate.request(item.id, name, "solution", prompts.solution(item, tasks[item.task]), vllm=True)
+        for item in read_instances(run.splits / "stage2.jsonl")))
 
 
 def solutions(run: Run, model: str, stage: str) -> None:
     """Sort the policy's solutions into right ones (equation 3), wrong ones (D_err, equation 5) and the rest."""
     path, tasks = run.dataset(model, stage), run.tasks()
-    items = list(read_instances(run.pools / "stage2.jsonl"))
-    texts = answered.texts(path / "solutions.responses.jsonl", [item.id for item in items])
+    items = list(read_instances(run.splits / "stage2.jsonl"))
+    texts = responses.texts(path / "solutions.responses.jsonl", [item.id for item in items])
     rows: list[Row] = []
     for item in items:
-        trajectory, outcome = answered.judge(texts[item.id], item, tasks[item.task])
+        trajectory, outcome = responses.judge(texts[item.id], item, tasks[item.task])
         rows.append({"id": item.id, "task": item.task, "outcome": outcome, "label": item.label, "text": texts[item.id],
                      "steps": list(trajectory.steps) if trajectory else None,
                      "answer": trajectory.answer if trajectory else None})
     write_jsonl(path / "solutions.jsonl", rows)
-    counts = answered.count(rows)
-    answered.show(f"solutions of {len(rows)} instances by {model}'s {run.stage(stage).samples.policy}:", counts)
+    counts = responses.count(rows)
+    responses.show(f"solutions of {len(rows)} instances by {model}'s {run.stage(stage).samples.policy}:", counts)
     _beside_table1(run, counts, "right", "sft")
-    manifest(path / "solutions.jsonl", [run.pools / "stage2.jsonl"], counts=counts, mark=run.mark)
+    manifest(path / "solutions.jsonl", [run.splits / "stage2.jsonl"], counts=counts, mark=run.mark)
 
 
 def _beside_table1(run: Run, counts: dict[str, dict[str, int]], outcome: str, column: str) -> None:
@@ -69,12 +70,12 @@ def wrong(run: Run, model: str, stage: str) -> list[Row]:
 
 def correction_requests(run: Run, model: str, stage: str) -> None:
     """Ask for a correction of every wrong solution, given the true label (equation 6, figure 14)."""
-    tasks, items = run.tasks(), by_id(read_instances(run.pools / "stage2.jsonl"))
+    tasks, items = run.tasks(), by_id(read_instances(run.splits / "stage2.jsonl"))
     holder = run.stage(stage).samples.solutions
     own = run.corrected_by(stage) == "self"
-    name = chat.served_name(model, run.stage(holder).samples.policy) if own else run.experiment.teacher.model
+    name = generate.served_name(model, run.stage(holder).samples.policy) if own else run.experiment.teacher.model
     write_jsonl(run.dataset(model, stage) / "corrections.requests.jsonl", (
-        chat.request(row["id"], name, "correction", prompts.render(
+        generate.request(row["id"], name, "correction", prompts.render(
             "correction", problem=prompts.problem(items[row["id"]], tasks[row["task"]]), steps=row["steps"],
             answer=row["answer"], label=row["label"]), vllm=own, response_format={"type": "json_object"})
         for row in wrong(run, model, holder)))
@@ -83,7 +84,7 @@ def correction_requests(run: Run, model: str, stage: str) -> None:
 def corrections(run: Run, model: str, stage: str) -> None:
     """Keep the accepted corrections (equation 8): each row has its outcome and, if accepted, the chosen trajectory."""
     path, flawed = run.dataset(model, stage), wrong(run, model, run.stage(stage).samples.solutions)
-    texts = answered.texts(path / "corrections.responses.jsonl", [row["id"] for row in flawed])
+    texts = responses.texts(path / "corrections.responses.jsonl", [row["id"] for row in flawed])
     rows: list[Row] = []
     for row in flawed:
         text = texts[row["id"]]
@@ -91,9 +92,9 @@ def corrections(run: Run, model: str, stage: str) -> None:
         rows.append({"id": row["id"], "task": row["task"], "outcome": why or "accepted", "text": text,
                      "chosen": chosen.render() if chosen else None})
     write_jsonl(path / "corrections.jsonl", rows)
-    counts = answered.count(rows)
+    counts = responses.count(rows)
     accepted = sum(row["outcome"] == "accepted" for row in rows)
-    answered.show(f"corrections: {accepted} accepted of {len(rows)}", counts)
+    responses.show(f"corrections: {accepted} accepted of {len(rows)}", counts)
     _beside_table1(run, counts, "accepted", "dpo")
     manifest(path / "corrections.jsonl", [path / "corrections.responses.jsonl"], counts=counts, mark=run.mark)
 

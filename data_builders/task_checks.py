@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from logreasoner import config
-from logreasoner.records import Instance, mask_level
+from logreasoner.instances import Instance, mask_level
 
 LEAST = 8  # distinct logs of a class: stage 1, stage 2, examples and test each need some
 FEW = 50  # below it a class is warned about: a fifth of it, ten logs, measures recall within some 30 points

@@ -20,7 +20,7 @@ try-task: | $(CORE) $(TRAIN) $(SERVE) ## the method on task NAME with the tiny m
 
 demo-steps: dpo
 	@for stage in $(DEMO_STAGES); do $(MAKE) --no-print-directory eval STAGE=$$stage; done
-	@$(MAKE) --no-print-directory floors
+	@$(MAKE) --no-print-directory baselines
 	@$(MAKE) --no-print-directory tables
 
 # Every cell of every table and figure: the models of the paper are the tiny one under their names.
@@ -31,22 +31,22 @@ smoke: | $(CORE) $(TRAIN) $(SERVE) ## does every cell of the paper's tables and 
 	  $(MAKE) --no-print-directory smoke-steps EXPERIMENT=smoke RUN=smoke HARDWARE=cpu ENGINE=vllm && \
 	echo "smoke: $$((SECONDS - start)) s; everything it made is under build/runs/smoke"
 smoke-steps:
-	@$(MAKE) --no-print-directory train MODEL=tiny STAGE=form-sft
+	@$(MAKE) --no-print-directory train MODEL=tiny STAGE=base-sft
 	@for each in $(or $(PARTS),$(GRID) figure10); do \
 	  $(MAKE) --no-print-directory $(if $(PARTS),eval MODEL=$${each%/*} STAGE=$${each#*/},$$each) BASE_URL="$$SCRIPTED_TEACHER_URL"; done
 	@$(PY) -m eval.matrix --run smoke $(if $(PARTS),,--require)
 
 ifneq ($(filter demo% smoke,$(EXPERIMENT)),)
 # The tiny base model: random weights, then an ordinary LLaMA-Factory run that teaches it the answer forms, imperfectly.
-BASE := $(D)/models/tiny/form-sft/manifest.json
+BASE := $(D)/models/tiny/base-sft/manifest.json
 EMBEDDER := $(D)/models/embedder
 INIT := $(D)/models/tiny/init/model
-FORM := $(if $(filter tiny,$(MODEL)),$(D)/datasets/tiny/form-sft)
+FORM := $(if $(filter tiny,$(MODEL)),$(D)/datasets/tiny/base-sft)
 
-$(INIT)/config.json: | $(POOLS) $(BUNDLED) $(TRAIN)
+$(INIT)/config.json: | $(SPLITS) $(BUNDLED) $(TRAIN)
 	$(PYTRAIN) -m demo.tiny_model --run $(RUN) --out $(@D)
 $(EMBEDDER): | $(BUNDLED) $(TRAIN)
 	$(PYTRAIN) -m demo.tiny_model --embedder --out $@
-$(D)/datasets/tiny/form-sft/samples.jsonl: | $(POOLS) $(BUNDLED)
-	$(PY) -m demo.form --run $(RUN) --out $@
+$(D)/datasets/tiny/base-sft/samples.jsonl: | $(SPLITS) $(BUNDLED)
+	$(PY) -m demo.base_sft --run $(RUN) --out $@
 endif

@@ -15,7 +15,7 @@ from typing import Any
 from logreasoner import cli
 from logreasoner.config import load_yaml
 from logreasoner.files import BUILD, ROOT, digest, manifest, write_jsonl
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 
 WORDS = ROOT / "demo" / "logs.yaml"
 FOLDER = BUILD / "data" / "bundled"

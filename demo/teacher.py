@@ -1,6 +1,6 @@
 """The scripted teacher: the demo's stand-in for a paid one, an OpenAI-compatible server on loopback.
 
-It knows the labels of the run's pools, reads the correct answer out of a correction prompt, and says what
+It knows the labels of the run's splits, reads the correct answer out of a correction prompt, and says what
 demo/teacher.yaml holds. It is wrong at declared rates, so that the pipeline has something to reject. It answers
 evaluation prompts too: in `make smoke` it stands in for the models that the paper asks through an API.
 """
@@ -21,15 +21,15 @@ from typing import Any
 from demo import logs
 from demo.batches import Batches
 from logreasoner import cli, prompts
-from logreasoner.answers import Trajectory, parse_steps, render_steps
+from logreasoner.answer_format import Trajectory, parse_steps, render_steps
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Task, load_run, load_yaml
 from logreasoner.files import PROMPTS, ROOT, digest
-from logreasoner.records import read_instances
+from logreasoner.instances import read_instances
 
 SCRIPT = ROOT / "demo" / "teacher.yaml"
 KINDS = ("rationale", "thought", "correction", "solution")
-POOLS = ("stage1", "stage2", "test", "test_seen")
+SPLITS = ("stage1", "stage2", "test", "test_seen")
 SECTIONS = ("Problem", "Student's steps", "Student's answer", "Correct answer")
 
 
@@ -178,8 +178,8 @@ class Teacher:
             if problem not in self.known:
                 run = self.run()
                 tasks = run.tasks()
-                for pool in (path for name in POOLS if (path := run.pools / f"{name}.jsonl").exists()):
-                    for item in read_instances(pool):
+                for split in (path for name in SPLITS if (path := run.splits / f"{name}.jsonl").exists()):
+                    for item in read_instances(split):
                         self.known.setdefault(prompts.problem(item, tasks[item.task]), (tasks[item.task], item.label))
             return self.known.get(problem)
 
@@ -272,7 +272,7 @@ def main() -> None:
     """Run a command with the scripted teacher beside it."""
     arguments = cli.parser("demo.teacher", "Run a command with the scripted teacher beside it.", """
 python -m demo.teacher --run demo -- make rationales RUN=demo""")
-    arguments.add_argument("--run", required=True, help="the run whose pools it knows")
+    arguments.add_argument("--run", required=True, help="the run whose splits it knows")
     arguments.add_argument("command", nargs="+", metavar="COMMAND", help="after --: what to run, and its arguments")
     cli.run(arguments, beside)
 

@@ -1,6 +1,6 @@
 """The demo's models, made on the spot from a seed: a tiny Qwen2 with its own tokenizer, and a tiny embedder.
 
-Runs in the train environment. Both are random. The first learns in form-sft; the second maps words to random
+Runs in the train environment. Both are random. The first learns in base-sft; the second maps words to random
 directions, which is enough for a selection by diversity.
 """
 
@@ -12,12 +12,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from demo import form
+from demo import base_sft
 from logreasoner import cli, prompts
 from logreasoner.cli import UserError
 from logreasoner.config import load_run
-from logreasoner.engines import chat_template
 from logreasoner.files import manifest
+from logreasoner.generation.vllm import chat_template
 
 TURN_MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 BERT_MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -25,7 +25,7 @@ BERT_MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 def fixed_lines(turns: list[str]) -> list[str]:
     """The long lines that many prompts share, the most frequent first."""
-    said = form.settings()["tokenizer"]["line_is_token"]
+    said = base_sft.settings()["tokenizer"]["line_is_token"]
     counted = Counter(line for turn in turns for line in dict.fromkeys(turn.splitlines()))
     return [line for line, count in counted.most_common()
             if len(line) >= said["characters"] and count >= said["share"] * len(turns)]
@@ -46,11 +46,11 @@ def tokenizer(asked: list[str], answered: list[str]) -> Any:
     turn = jinja2.Template(template)
     turns = [turn.render(messages=[{"role": "user", "content": text}], add_generation_prompt=True) for text in asked]
     turns = [re.sub("|".join(map(re.escape, TURN_MARKS)), "\n", text) for text in turns]
-    said = form.settings()["tokenizer"]
+    said = base_sft.settings()["tokenizer"]
     made = Tokenizer(models.BPE())
     made.normalizer = normalizers.NFC()
     made.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(form.settings()["tokenizer"]["split"]), behavior="isolated"),
+        pre_tokenizers.Split(Regex(base_sft.settings()["tokenizer"]["split"]), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     made.decoder = decoders.ByteLevel()
     made.train_from_iterator(turns + answered, trainers.BpeTrainer(
@@ -60,7 +60,7 @@ def tokenizer(asked: list[str], answered: list[str]) -> Any:
     return Qwen2TokenizerFast(
         tokenizer_object=made, eos_token="<|im_end|>", pad_token="<|endoftext|>",
         additional_special_tokens=TURN_MARKS[1:],
-        model_max_length=form.settings()["qwen2"]["max_position_embeddings"], clean_up_tokenization_spaces=False,
+        model_max_length=base_sft.settings()["qwen2"]["max_position_embeddings"], clean_up_tokenization_spaces=False,
         chat_template=template)
 
 
@@ -71,14 +71,14 @@ def qwen2(name: str, out: Path) -> None:
 
     run = load_run(name)
     tasks = run.tasks()
-    samples = list(form.samples(name))
+    samples = list(base_sft.samples(name))
     asked = [sample["prompt"] for sample in samples]
     asked += [prompts.render("thought_sft", problem=prompts.problem(item, tasks[item.task]))
-              for item in form.instances(run)]
+              for item in base_sft.instances(run)]
     made = tokenizer(asked, [sample["response"] for sample in samples])
-    set_seed(form.settings()["seed"])
+    set_seed(base_sft.settings()["seed"])
     model = Qwen2ForCausalLM(Qwen2Config(
-        **form.settings()["qwen2"], vocab_size=-(-len(made) // 64) * 64, bos_token_id=None, dtype=torch.float32,
+        **base_sft.settings()["qwen2"], vocab_size=-(-len(made) // 64) * 64, bos_token_id=None, dtype=torch.float32,
         eos_token_id=made.eos_token_id, pad_token_id=made.pad_token_id))
     _write(model, made, out, tokens=len(made))
 
@@ -89,7 +89,8 @@ def word_pieces(texts: Iterable[str]) -> dict[str, int]:
     letters = sorted({letter for word in words for letter in word})
     ranked = sorted(words, key=lambda word: (-words[word], word))
     pieces = dict.fromkeys([*BERT_MARKS, *letters, *(f"##{letter}" for letter in letters), *ranked])
-    return {piece: number for number, piece in enumerate(list(pieces)[: form.settings()["tokenizer"]["vocabulary"]])}
+    size = base_sft.settings()["tokenizer"]["vocabulary"]
+    return {piece: number for number, piece in enumerate(list(pieces)[:size])}
 
 
 def bert(out: Path) -> None:
@@ -97,11 +98,11 @@ def bert(out: Path) -> None:
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertModel, BertTokenizerFast, set_seed
 
-    made = BertWordPieceTokenizer(vocab=word_pieces(f"{item.text} {item.description}" for item in form.instances()))
+    made = BertWordPieceTokenizer(vocab=word_pieces(f"{item.text} {item.description}" for item in base_sft.instances()))
     wrapped = BertTokenizerFast(tokenizer_object=made._tokenizer,
-                                model_max_length=form.settings()["bert"]["max_position_embeddings"])
-    set_seed(form.settings()["seed"])
-    model = BertModel(BertConfig(**form.settings()["bert"], vocab_size=len(wrapped)))
+                                model_max_length=base_sft.settings()["bert"]["max_position_embeddings"])
+    set_seed(base_sft.settings()["seed"])
+    model = BertModel(BertConfig(**base_sft.settings()["bert"], vocab_size=len(wrapped)))
     _write(model, wrapped, out, tokens=len(wrapped))
 
 
@@ -113,7 +114,7 @@ def _write(model: Any, made: Any, out: Path, **facts: Any) -> None:
     made.save_pretrained(half)
     half.rename(out)
     weights = sum(weight.numel() for weight in model.parameters())
-    manifest(out, form.INPUTS, **facts, weights=weights, settings=form.settings())
+    manifest(out, base_sft.INPUTS, **facts, weights=weights, settings=base_sft.settings())
     print(f"{out}: {type(model).__name__}, {weights:,} weights, {facts['tokens']:,} tokens")
 
 

@@ -16,13 +16,15 @@ from itertools import islice
 from pathlib import Path
 
 from data_builders.sessions import LAYOUTS, LONGEST, lines, positive
-from eval.answered import names
 from eval.predict import examples_by_task
-from logreasoner import cli, serve, weights
-from logreasoner.answers import after_thinking, element, parse_label, parse_steps
+from eval.predictions import names
+from logreasoner import cli, weights
+from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
 from logreasoner.cli import UserError, plain
 from logreasoner.config import Run, Task, decoding, load_run, task
-from logreasoner.journal import (
+from logreasoner.generation import serve
+from logreasoner.generation.openai_live import ask_live
+from logreasoner.generation.response_cache import (
     Answerer,
     Journal,
     Record,
@@ -32,9 +34,8 @@ from logreasoner.journal import (
     request,
     trouble,
 )
-from logreasoner.live import ask_live
+from logreasoner.instances import Instance
 from logreasoner.prompts import solution
-from logreasoner.records import Instance
 
 FOUND, UNREAD = 3, 4  # exit statuses
 STATUS = f"""
@@ -149,7 +150,7 @@ def shown(verdict: Verdict, bad: Sequence[str], colours: bool) -> str:
 
 def _examples(run: Run | None, name: str, most: int | None) -> tuple[Instance, ...]:
     """The in-context examples that the run's evaluation shows, at most so many; none without a run that has them."""
-    if run is None or name not in run.experiment.tasks or not (path := run.pools / "examples.jsonl").exists():
+    if run is None or name not in run.experiment.tasks or not (path := run.splits / "examples.jsonl").exists():
         return ()
     return examples_by_task(path, {name}, run.experiment.examples)[name][:most]
 

@@ -21,7 +21,7 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import checked, load_yaml, task
 from logreasoner.files import TEMPLATES, writing
-from logreasoner.published import NAMES, Published, published
+from logreasoner.paper import NAMES, Published, published
 from logreasoner.templating import environment
 
 HEADER = ("table", "row", "column", "printed", "truncated", "rounded", "by_chance", "matrix", "constant", "beats")
@@ -114,14 +114,14 @@ def constant(column: Column, positives: Array) -> dict[str, Array]:
     return {"accuracy": top / n, "weighted_f1": top / n * 2 * top / (top + n)}
 
 
-def against_constant(cell: Printed, floors: dict[str, Array]) -> tuple[str, str]:
+def against_constant(cell: Printed, baselines: dict[str, Array]) -> tuple[str, str]:
     """The constant's numbers, cut at the cell's digits, and whether the cell beats them by more than rounding."""
     texts, beaten = [], {}
     for metric, number in cell.items():
-        ends = (number.cut(float(floors[metric].min())), number.cut(float(floors[metric].max())))
+        ends = (number.cut(float(baselines[metric].min())), number.cut(float(baselines[metric].max())))
         texts.append("-".join(dict.fromkeys(ends)))
         if metric not in ("precision", "recall"):  # either alone can be had for nothing
-            beaten[metric] = 2 * number.digits - 1 > 2 * number.scale * floors[metric]
+            beaten[metric] = 2 * number.digits - 1 > 2 * number.scale * baselines[metric]
     both = np.logical_and.reduce(list(beaten.values())) if beaten else np.zeros(1, bool)
     if both.all() or not any(each.any() for each in beaten.values()):
         said = "yes" if both.all() else "no" if beaten else "-"

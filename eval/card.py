@@ -11,11 +11,11 @@ from data_builders.doctor import path_like
 from eval.score import cell
 from eval.tables import TEST_SETS, Results, load_results
 from logreasoner import cli, prompts
-from logreasoner.answers import Trajectory
+from logreasoner.answer_format import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, load_run, load_yaml, models, task
 from logreasoner.files import EXPERIMENTS, TEMPLATES, commit, read_json, sha256, writing
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 from logreasoner.templating import environment
 from logreasoner.weights import known
 
@@ -73,16 +73,16 @@ def sources(run: Run) -> list[dict[str, Any]]:
 
 
 def scores(results: Results, name: str, stage: str) -> list[tuple[str, str, str, list[str], list[str]]]:
-    """(task, source, test set, [this model's scores, its base's], the floors') for each test set; one line if alike."""
+    """(task, source, test set, [this model's scores, its base's], the baselines') by test set; one line if alike."""
     def said(key: tuple[str, str], *at: str) -> str:
         row = results.get(key, {}).get((at[0], at[1], at[2]))
         return cell(row.metrics, task(at[0]).metrics, row.n, row.unparsed) if row else ""
 
-    floors = {key: models()[key[0]].title for key in results if key[1] == "floor"}
+    baselines = {key: models()[key[0]].title for key in results if key[1] == "baseline"}
     mine, found = results.get((name, stage), {}), []
     for where in sorted({at[:2] for at in mine}):
         cells = {test_set: ([said((name, at), *where, test_set) for at in (stage, "base")],
-                            [f"{title}: {text}" for key, title in floors.items()
+                            [f"{title}: {text}" for key, title in baselines.items()
                              if (text := said(key, *where, test_set))])
                  for test_set in TEST_SETS if (*where, test_set) in mine}
         if len(cells) == 2 and cells["all"] == cells["disjoint"]:
@@ -97,14 +97,14 @@ def render(run: Run, name: str, stage: str) -> str:
     if declared.kind != "open" or stage == "base":
         raise UserError(f"{name} at {stage} was not trained here, so there is nothing to write a card of")
     chain, base, rules = trained(run, name, stage), run.weights(name, "base"), run.tasks()
-    drawn, shown = run.pools / "manifest.json", next(iter(rules.values()))
+    drawn, shown = run.splits / "manifest.json", next(iter(rules.values()))
     example = Instance("example", shown.name, "card", "(the log, or a session line by line)", "")
     jinja = environment(TEMPLATES, {"md": escaped, "fenced": fenced}, keep_trailing_newline=True)
     return jinja.get_template("model_card.md.j2").render(
         run=run, name=name, stage=stage, model=declared, chain=chain, base=None if path_like(base) else base,
         count=weights(run.stage_dir(name, stage) / "model"), toy=TOY, sources=sources(run),
         scripted="scripted" in (run.mark, *(each["made"]["mark"] for each in chain)),
-        pools=read_json(drawn) if drawn.exists() else None, scores=scores(load_results(run), name, stage),
+        splits=read_json(drawn) if drawn.exists() else None, scores=scores(load_results(run), name, stage),
         tasks=rules, prompt=prompts.solution(example, shown), decoding=decoding()["evaluation"], commit=commit(),
         answer=Trajectory(("(a step)", "(the next)"), shown.labels[0]).render())
 

@@ -2,7 +2,7 @@
 
 One classifier a task, on the labelled instances of both stages ("the same task-specific datasets as in Table 1"), by
 transformers' Trainer; settings in experiments/classifier.yaml. It sees the log, with the level masked where the task
-hides it, and the description as the second text of a pair; sessions are labelled by line (eval.floors.by_line). Each
+hides it, and the description as the second text of a pair; sessions are labelled by line (eval.baselines.by_line). Each
 task's model and answers are kept: a stopped command goes on with the next task. Needs .venv-train.
 """
 
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.doctor import model_missing
-from eval.floors import Rows, Text, by_line, by_task, shown, write_answers
+from eval.baselines import Rows, Text, by_line, by_task, shown, write_answers
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Declared, Run, Task, checked, differences, load_run, load_yaml
 from logreasoner.files import EXPERIMENTS, digest, read_json, sha256, write_json
 
 STAGE = "classifier"
-POOLS = ("stage1", "stage2")
+SPLITS = ("stage1", "stage2")
 SETTINGS = EXPERIMENTS / "classifier.yaml"
 NEEDS = "a model's folder has config.json, the tokenizer's files and the weights as model.safetensors"
 
@@ -45,9 +45,9 @@ def settings(run: Run) -> Settings:
 def made_from(run: Run, path: str, rules: Task) -> dict[str, Any]:
     """What a task's classifier and answers depend on; a model's folder by checksums, one of the hub by its name."""
     files = sorted(found for kind in ("*.safetensors", "*.json", "*.txt") for found in Path(path).glob(kind))
-    pools = [run.pools / f"{name}.jsonl" for name in (*POOLS, "test", "test_seen")]
+    splits = [run.splits / f"{name}.jsonl" for name in (*SPLITS, "test", "test_seen")]
     return {"model": path, "files": digest({file.name: sha256(file) for file in files}), "seed": run.training_seed,
-            "pools": {file.name: sha256(file) for file in pools}, "settings": settings(run).model_dump(),
+            "splits": {file.name: sha256(file) for file in splits}, "settings": settings(run).model_dump(),
             "labels": rules.labels, "positive": rules.positive, "mask_level": rules.mask_level}
 
 
@@ -154,7 +154,7 @@ def _main(given: argparse.Namespace) -> None:
     path = _weights(run, given.model)
     answers: dict[str, str] = {}
     fits = {}
-    for rules, train, test in by_task(run, POOLS):
+    for rules, train, test in by_task(run, SPLITS):
         folder = run.stage_dir(given.model, STAGE) / rules.name
         result = finished(folder, made_from(run, path, rules))
         todo = "done before" if result else f"{len(train):,} to learn from, {len(test):,} to answer"
@@ -162,7 +162,7 @@ def _main(given: argparse.Namespace) -> None:
         result = result or fine_tune(path, rules, train, test, run, folder)
         answers |= result["answers"]
         fits[rules.name] = {**result["facts"], "answers": len(test)}
-    write_answers(run, given.model, STAGE, given.out, answers, POOLS, tasks=list(fits), fits=fits,
+    write_answers(run, given.model, STAGE, given.out, answers, SPLITS, tasks=list(fits), fits=fits,
                   answered_by=[{"encoder": path, "answers": len(answers)}],
                   settings=settings(run).model_dump(), seed=run.training_seed,
                   versions={name: version(name) for name in ("transformers", "torch")})
@@ -173,7 +173,7 @@ def main() -> None:
     arguments = cli.parser("eval.classifier", "Fine-tune an encoder on each task and answer a run's test sets.", """
 .venv-train/bin/python -m eval.classifier --run paper --model bert \\
     --out build/runs/paper/predictions/bert/classifier/test.responses.jsonl""")
-    arguments.add_argument("--run", required=True, help="a run whose pools are drawn (make data)")
+    arguments.add_argument("--run", required=True, help="a run whose splits are drawn (make data)")
     arguments.add_argument("--model", required=True, help="a name of models.yaml of kind encoder: bert, ...")
     arguments.add_argument("--out", required=True, type=Path, help="responses, JSONL")
     cli.run(arguments, _main)

@@ -10,17 +10,17 @@ import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from eval.answered import (
+from eval.paired import RESAMPLES, compared, holm, joint_table
+from eval.predictions import (
     add_limit_and_samples,
     answered_tasks,
     answers,
-    check_answers,
     names,
     number,
-    read_test_pools,
+    read_test_splits,
     test_sets,
 )
-from eval.paired import RESAMPLES, compared, holm, joint_table
+from eval.provenance import check_answers
 from eval.score import SEED
 from eval.tables import Scored, read_result
 from logreasoner import cli
@@ -45,7 +45,7 @@ class Side(NamedTuple):
     samples: int
 
     def responses(self, limit: int | None) -> Path:
-        """Where make puts its answers: of the sample, or of the whole test pools if only these are there."""
+        """Where make puts its answers: of the sample, or of the whole test splits if only these are there."""
         folder = self.run.dir / "predictions" / self.model / self.stage
         part, whole = (folder / f"test{stem(only, self.samples)}.responses.jsonl" for only in (limit, None))
         return part if part.exists() or not whole.exists() else whole
@@ -68,22 +68,22 @@ def side(run: str, text: str) -> Side:
 def pair(a: Side, b: Side, tasks: list[str], limit: int | None) -> dict[str, Any]:
     """Paired tests, a row for each test set and metric; `all` only where training has seen some of it.
 
-    Raises UserError unless both runs have the same test pools and the same kind of teacher.
+    Raises UserError unless both runs have the same test splits and the same kind of teacher.
     """
-    pools, others = read_test_pools(a.run), read_test_pools(b.run)
+    splits, others = read_test_splits(a.run), read_test_splits(b.run)
     if any({item.id: item.label for item in one} != {item.id: item.label for item in other}
-           for one, other in zip(pools, others, strict=True)):
-        raise UserError(f"{a.run.pools} and {b.run.pools} hold different test instances, so nothing is paired; "
-                        "compare runs that share their pools, or look at the spread of their scores")
+           for one, other in zip(splits, others, strict=True)):
+        raise UserError(f"{a.run.splits} and {b.run.splits} hold different test instances, so nothing is paired; "
+                        "compare runs that share their splits, or look at the spread of their scores")
     if a.run.mark != b.run.mark:
         raise UserError(f"runs {a.run.name} and {b.run.name}: one has a scripted teacher; results are never mixed")
     for each in (a, b):
         check_answers(each.run, each.model, each.stage, each.responses(limit))
     fits = [set(found) for each in (a, b) if (found := answered_tasks(each.run, each.model, each.responses(limit)))]
     tasks = tasks or sorted(set.intersection(*fits) if fits else [])
-    left, right = (answers(each.run, each.model, each.responses(limit), pools, tasks, limit, each.samples)
+    left, right = (answers(each.run, each.model, each.responses(limit), splits, tasks, limit, each.samples)
                    for each in (a, b))
-    clean, seen = ([item for item in pool if item.id in left] for pool in pools)
+    clean, seen = ([item for item in split if item.id in left] for split in splits)
     rows = [{"task": name, "source": source, "test_set": test_set, **row}
             for (name, source, test_set), items, known in test_sets((clean, seen)) if known or test_set == "disjoint"
             for row in compared(joint_table(items, left, right, task(name).labels), task(name))]
@@ -178,13 +178,13 @@ def main() -> None:
     """Compare scores."""
     arguments = cli.parser("eval.compare", "Paired tests between two models, and the spread over seeds.", """
 python -m eval.compare pair --run paper --a qwen2.5-7b/dpo --b qwen2.5-7b/base
-python -m eval.compare pair --run paper --a qwen2.5-7b/dpo --b tfidf-lr/floor --tasks root_cause_analysis
+python -m eval.compare pair --run paper --a qwen2.5-7b/dpo --b tfidf-lr/baseline --tasks root_cause_analysis
 python -m eval.compare pair --run paper --a qwen2.5-7b/base:5 --b qwen2.5-7b/base --limit 200
 python -m eval.compare spread --runs paper paper-43 paper-44 --model qwen2.5-7b --stage dpo""")
     forms = arguments.add_subparsers(required=True, metavar="{pair,spread}")
     one = forms.add_parser("pair", help="two of a run on the same instances")
     one.add_argument("--run", required=True)
-    one.add_argument("--run-b", help="the run of b, if another; its test pools must be the same")
+    one.add_argument("--run-b", help="the run of b, if another; its test splits must be the same")
     one.add_argument("--a", required=True, metavar="MODEL/STAGE[:SAMPLES]")
     one.add_argument("--b", required=True, metavar="MODEL/STAGE[:SAMPLES]")
     one.add_argument("--tasks", type=names, default=[], help="only these (comma-separated)")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from logreasoner.config import task
-from logreasoner.published import NAMES, Claim, Published, Table
+from logreasoner.paper import NAMES, Claim, Published, Table
 
 THOUGHTS, SELECTION = 1_000, "section 4.1"  # how many the text keeps
 CAUSES, CATEGORIES = 5, "Section 4.3.4"  # "categorized into five error types"

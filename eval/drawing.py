@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 from eval.score import wilson
 from logreasoner.config import task
 from logreasoner.files import TEMPLATES, writing
-from logreasoner.published import NAMES, Figure, Panel, Point
+from logreasoner.paper import NAMES, Figure, Panel, Point
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure as Canvas
 
-FLOOR = "floor"
+FLOOR = "baseline"
 TYPICAL = (4, 5)  # steps: the paper's "over 86%" of the thoughts (section 6.2.2)
 INK, PALE = "#222222", "#8A8A8A"
 MARKERS, HATCHES, DASHES = "osv^<>P", ("", "////", "....", "xxxx"), ("--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
@@ -119,11 +119,11 @@ def draw_lines(axes: "Axes", figure: Figure, shown: list[Mark], _: dict[str, str
     return legend
 
 
-def draw_floors(axes: "Axes", floors: list[Mark], order: list[str]) -> list[Any]:
-    """A thin line for each floor, dashed by its place in `order`; returns what the legend shows."""
+def draw_floors(axes: "Axes", baselines: list[Mark], order: list[str]) -> list[Any]:
+    """A thin line for each baseline, dashed by its place in `order`; returns what the legend shows."""
     return [axes.axhline(mark.measured.value, color=PALE, linewidth=0.9, label=mark.point.title,
                          linestyle=DASHES[order.index(mark.model) % len(DASHES)])
-            for mark in floors if isinstance(mark.measured, Mean)]
+            for mark in baselines if isinstance(mark.measured, Mean)]
 
 
 def draw_scores(canvas: "Canvas", figure: Figure, titles: dict[str, str], found: list[Mark]) -> list[Any]:

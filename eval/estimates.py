@@ -14,13 +14,14 @@ from statistics import fmean
 
 from data_builders import stage1, stage2
 from eval import predict
-from logreasoner import chat, prompts, weights
+from logreasoner import prompts, weights
 from logreasoner.config import Run
-from logreasoner.costs import estimated_tokens, prices, spent_in
-from logreasoner.journal import Answerer, Journal, Record, body_digest, endpoints
-from logreasoner.live import addresses
-from logreasoner.published import published
-from logreasoner.records import read_instances
+from logreasoner.generation import generate
+from logreasoner.generation.costs import estimated_tokens, prices, spent_in
+from logreasoner.generation.openai_live import addresses
+from logreasoner.generation.response_cache import Answerer, Journal, Record, body_digest, endpoints
+from logreasoner.instances import read_instances
+from logreasoner.paper import published
 
 Count = Callable[[str], float]
 
@@ -93,17 +94,17 @@ class Plan:
         self.trainings: dict[tuple[str, str], Training] = {}
         self.notes: dict[str, None] = {}
         self.rendered: dict[tuple[str, bool], list[Record]] = {}
-        tasks, pool = run.tasks(), list(read_instances(run.pools / "stage2.jsonl"))
-        self.pool = len(pool)
-        self.problem = fmean(estimated_tokens(prompts.problem(item, tasks[item.task])) for item in pool)
-        self.prompt = fmean(estimated_tokens(prompts.solution(item, tasks[item.task])) for item in pool)
+        tasks, split = run.tasks(), list(read_instances(run.splits / "stage2.jsonl"))
+        self.split = len(split)
+        self.problem = fmean(estimated_tokens(prompts.problem(item, tasks[item.task])) for item in split)
+        self.prompt = fmean(estimated_tokens(prompts.solution(item, tasks[item.task])) for item in split)
         rows = [row for row in published().data_tables["table1"]["rows"] if row["stage"] == "stage2"]
         self.wrong = sum(row["dpo"] for row in rows) / sum(row["dpo"] + row["sft"] for row in rows)
 
     def add(self, model: str, stage: str) -> None:
         """Add a pair and all that it stands on."""
         kind = self.run.model(model).kind
-        if kind in ("floor", "encoder"):
+        if kind in ("baseline", "encoder"):
             self.notes[f"{model}: no language model; minutes, not estimated"] = None
             return
         for each in self.run.lineage(stage):
@@ -134,17 +135,17 @@ class Plan:
             return self._evaluation(model, stage)
         file = stem.with_name(f"{stem.name}.requests.jsonl")
         if file.exists():
-            return chat.read_requests(file)
+            return generate.read_requests(file)
         if name in ("thoughts", "corrections"):
             return None
         with tempfile.TemporaryDirectory() as folder:
             scratch = Run(self.run.name, self.run.experiment)
-            scratch.dir, scratch.pools = Path(folder), self.run.pools
+            scratch.dir, scratch.splits = Path(folder), self.run.splits
             if name == "rationales":
                 stage1.rationale_requests(scratch, stem.parent.name)
             else:
                 stage2.solution_requests(scratch, model, stem.parent.name)
-            return chat.read_requests(Path(folder) / file.relative_to(self.run.dir))
+            return generate.read_requests(Path(folder) / file.relative_to(self.run.dir))
 
     def _evaluation(self, model: str, stage: str) -> list[Record]:
         """The requests of an evaluation; models differ in what they are called, so prompts are rendered once."""
@@ -161,7 +162,7 @@ class Plan:
         run = self.run
         local = bool(model) and run.model(model).kind == "open"
         asked = run.experiment.teacher.model if not model else \
-            chat.served_name(model, stage) if local else run.model(model).path
+            generate.served_name(model, stage) if local else run.model(model).path
         count, how = tokenizer(run.weights(model, stage)) if local else (estimated_tokens, "estimated by length")
         journal = stem.with_name(f"{stem.name}.journal.jsonl")
         written = self._written(name, stem, model, stage)
@@ -169,7 +170,7 @@ class Plan:
         if written is None:
             step = self._estimated(name, asked, out)
         else:
-            paths = [path for path in [journal, *([] if model else chat.other_runs(run, journal))] if path.exists()]
+            paths = [path for path in [journal, *([] if model else generate.other_runs(run, journal))] if path.exists()]
             journals = [Journal(path, self._answerer(model, stage)) for path in paths]
             left = [each for each in written if not any(known.answer(each) for known in journals)]
             bodies = [each["body"] for each in {body_digest(each): each for each in left}.values()]
@@ -206,11 +207,11 @@ class Plan:
             requests, before = most, typical["rationale"]
             frame = prompts.render("thought", problem="", analysis="", least=3, most=8)
         else:
-            most, before = self.pool, typical["solution"]
+            most, before = self.split, typical["solution"]
             requests, basis = round(most * self.wrong), f"Table 1's share of wrong solutions, {self.wrong:.0%}"
             frame = prompts.render("correction", problem="", steps=[], answer="", label="")
         tokens = requests * (estimated_tokens(frame) + self.problem + before)
-        limit = chat.request("", "", name.removesuffix("s"), "", vllm=False)["body"]["max_tokens"]
+        limit = generate.request("", "", name.removesuffix("s"), "", vllm=False)["body"]["max_tokens"]
         return Step(name, asked, requests, most, 0, 0, tokens, requests * estimated_tokens(frame) / tokens,
                     out * requests, limit * most, f"{basis}; prompts and answers of a stated length")
 
@@ -239,12 +240,12 @@ class Plan:
     def _training(self, model: str, stage: str) -> Training:
         declared, size = self.run.stage(stage), self.run.model(model).parameters
         kind, share, typical = declared.samples.kind, declared.samples.share, prices().typical_output
-        select, pool = self.run.experiment.stage1.select, self.pool
+        select, split = self.run.experiment.stage1.select, self.split
         rows, answer = {
-            "thoughts": (select * share, typical["thought"]), "labels": (pool * share, 10),
-            "rationales": ((pool + select) * share, typical["rationale"]),
-            "solutions": (pool * share * (1 - self.wrong), typical["solution"]),
-            "pairs": (pool * share * self.wrong, typical["solution"] + typical["correction"])}[kind]
+            "thoughts": (select * share, typical["thought"]), "labels": (split * share, 10),
+            "rationales": ((split + select) * share, typical["rationale"]),
+            "solutions": (split * share * (1 - self.wrong), typical["solution"]),
+            "pairs": (split * share * self.wrong, typical["solution"] + typical["correction"])}[kind]
         pairs = declared.method == "dpo"
         tokens = rows * (self.prompt * (1 + pairs) + answer) * declared.arguments["num_train_epochs"]
         work = tokens * (8 if pairs else 6) * size / prices().throughput.utilisation["training"]

@@ -12,20 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.answered import add_limit_and_samples
 from eval.drawing import FLOOR, Mark, Mean, Thought, draw_scores, draw_thoughts, plain, save
+from eval.predictions import add_limit_and_samples
 from eval.score import SEED
 from eval.tables import NO_ROWS, NOT_RUN, Results, Scored, load_results, results_dir
 from logreasoner import cli
-from logreasoner.answers import parse_steps
+from logreasoner.answer_format import parse_steps
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run
 from logreasoner.files import EXPERIMENTS, manifest, read_json, read_jsonl, sha256, writing
-from logreasoner.published import Figure, Panel, Point, published
+from logreasoner.paper import Figure, Panel, Point, published
 
 HEADER = ("figure", "model", "panel", "series", "point", "x", "metric", "sources", "test_set", "published", "value",
           "low", "high", "n", "unparsed", "state")
-TEST_SETS = {"disjoint": "test logs that no training pool holds", "all": "all test logs"}
+TEST_SETS = {"disjoint": "test logs that no training split holds", "all": "all test logs"}
 SCRIPTED = "scripted teacher, tiny model: not a result"
 SAMPLES, EMBEDDED = "samples.jsonl", "thought_embeddings.npy"  # D_thought; its responses by data_builders.embed
 
@@ -50,7 +50,7 @@ def sources(run: Run, panel: Panel) -> list[str]:
 
 
 def marks(run: Run, figure: Figure, names: list[str], results: Results) -> list[Mark]:
-    """Every point of a figure for each model and test set, then the floors that were measured."""
+    """Every point of a figure for each model and test set, then the baselines that were measured."""
     said = published()
 
     def measured(panel: Panel, key: tuple[str, str], test_set: str) -> Mean | str:
@@ -67,10 +67,10 @@ def marks(run: Run, figure: Figure, names: list[str], results: Results) -> list[
     found = [Mark(name, panel, point, test_set, stated(panel, point, name),
                   measured(panel, (point.model or name, point.stage), test_set))
              for name in names for panel in figure.panels for point in figure.points for test_set in TEST_SETS]
-    floors = [Mark(row.filled_by.model, panel, Point(key=FLOOR, title=row.title, stage=FLOOR), test_set, None,
+    baselines = [Mark(row.filled_by.model, panel, Point(key=FLOOR, title=row.title, stage=FLOOR), test_set, None,
                    measured(panel, (row.filled_by.model, FLOOR), test_set))
-              for row in said.rows.values() if row.floor for panel in figure.panels for test_set in TEST_SETS]
-    return found + [floor for floor in floors if isinstance(floor.measured, Mean)]
+              for row in said.rows.values() if row.baseline for panel in figure.panels for test_set in TEST_SETS]
+    return found + [baseline for baseline in baselines if isinstance(baseline.measured, Mean)]
 
 
 def csv_rows(run: Run, figure: Figure, found: list[Mark]) -> Iterator[tuple[str, ...]]:

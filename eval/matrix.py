@@ -13,7 +13,7 @@ from eval.tables import Results, load_results
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run
-from logreasoner.published import Cell, grid
+from logreasoner.paper import Cell, grid
 
 HEADER = ("table", "row", "dataset", "metric", "published", "run", "state")
 

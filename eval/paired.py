@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from eval.answered import Answer
+from eval.predictions import Answer
 from eval.score import SEED, measures
 from logreasoner.config import Task
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from eval.answered import add_limit_and_samples
 from eval.estimates import Plan
+from eval.predictions import add_limit_and_samples
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, hardware, load_run
-from logreasoner.costs import prices
-from logreasoner.published import Cell, grid
+from logreasoner.generation.costs import prices
+from logreasoner.paper import Cell, grid
 
 HEADER = ("step", "asked", "requests", "answered", "identical", "tokens in", "in prefixes", "tokens out", "at most",
           "USD", "by batch", "at most", "GPU h")
@@ -33,8 +33,8 @@ def planned(run: Run, cells: list[Cell], profile: str, limit: int | None, sample
     """The plan of some cells. Raises UserError before `make data` and for an unknown hardware profile."""
     if profile not in hardware():
         raise UserError(f"unknown HARDWARE {profile!r}; experiments/hardware.yaml has {', '.join(hardware())}")
-    if not (run.pools / "manifest.json").exists():
-        raise UserError(f"{run.pools}: no pools yet, and prompts are made of them; do: make data")
+    if not (run.splits / "manifest.json").exists():
+        raise UserError(f"{run.splits}: no splits yet, and prompts are made of them; do: make data")
     plan = Plan(run, profile, limit, samples)
     for model, stage in dict.fromkeys((cell.model, cell.stage) for cell in cells):
         plan.add(model, stage)

@@ -1,4 +1,4 @@
-"""A run's test pools -> evaluation requests: three-shot prompts, temperature 0 (section 4.2.3); with samples, votes."""
+"""A run's test splits -> evaluation requests: three-shot prompts at temperature 0 (section 4.2.3), or votes."""
 
 import argparse
 from collections import defaultdict
@@ -6,27 +6,27 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from eval.answered import add_limit_and_samples, fixed, read_test_pools, stratified
+from eval.predictions import add_limit_and_samples, fixed, read_test_splits, stratified
 from logreasoner import cli
-from logreasoner.chat import served_name
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, identity, load_run, task
 from logreasoner.files import manifest, write_jsonl
-from logreasoner.journal import request
+from logreasoner.generation.generate import served_name
+from logreasoner.generation.response_cache import request
+from logreasoner.instances import Instance, read_instances
 from logreasoner.prompts import solution
-from logreasoner.records import Instance, read_instances
 
 
 def examples_by_task(path: Path, tasks: Iterable[str], wanted: int) -> dict[str, tuple[Instance, ...]]:
     """The in-context examples of each task, in file order. Raises UserError unless there are `wanted` of each."""
-    pools: dict[str, list[Instance]] = defaultdict(list)
+    splits: dict[str, list[Instance]] = defaultdict(list)
     for item in read_instances(path):
-        pools[item.task].append(item)
+        splits[item.task].append(item)
     for name in sorted(tasks):
-        if len(pools[name]) != wanted:
-            raise UserError(f"{path}: {len(pools[name])} examples of {name}, the run declares {wanted}; "
-                            "make the pools again")
-    return {name: tuple(items) for name, items in pools.items()}
+        if len(splits[name]) != wanted:
+            raise UserError(f"{path}: {len(splits[name])} examples of {name}, the run declares {wanted}; "
+                            "make the splits again")
+    return {name: tuple(items) for name, items in splits.items()}
 
 
 def endpoint(run: Run, name: str, stage: str) -> tuple[str, str]:
@@ -50,9 +50,9 @@ def requests(run: Run, name: str, stage: str, *, kind: str | None = None, served
     """
     usual = endpoint(run, name, stage)
     vllm, called = (kind or usual[0]) == "vllm", served or usual[1]
-    items = sorted((item for pool in stratified(read_test_pools(run), limit) for item in pool),
+    items = sorted((item for split in stratified(read_test_splits(run), limit) for item in split),
                    key=lambda item: (item.task, item.source))
-    examples = examples_by_task(run.pools / "examples.jsonl", {item.task for item in items}, run.experiment.examples)
+    examples = examples_by_task(run.splits / "examples.jsonl", {item.task for item in items}, run.experiment.examples)
     more = decoding()["thinking"] if run.model(name).thinking else {}
     found = []
     for item in items:
@@ -72,7 +72,7 @@ def _main(given: argparse.Namespace) -> None:
     kind = given.endpoint or endpoint(run, given.model, given.stage)[0]
     count = write_jsonl(given.out, requests(run, given.model, given.stage, kind=kind, served=given.name,
                                             limit=given.limit, samples=given.samples))
-    inputs = [run.pools / file for file in ("test.jsonl", "test_seen.jsonl", "examples.jsonl")]
+    inputs = [run.splits / file for file in ("test.jsonl", "test_seen.jsonl", "examples.jsonl")]
     manifest(given.out, inputs, run=run.name, identity=identity(run, given.model, given.stage),
              model=given.model, stage=given.stage, endpoint=kind,
              limit=given.limit, samples=given.samples, requests=count)

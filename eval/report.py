@@ -16,22 +16,23 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from eval.answered import Answer, Pools, add_limit_and_samples, answers, fixed, read_test_pools
 from eval.compare import Side
+from eval.predictions import Answer, Splits, add_limit_and_samples, answers, fixed, read_test_splits
 from eval.tables import Results, load_results, results_dir, sheets_of
-from logreasoner import cli, costs
-from logreasoner.answers import after_thinking, element, parse_steps
+from logreasoner import cli
+from logreasoner.answer_format import after_thinking, element, parse_steps
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run, models, stages
 from logreasoner.files import TEMPLATES, commit, dump, manifest, read_json, read_jsonl, sha256, writing
-from logreasoner.journal import content, trouble
-from logreasoner.published import published
+from logreasoner.generation import costs
+from logreasoner.generation.response_cache import content, trouble
+from logreasoner.paper import published
 from logreasoner.templating import environment
 
 WIDTH, HEIGHT = 220, 90  # of a loss curve, in the SVG's units
 SAID = ("output", "sha256", "run", "mark", "model", "stage")  # what a manifest says that stands elsewhere on the page
 COUNTS = ("counts", "rows", "versions")  # of it, what is shown although it is no single value
-FOLDERS = ("data", "pools", "datasets", "recipes", "models", "predictions", "results")  # in the order of the lineage
+FOLDERS = ("data", "splits", "datasets", "recipes", "models", "predictions", "results")  # in the order of the lineage
 
 
 class Entry(NamedTuple):
@@ -54,7 +55,7 @@ def order(key: tuple[str, ...]) -> tuple[Any, ...]:
     return *(names.index(name) if name in names else len(names) for name, names in zip(key, known, strict=True)), key
 
 
-def entries(run: Run, pools: Pools, results: Results, wanted: Collection[str], limit: int | None, samples: int
+def entries(run: Run, splits: Splits, results: Results, wanted: Collection[str], limit: int | None, samples: int
             ) -> Iterator[Entry]:
     """Every scored model and stage whose answers are here, or the `wanted` ones of them ("model" or "model/stage").
     Raises UserError for a wanted one without results, and for answers other than those that were scored."""
@@ -72,7 +73,7 @@ def entries(run: Run, pools: Pools, results: Results, wanted: Collection[str], l
             raise UserError(f"{path}: not the answers that {result} scores; score them again: "
                             f"make eval RUN={run.name} MODEL={model} STAGE={stage}")
         tasks = {task for task, _, _ in results[model, stage]}
-        read = answers(run, model, path, pools, tasks, limit, samples)
+        read = answers(run, model, path, splits, tasks, limit, samples)
         yield Entry(f"{model}/{stage}", path, read, not fixed(run, model))
 
 
@@ -98,11 +99,11 @@ def prompts(shown: list[Entry]) -> dict[str, str]:
     return found
 
 
-def blocks(run: Run, pools: Pools, shown: list[Entry]) -> dict[str, str]:
+def blocks(run: Run, splits: Splits, shown: list[Entry]) -> dict[str, str]:
     """The data of the page: `about`, `instances`, and `entry-N`: for each instance null, or an answer as
     [strict label, lenient label, [[text, steps] of each sample]]."""
     asked = {key for entry in shown for key in entry.read}
-    items = [(item, seen) for seen, pool in enumerate(pools) for item in pool if item.id in asked]
+    items = [(item, seen) for seen, split in enumerate(splits) for item in split if item.id in asked]
     told = prompts(shown)
     starts = {name: os.path.commonprefix([told[item.id] for item, _ in items if item.task == name and item.id in told])
               for name in run.tasks()}
@@ -157,8 +158,8 @@ def artefact(path: Path, name: str) -> dict[str, Any]:
 def lineage(run: Run) -> dict[str, list[dict[str, Any]]]:
     """Every manifest of a run and of the data it was drawn from, and its recipes, in the order they were made."""
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in FOLDERS}
-    pools = run.pools / "manifest.json"
-    for data in sorted({Path(path).parent for path in read_json(pools)["inputs"]} if pools.exists() else []):
+    splits = run.splits / "manifest.json"
+    for data in sorted({Path(path).parent for path in read_json(splits)["inputs"]} if splits.exists() else []):
         if (data / "manifest.json").exists():
             found["data"].append(artefact(data / "manifest.json", str(data)))
     for path in sorted(run.dir.glob("*/**/*manifest.json")):
@@ -186,8 +187,8 @@ def make_report(run: Run, out: Path, wanted: Collection[str] = (), limit: int | 
     folder, results = results_dir(run, limit, samples), load_results(run, limit, samples)
     if not results:
         raise UserError(f"{folder}: no results yet; score a model first (make eval RUN={run.name} ...)")
-    pools = read_test_pools(run)
-    shown = list(entries(run, pools, results, wanted, limit, samples))
+    splits = read_test_splits(run)
+    shown = list(entries(run, splits, results, wanted, limit, samples))
     inline = {kind: (TEMPLATES / f"report.{kind}").read_text("utf-8") for kind in ("js", "css")}
     page = environment(TEMPLATES, {})
     page.autoescape = True
@@ -196,7 +197,7 @@ def make_report(run: Run, out: Path, wanted: Collection[str] = (), limit: int | 
         height=HEIGHT, inline=inline,
         sources={kind: f"'sha256-{_base64(hashlib.sha256(text.encode()).digest())}'" for kind, text in inline.items()},
         sheets=sheets_of(run, results),
-        figures=figures(folder), curves=list(curves(run)), lineage=lineage(run), blocks=blocks(run, pools, shown),
+        figures=figures(folder), curves=list(curves(run)), lineage=lineage(run), blocks=blocks(run, splits, shown),
         absent=sorted(set(map("/".join, results)) - {entry.key for entry in shown}) if not wanted else [],
         costs=list(tqdm(costs.report(run), unit="journal", desc="costs", delay=2, disable=None)))
     with writing(out) as stream:
@@ -218,7 +219,7 @@ def main() -> None:
     arguments = cli.parser("eval.report", "A run's tables, figures, losses, costs, lineage and predictions, in one "
                            "HTML file that needs no network.", """
 python -m eval.report --run paper
-python -m eval.report --run paper --models qwen2.5-7b tfidf-lr/floor --out report.html""")
+python -m eval.report --run paper --models qwen2.5-7b tfidf-lr/baseline --out report.html""")
     arguments.add_argument("--run", required=True)
     arguments.add_argument("--models", nargs="+", default=[], metavar="M", help="whose predictions go in: MODEL or "
                            "MODEL/STAGE (default: all that are scored)")

@@ -12,24 +12,23 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.answered import (
+from eval.predictions import (
     Answer,
     add_limit_and_samples,
     answered_tasks,
     answers,
-    check_answers,
     names,
-    pool_hashes,
     predictions,
-    read_test_pools,
     read_test_set,
+    read_test_splits,
     test_sets,
 )
+from eval.provenance import check_answers, split_hashes
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Task, identity, load_run, task
 from logreasoner.files import manifest, write_json
-from logreasoner.records import Instance, by_id
+from logreasoner.instances import Instance, by_id
 
 if TYPE_CHECKING:
     import numpy as np
@@ -148,17 +147,17 @@ def score_run(run: Run, name: str, stage: str, responses: Path, *, tasks: Collec
               limit: int | None = None, samples: int = 1) -> dict[str, Any]:
     """The result of a model at a stage on each test set of a run (answered.test_sets), or of some of its tasks.
 
-    Answers to instances that are not asked for do not matter. A floor is scored on the tasks that it fits.
+    Answers to instances that are not asked for do not matter. A baseline is scored on the tasks that it fits.
     """
-    pools, by = read_test_pools(run), check_answers(run, name, stage, responses)
+    splits, by = read_test_splits(run), check_answers(run, name, stage, responses)
     tasks = tasks or answered_tasks(run, name, responses)
-    found = answers(run, name, responses, pools, tasks, limit, samples)
-    clean, seen = ([item for item in pool if item.id in found] for pool in pools)
+    found = answers(run, name, responses, splits, tasks, limit, samples)
+    clean, seen = ([item for item in split if item.id in found] for split in splits)
     results = [{"task": task_name, "source": source, "test_set": test_set, "seen": known,
                 **summaries(items, found, task(task_name))}
                for (task_name, source, test_set), items, known in test_sets((clean, seen))]
     return {"run": run.name, "identity": identity(run, name, stage), "model": name, "stage": stage,
-            "teacher": run.mark, "pools": pool_hashes(run), "answered_by": by,
+            "teacher": run.mark, "splits": split_hashes(run), "answered_by": by,
             "tasks": sorted({row["task"] for row in results}), "limit": limit, "samples": samples,
             "results": results, "intervals": NOTE}
 
@@ -196,7 +195,7 @@ def _main(given: argparse.Namespace) -> None:
     elif all(whole) and not any(one):
         run = load_run(given.run)
         run.check(given.model, given.stage)
-        inputs = [run.pools / "test.jsonl", run.pools / "test_seen.jsonl"]
+        inputs = [run.splits / "test.jsonl", run.splits / "test_seen.jsonl"]
         result = score_run(run, given.model, given.stage, given.responses, tasks=given.tasks, limit=given.limit,
                            samples=given.samples)
     else:
@@ -220,7 +219,7 @@ python -m eval.score --run paper --model qwen2.5-7b --stage dpo --tasks root_cau
     arguments.add_argument("--instances", type=Path, help="the test set, JSONL; with --task")
     arguments.add_argument("--run", help="score every test set of this run; with --model and --stage")
     arguments.add_argument("--model", help="a name of models.yaml")
-    arguments.add_argument("--stage", help="base or a stage of stages.yaml; classifier; floor")
+    arguments.add_argument("--stage", help="base or a stage of stages.yaml; classifier; baseline")
     arguments.add_argument("--tasks", type=names, default=[], help="of the run, only these (comma-separated)")
     add_limit_and_samples(arguments)
     arguments.add_argument("--responses", required=True, type=Path, help="JSONL, custom_id <instance id>[#<sample>]")

@@ -1,6 +1,6 @@
 """Results of a run -> the paper's Tables 3-5, measured beside published; for a scripted teacher a demo table instead.
 
-Each row of a table has a line for what the paper prints and one for each test set; floors stand below, since a
+Each row of a table has a line for what the paper prints and one for each test set; baselines stand below, since a
 constant answer beats many published cells (docs/evaluation.md).
 """
 
@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from eval.answered import add_limit_and_samples, check_weights, described, make_again, pool_hashes
+from eval.predictions import add_limit_and_samples
+from eval.provenance import check_weights, described, make_again, split_hashes
 from eval.score import cell, summary
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, checked, differences, identity, load_run, models, stages, task
 from logreasoner.files import EXPERIMENTS, TEMPLATES, manifest, read_json, writing
-from logreasoner.published import Column, Row, published
+from logreasoner.paper import Column, Row, published
 from logreasoner.templating import environment
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Result(BaseModel):
     model: str
     stage: str
     teacher: str
-    pools: dict[str, str]
+    splits: dict[str, str]
     answered_by: list[dict[str, Any]]
     results: list[Scored]
 
@@ -86,7 +87,7 @@ class Line:
     title: str
     printed: list[str] | None
     cells: dict[str, list[Cell]]
-    floor: bool = False
+    baseline: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def read_result(run: Run, path: Path) -> Result:
     name, stage = path.parts[-3:-1]
     again = make_again(run, name, stage)
     wanted = {"run": run.name, "model": name, "stage": stage, "teacher": run.mark,
-              "identity": identity(run, name, stage), "pools": pool_hashes(run)}
+              "identity": identity(run, name, stage), "splits": split_hashes(run)}
     if changed := differences({key: getattr(result, key) for key in wanted}, wanted):
         raise UserError(f"{path}: scored under other settings or other test instances than those of run {run.name} "
                         f"({changed[0]}); results are never mixed: {again}, or move it away")
@@ -167,7 +168,7 @@ def answerers(run: Run, folder: Path, results: Results) -> list[tuple[str, str]]
     found = []
     for name, stage in _ordered(results):
         by = read_result(run, folder / name / stage / "result.json").answered_by
-        if stage != "floor":
+        if stage != "baseline":
             found.append((f"{name}/{stage}", "; ".join(map(described, by)) or "not stated: a response file of its own"))
     return found
 
@@ -198,7 +199,7 @@ def _cells(columns: list[Column], scored: dict[tuple[str, str, str], Scored] | N
 
 
 def paper_sheets(run: Run, results: Results) -> list[Sheet]:
-    """Tables 3-5: the paper's rows in its order, then measured rows that the paper lacks, then the floors.
+    """Tables 3-5: the paper's rows in its order, then measured rows that the paper lacks, then the baselines.
 
     Sources of the tables' tasks that the paper does not print (samples, security devices) become columns at the end.
     """
@@ -208,19 +209,19 @@ def paper_sheets(run: Run, results: Results) -> list[Sheet]:
     for table in declared.tables:
         columns = [*(_here(run, column) for column in table.columns), *_further(run, table.columns, results)]
         methods: list[Line] = []
-        floors: list[Line] = []
+        baselines: list[Line] = []
         for key, row in declared.rows.items():
             if not any(row.fits(column.task) for column in columns):
                 continue
             cells = _cells(columns, results.get((row.filled_by.model, row.filled_by.stage)), row)
             printed = table.printed(key)
             printed += [" / ".join(NOT_PRINTED for _ in column.metrics) for column in columns[len(printed):]]
-            line = Line(key, row.title, printed if key in table.published else None, cells, row.floor)
-            (floors if row.floor else methods).append(line)
+            line = Line(key, row.title, printed if key in table.published else None, cells, row.baseline)
+            (baselines if row.baseline else methods).append(line)
         methods += [Line("/".join(key), f"{_title(key[0])}, {key[1]}", None, _cells(columns, results[key]))
                     for key in _ordered(results) if key not in filled]
         sheets.append(Sheet(str(table.number), f"{table.title} (the paper's Table {table.number})", columns,
-                            methods + floors))
+                            methods + baselines))
     return sheets
 
 
@@ -238,7 +239,7 @@ def _further(run: Run, columns: list[Column], results: Results) -> list[Column]:
 
 
 def demo_sheet(run: Run, results: Results) -> Sheet:
-    """Each model at base and after each stage, over the run's tasks with their sources pooled; then the floors."""
+    """Each model at base and after each stage, over the run's tasks with their sources pooled; then the baselines."""
     columns = [Column(task=name, source="", group="", title=rules.title, metrics=rules.metrics)
                for name, rules in run.tasks().items()]
     totals: Results = {}
@@ -247,15 +248,15 @@ def demo_sheet(run: Run, results: Results) -> Sheet:
         for (name, _, test_set), row in scored.items():
             groups.setdefault((name, "", test_set), []).append(row)
         totals[key] = {group: pooled(rows) for group, rows in groups.items()}
-    floors = [key for key in _ordered(results) if key[1] == "floor"]
-    methods = dict.fromkeys(each for key in _ordered(results) if key not in floors
+    baselines = [key for key in _ordered(results) if key[1] == "baseline"]
+    methods = dict.fromkeys(each for key in _ordered(results) if key not in baselines
                             for each in ([(key[0], stage) for stage in MAIN] if key[1] in MAIN else [key]))
     several = len({name for name, _ in methods}) > 1
     lines = [Line("/".join(key), f"{_title(key[0])}, {key[1]}" if several else key[1], None,
                   _cells(columns, totals.get(key))) for key in methods]
-    lines += [Line("/".join(key), f"floor: {_title(key[0])}", None, _cells(columns, totals[key],
+    lines += [Line("/".join(key), f"baseline: {_title(key[0])}", None, _cells(columns, totals[key],
                                                                                    published().rows.get(key[0])), True)
-              for key in floors]
+              for key in baselines]
     shown = " and ".join(dict.fromkeys(_title(name) for name, _ in methods))
     scripted = run.mark == "scripted"
     title = "Demonstration: scripted teacher" if scripted else run.experiment.title
@@ -267,7 +268,7 @@ def _title(name: str) -> str:
 
 
 def _ordered(results: Results) -> list[tuple[str, str]]:
-    known = [(name, stage) for name in models() for stage in ("base", *stages(), "classifier", "floor")]
+    known = [(name, stage) for name in models() for stage in ("base", *stages(), "classifier", "baseline")]
     return [key for key in known if key in results] + sorted(set(results) - set(known))
 
 
@@ -282,7 +283,7 @@ def csv_rows(sheets: list[Sheet]) -> Iterator[tuple[str, ...]]:
                     for metric, text in zip(column.metrics, texts, strict=True):
                         yield (sheet.name, line.key, where, metric, test_set,
                                text.partition(" ")[0].replace(NOT_PRINTED, ""),
-                               *_numbers(one, metric, "floor" if line.floor else "measured"))
+                               *_numbers(one, metric, "baseline" if line.baseline else "measured"))
 
 
 def _numbers(one: Cell, metric: str, state: str) -> tuple[str, ...]:

@@ -33,11 +33,13 @@ DECLARED_FILES = ("prompts/*.j2", "templates/chat/*", "templates/launch/*", "tem
                   "experiments/classifier.yaml", "experiments/sources.yaml")
 SCRIPTED_FILES = ("demo/*.yaml",)
 # Code that decides what a model is told, which of its answers count, and how they are scored; comments do not matter.
-DECLARED_CODE = ("logreasoner/answers.py", "logreasoner/prompts.py", "logreasoner/records.py",
+DECLARED_CODE = ("logreasoner/answer_format.py", "logreasoner/prompts.py", "logreasoner/instances.py",
                  "logreasoner/templating.py", "data_builders/corrections.py", "data_builders/thoughts.py",
-                 "eval/answered.py", "eval/score.py")
+                 "eval/predictions.py", "eval/score.py")
+UNDECLARED = ("live", "gpu_memory_utilization")  # of decoding.yaml: how fast answers come, not which
 GROWING = ("models", "stages", "hardware", "speed")  # a new row changes nothing that was made
 OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed")
+ABSENT: Any = object()
 T = TypeVar("T", bound=BaseModel)
 Counts = dict[str, dict[str, int]]  # task -> group (a vendor, or a source without one) -> rows
 
@@ -67,7 +69,7 @@ class Model(Declared):
     """A row of models.yaml. `path` is a hub name or a folder ({run} stands for the run's), an API's name for an api."""
 
     title: str
-    kind: Literal["open", "api", "encoder", "floor"] = "open"
+    kind: Literal["open", "api", "encoder", "baseline"] = "open"
     path: str = ""
     revision: str = Field("", description="commit of a hub's model; by default the one that this machine has, or main")
     template: str = ""
@@ -83,7 +85,7 @@ class Samples(Declared):
     (stage 1: of the thoughts), the same smaller part in every larger one.
     """
 
-    kind: Literal["form", "thoughts", "rationales", "labels", "solutions", "pairs"]
+    kind: Literal["base", "thoughts", "rationales", "labels", "solutions", "pairs"]
     solutions: str = ""
     policy: str = ""
     corrections: str = ""
@@ -221,7 +223,7 @@ class Run:
         self.name = name
         self.experiment = experiment
         self.dir = run_dir(name)
-        self.pools = self.dir / "pools"
+        self.splits = self.dir / "splits"
 
     @property
     def mark(self) -> str:
@@ -259,7 +261,7 @@ class Run:
     def check(self, name: str, stage: str) -> Model:
         """The model, if it can be at the stage: open weights at `base` or a stage of stages.yaml, others at one."""
         found = self.model(name)
-        only = {"api": "base", "encoder": "classifier", "floor": "floor"}.get(found.kind)
+        only = {"api": "base", "encoder": "classifier", "baseline": "baseline"}.get(found.kind)
         if only and stage != only:
             raise UserError(f"{name} is of kind {found.kind} (experiments/models.yaml): its one stage is {only!r}, "
                             f"not {stage!r}")
@@ -489,7 +491,7 @@ def _declaration(name: str, found: Experiment) -> dict[str, Any]:
         "hardware": {each: profile.model_dump() for each, profile in hardware().items()},
         "speed": {each: profile.model_dump() for each, profile in speeds().items()},
         "tasks": {key: value.model_dump() for key, value in run.tasks().items()},
-        "decoding": decoding(),
+        "decoding": {key: value for key, value in decoding().items() if key not in UNDECLARED},
         "files": {str(path.relative_to(ROOT)): sha256(path) for path in files},
         "code": {path: _code_digest(ROOT / path) for path in DECLARED_CODE},
     }
@@ -499,21 +501,24 @@ def _code_digest(path: Path) -> str:
     """Hash of a module without its comments and docstrings."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-            node.body = node.body[1:]
-    return digest(ast.dump(tree))
+        if (isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+                and ast.get_docstring(node) is not None):
+            node.body = node.body[1:] or [ast.Pass()]
+    return digest(ast.unparse(tree))  # the same in every version of Python, which ast.dump is not
 
 
 def differences(one: Any, other: Any, prefix: str = "") -> list[str]:
     """`key: one -> other` for every leaf in which two JSON values differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         keys = sorted(set(one) | set(other))
-        return [line for key in keys for line in differences(one.get(key), other.get(key), f"{prefix}{key}.")]
-    return [] if one == other else [f"{prefix.rstrip('.')}: {_short(one)} -> {_short(other)}"]
+        return [line for key in keys
+                for line in differences(one.get(key, ABSENT), other.get(key, ABSENT), f"{prefix}{key}.")]
+    same = one == other or (one in (None, ABSENT) and other in (None, ABSENT))  # a field that is new, and not used
+    return [] if same else [f"{prefix.rstrip('.')}: {_short(one)} -> {_short(other)}"]
 
 
 def _short(value: Any) -> str:
-    if value is None:
+    if value is ABSENT:
         return "not there"
     return shorten(repr(value[:12] if isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) else value), 100)
 
@@ -583,14 +588,14 @@ def identity(run: Run, model: str, stage: str) -> str:
     return digest(relevant(run, model, stage))[:16]
 
 
-def check_pools(run: Run) -> None:
-    """Raise UserError where a run's pools are not as they were drawn, or the data that they were drawn from changed."""
-    drawn = run.pools / "manifest.json"
+def check_splits(run: Run) -> None:
+    """Raise UserError where a run's splits, or the data that they were drawn from, are not what they were."""
+    drawn = run.splits / "manifest.json"
     made = read_json(drawn) if drawn.exists() else {}
-    for file, checksum in {**made.get("inputs", {}), **{str(run.pools / name): value for name, value in
+    for file, checksum in {**made.get("inputs", {}), **{str(run.splits / name): value for name, value in
                                                         made.get("files", {}).items()}}.items():
         if Path(file).exists() and sha256(file) != checksum:
-            raise UserError(f"{file} has changed since the pools of run {run.name} were drawn, and what the run has "
+            raise UserError(f"{file} has changed since the splits of run {run.name} were drawn, and what the run has "
                             f"made belongs to them: declare a run of another name (RUN={run.name}-2), or remove "
                             f"{run.dir} if it may go")
 
@@ -607,7 +612,7 @@ python -m logreasoner.config --run paper-full --experiment paper finetuning=full
 
     def start(given: argparse.Namespace) -> None:
         run = declare(given.run, resolve(given.experiment or given.run, given.overrides))
-        check_pools(run)
+        check_splits(run)
         print("run", run.dir)
 
     cli.run(arguments, start)

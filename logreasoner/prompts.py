@@ -8,7 +8,7 @@ import jinja2
 
 from logreasoner.config import CONTROL_TOKENS, Task, load_yaml
 from logreasoner.files import PROMPTS
-from logreasoner.records import Instance, mask_level
+from logreasoner.instances import Instance, mask_level
 from logreasoner.templating import environment
 
 TAG = re.compile(r"<(?=\s*/?\s*(?:answer|solutions|think)\b)", re.IGNORECASE)

@@ -1,7 +1,7 @@
 """Which weights answer: a stage that was trained here, a user's folder, or a commit of a model on the hub.
 
-An answer belongs to the weights that gave it, so what is found here is written beside each one (logreasoner/journal.py)
-and into each result.
+An answer belongs to the weights that gave it, so what is found here is written beside each one
+(logreasoner/generation/response_cache.py) and into each result.
 """
 
 import os

@@ -12,8 +12,8 @@ import pytest
 from logreasoner.files import ROOT
 from tests.conftest import running
 
-PUBLIC = ("tests/test_records.py", "tests/data_builders/test_normalise.py", "tests/data_builders/test_pools.py",
-          "tests/eval/test_audit.py", "tests/e2e/test_floors.py")
+PUBLIC = ("tests/test_instances.py", "tests/data_builders/test_normalise.py", "tests/data_builders/test_splits.py",
+          "tests/eval/test_audit.py", "tests/e2e/test_baselines.py")
 SHOW = "shown: ; @printenv DATA_MIRROR || echo unset"
 HANGS = """
 from tests.conftest import running

@@ -16,36 +16,98 @@ RUN = "demo"
 STEP = ("data_builders.stage1", "--run", RUN, "rationale-requests")
 # file, what stands in it, what it is changed to, what the error names
 CHANGES = {
-    "a model's path": ("experiments/models.yaml", "path: Qwen/Qwen2.5-7B-Instruct", "path: Qwen/Qwen2.5-7B",
-                       "models.qwen2.5-7b.path"),
-    "a model's template": ("experiments/models.yaml", "template: llama3", "template: qwen", "models.llama3.1-8b.template"),
-    "whether a model thinks": ("experiments/models.yaml", "thinking: true", "thinking: false",
-                               "models.r1-distill-qwen-7b.thinking"),
-    "a model that is gone": ("experiments/models.yaml", "gpt-4o: {", "gpt-4o-mini: {", "models.gpt-4o: .* -> not there"),
-    "a stage": ("experiments/stages.yaml", "pref_beta: 0.1", "pref_beta: 0.2", "stages.dpo.arguments.pref_beta: 0.1 -> 0.2"),
-    "hardware": ("experiments/hardware.yaml", "max_per_device: {sft: 8, dpo: 2}", "max_per_device: {sft: 4, dpo: 2}",
-                 "hardware.1xH200.max_per_device.sft"),
-    "a speed profile": ("experiments/speed.yaml", "flash_attn: fa2}, dpo", "flash_attn: sdpa}, dpo",
-                        "speed.kernels.arguments"),
+    "a model's path": (
+        "experiments/models.yaml",
+        "path: Qwen/Qwen2.5-7B-Instruct",
+        "path: Qwen/Qwen2.5-7B",
+        "models.qwen2.5-7b.path",
+    ),
+    "a model's template": (
+        "experiments/models.yaml",
+        "template: llama3",
+        "template: qwen",
+        "models.llama3.1-8b.template",
+    ),
+    "whether a model thinks": (
+        "experiments/models.yaml",
+        "thinking: true",
+        "thinking: false",
+        "models.r1-distill-qwen-7b.thinking",
+    ),
+    "a model that is gone": (
+        "experiments/models.yaml",
+        "gpt-4o: {",
+        "gpt-4o-mini: {",
+        "models.gpt-4o: .* -> not there",
+    ),
+    "a stage": (
+        "experiments/stages.yaml",
+        "pref_beta: 0.1",
+        "pref_beta: 0.2",
+        "stages.dpo.arguments.pref_beta: 0.1 -> 0.2",
+    ),
+    "hardware": (
+        "experiments/hardware.yaml",
+        "max_per_device: {sft: 8, dpo: 2}",
+        "max_per_device: {sft: 4, dpo: 2}",
+        "hardware.1xH200.max_per_device.sft",
+    ),
+    "a speed profile": (
+        "experiments/speed.yaml",
+        "flash_attn: fa2}, dpo",
+        "flash_attn: sdpa}, dpo",
+        "speed.kernels.arguments",
+    ),
     "decoding": ("experiments/decoding.yaml", "temperature: 0.7", "temperature: 0.9", "decoding.sampling.temperature"),
-    "a task": ("experiments/tasks/potential_failure_prediction.yaml", "mask_level: true", "mask_level: false",
-               "tasks.potential_failure_prediction.mask_level"),
+    "a task": (
+        "experiments/tasks/potential_failure_prediction.yaml",
+        "mask_level: true",
+        "mask_level: false",
+        "tasks.potential_failure_prediction.mask_level",
+    ),
     "the classifiers": ("experiments/classifier.yaml", "2.0e-5", "3.0e-5", "files.experiments/classifier.yaml"),
     "the sources": ("experiments/sources.yaml", "licence", "license", "files.experiments/sources.yaml"),
-    "control tokens": ("experiments/control_tokens.yaml", "marks:", "marks:\n  - <|new|>",
-                       "files.experiments/control_tokens.yaml"),
+    "control tokens": (
+        "experiments/control_tokens.yaml",
+        "marks:",
+        "marks:\n  - <|new|>",
+        "files.experiments/control_tokens.yaml",
+    ),
     "a prompt": ("prompts/solution.j2", "<answer>", "<answer>\n", "files.prompts/solution.j2"),
-    "a chat template": ("templates/chat/qwen.jinja", "<|im_start|>", "<|im_start|> ", "files.templates/chat/qwen.jinja"),
-    "the recipes": ("templates/recipe.yaml.j2", "logging_steps: 10", "logging_steps: 5", "files.templates/recipe.yaml.j2"),
+    "a chat template": (
+        "templates/chat/qwen.jinja",
+        "<|im_start|>",
+        "<|im_start|> ",
+        "files.templates/chat/qwen.jinja",
+    ),
+    "the recipes": (
+        "templates/recipe.yaml.j2",
+        "logging_steps: 10",
+        "logging_steps: 5",
+        "files.templates/recipe.yaml.j2",
+    ),
     "the export": ("templates/export.yaml.j2", "export_size: 5", "export_size: 2", "files.templates/export.yaml.j2"),
     "the launch": ("templates/launch/torchrun.sh.j2", "set -eu", "set -e", "files.templates/launch/torchrun.sh.j2"),
     "DeepSpeed": ("templates/deepspeed/zero3.json", "{", "{ ", "files.templates/deepspeed/zero3.json"),
     "the teacher's script": ("demo/teacher.yaml", "rates:", "rates: ", "files.demo/teacher.yaml"),
-    "the level mask": ("logreasoner/records.py", 'LEVEL_MASK = "[MASK]"', 'LEVEL_MASK = "[LEVEL]"',
-                       "code.logreasoner/records.py"),
-    "the answer parser": ("logreasoner/answers.py", 'removesuffix(".")', 'removesuffix("!")', "code.logreasoner/answers.py"),
-    "what is a thought": ("data_builders/thoughts.py", "LEAST_STEPS, MOST_STEPS = 3, 8", "LEAST_STEPS, MOST_STEPS = 2, 8",
-                          "code.data_builders/thoughts.py"),
+    "the level mask": (
+        "logreasoner/instances.py",
+        'LEVEL_MASK = "[MASK]"',
+        'LEVEL_MASK = "[LEVEL]"',
+        "code.logreasoner/instances.py",
+    ),
+    "the answer parser": (
+        "logreasoner/answer_format.py",
+        'removesuffix(".")',
+        'removesuffix("!")',
+        "code.logreasoner/answer_format.py",
+    ),
+    "what is a thought": (
+        "data_builders/thoughts.py",
+        "LEAST_STEPS, MOST_STEPS = 3, 8",
+        "LEAST_STEPS, MOST_STEPS = 2, 8",
+        "code.data_builders/thoughts.py",
+    ),
     "the scores": ("eval/score.py", "RESAMPLES = 2_000", "RESAMPLES = 1_000", "code.eval/score.py"),
 }
 
@@ -64,11 +126,11 @@ def change(path, old, new):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """A copy of the project with a run that is half way: declared, pools drawn, the teacher's questions written."""
+    """A copy of the project with a run that is half way: declared, splits drawn, the teacher's questions written."""
     folder = tmp_path_factory.mktemp("project")
     for part in PARTS:
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-    for step in (("demo.logs",), ("logreasoner.config", "--run", RUN), ("data_builders.pools", "--run", RUN), STEP):
+    for step in (("demo.logs",), ("logreasoner.config", "--run", RUN), ("data_builders.splits", "--run", RUN), STEP):
         done = command(folder, *step)
         assert done.returncode == 0, done.stderr
     return folder
@@ -104,7 +166,7 @@ def test_a_change_of_the_experiment_itself_is_named(project):
 
 
 def test_comments_change_nothing(project):
-    path = project / "logreasoner" / "answers.py"
+    path = project / "logreasoner" / "answer_format.py"
     before = path.read_text(encoding="utf-8")
     try:
         change(path, '"""Numbered reasoning steps', '# A remark.\n    """Other words: numbered reasoning steps')
@@ -141,9 +203,9 @@ def test_a_run_of_an_earlier_version_says_so_and_how_to_go_on(project, step, sai
     assert said in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("file", ["build/data/bundled/train.jsonl", f"build/runs/{RUN}/pools/test.jsonl"])
-def test_pools_and_the_data_they_were_drawn_from_stay_what_they_were(project, file):
-    """Labels that were corrected (new-task --replace), or exchanged in the pools themselves."""
+@pytest.mark.parametrize("file", ["build/data/bundled/train.jsonl", f"build/runs/{RUN}/splits/test.jsonl"])
+def test_splits_and_the_data_they_were_drawn_from_stay_what_they_were(project, file):
+    """Labels that were corrected (new-task --replace), or exchanged in the splits themselves."""
     path = project / file
     before = path.read_text(encoding="utf-8")
     try:
@@ -151,7 +213,7 @@ def test_pools_and_the_data_they_were_drawn_from_stay_what_they_were(project, fi
         done = command(project, "logreasoner.config", "--run", RUN)
     finally:
         path.write_text(before, encoding="utf-8")
-    assert done.returncode == 1 and f"{file} has changed since the pools of run {RUN} were drawn" in done.stderr
+    assert done.returncode == 1 and f"{file} has changed since the splits of run {RUN} were drawn" in done.stderr
 
 
 def test_runs_that_were_declared_with_other_settings_have_no_spread(project):
@@ -168,4 +230,5 @@ def test_runs_that_were_declared_with_other_settings_have_no_spread(project):
     finally:
         for path, text in zip(paths, before, strict=True):
             path.write_text(text, encoding="utf-8")
-    assert done.returncode == 1 and "files.prompts/solution.j2" in done.stderr and "stages.dpo.arguments.pref_beta" in done.stderr
+    assert done.returncode == 1 and "files.prompts/solution.j2" in done.stderr
+    assert "stages.dpo.arguments.pref_beta" in done.stderr

@@ -14,17 +14,17 @@ LEFT_OUT = shutil.ignore_patterns(".git", "build", ".venv*", ".*_cache", ".hypot
                                   "tests")
 # Everything that a run of the demo makes without LLaMA-Factory, vLLM and FlagEmbedding: answers come from the scripted
 # teacher over HTTP, the policy's from a rule, embeddings from hashes.
-PROGRAM = r'''
+PROGRAM = r"""
 import hashlib, importlib, json, os, sys
 from pathlib import Path
 os.umask(int(sys.argv[1], 8))
 import numpy
 from demo.teacher import serving
-from logreasoner import chat
-from logreasoner.answers import Trajectory
+from logreasoner.generation import response_cache
+from logreasoner.answer_format import Trajectory
 from logreasoner.config import load_run
 from logreasoner.files import read_jsonl, write_jsonl, writing
-from logreasoner.records import read_instances
+from logreasoner.instances import read_instances
 
 def do(module, *arguments):
     sys.argv = [module, *arguments]
@@ -34,15 +34,15 @@ def do(module, *arguments):
         assert not stopped.code, (module, stopped.code)
 
 def ask(name, folder, role="teacher", *more):
-    do("logreasoner.chat", "--run", "demo", "--role", role, *more, "--requests", f"{folder}/{name}.requests.jsonl",
-       "--responses", f"{folder}/{name}.responses.jsonl")
+    do("logreasoner.generation.generate", "--run", "demo", "--role", role, *more,
+       "--requests", f"{folder}/{name}.requests.jsonl", "--responses", f"{folder}/{name}.responses.jsonl")
 
 def said(text):
     return {"status_code": 200, "body": {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}}
 
 do("demo.logs", "--out", "build/data/bundled")
 do("logreasoner.config", "--run", "demo", "--experiment", "demo")
-do("data_builders.pools", "--run", "demo")
+do("data_builders.splits", "--run", "demo")
 run = load_run("demo")
 shared, own = run.dataset("shared", "thought-sft"), run.dataset("tiny", "solution-sft")
 with serving("demo") as url:
@@ -55,7 +55,7 @@ with serving("demo") as url:
     with writing(shared / "embeddings.npy", "wb") as stream:
         rows = [numpy.random.default_rng(seed).standard_normal(64) for seed in seeds]
         numpy.save(stream, numpy.array(rows, dtype=numpy.float32))
-    do("data_builders.select", "--run", "demo", "--embeddings", str(shared / "embeddings.npy"), "--out",
+    do("data_builders.dpp", "--run", "demo", "--embeddings", str(shared / "embeddings.npy"), "--out",
        str(shared / "selected.json"))
     do("data_builders.stage1", "--run", "demo", "thought-requests")
     ask("thoughts", shared)
@@ -64,7 +64,7 @@ with serving("demo") as url:
     do("data_builders.samples", "--run", "demo", "--stage", "direct-sft")
     do("data_builders.stage2", "--run", "demo", "--model", "tiny", "--stage", "solution-sft", "solution-requests")
     answers = []
-    for item in read_instances(run.pools / "stage2.jsonl"):
+    for item in read_instances(run.splits / "stage2.jsonl"):
         labels = run.tasks()[item.task].labels
         wrong = next(label for label in labels if label != item.label)
         label = wrong if hashlib.sha256(item.id.encode()).digest()[0] % 3 == 0 else item.label
@@ -80,24 +80,25 @@ for stage in ("solution-sft", "dpo"):
 for stage in ("thought-sft", "solution-sft", "dpo"):
     do("data_builders.recipes", "--run", "demo", "--model", "tiny", "--stage", stage, "--hardware", "cpu")
 do("data_builders.recipes", "--committed")
-do("demo.form", "--run", "demo", "--out", str(run.dataset("tiny", "form-sft") / "samples.jsonl"))
+do("demo.base_sft", "--run", "demo", "--out", str(run.dataset("tiny", "base-sft") / "samples.jsonl"))
 out = f"{run.dir}/predictions/tiny/base/test.requests.jsonl"
 do("eval.predict", "--run", "demo", "--model", "tiny", "--stage", "base", "--limit", "20", "--out", out)
-floor = f"{run.dir}/predictions/tfidf-lr/floor/test.responses.jsonl"
-do("eval.floors", "--run", "demo", "--model", "tfidf-lr", "--out", floor)
-result = f"{run.dir}/results/tfidf-lr/floor/result.json"
-do("eval.score", "--run", "demo", "--model", "tfidf-lr", "--stage", "floor", "--responses", floor, "--out", result)
+baseline = f"{run.dir}/predictions/tfidf-lr/baseline/test.responses.jsonl"
+do("eval.baselines", "--run", "demo", "--model", "tfidf-lr", "--out", baseline)
+result = f"{run.dir}/results/tfidf-lr/baseline/result.json"
+do("eval.score", "--run", "demo", "--model", "tfidf-lr", "--stage", "baseline", "--responses", baseline, "--out",
+   result)
 do("eval.tables", "--run", "demo")
 do("eval.report", "--run", "demo")
 do("data_builders.new_task", "--name", "disk-failures", "--from", "docs/tutorial/disk-failures.csv")
 do("logreasoner.config", "--run", "disk-failures")
-do("data_builders.pools", "--run", "disk-failures")
+do("data_builders.splits", "--run", "disk-failures")
 header = "1117838570 2005.06.03 R02 2005-06-03-15.42.50.363779 R02 RAS KERNEL INFO"
 lines = [f"{'-' if at % 7 else 'APPREAD'} {header} \xe9v\xe9nement {at * 37 % 101}" for at in range(5_000)]
 Path("build/system.log").write_bytes("\n".join(lines).encode("latin-1"))
 do("data_builders.sessions", "--format", "bgl", "--limit", "3000", "--seed", "5", "--source", "made", "--out",
    "build/sessions.jsonl", "build/system.log")
-'''
+"""
 WORLDS = {
     "one": ("022", {"PYTHONHASHSEED": "0", "TZ": "UTC", "LC_ALL": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1",
                     "OMP_NUM_THREADS": "1"}),
@@ -135,7 +136,7 @@ def test_every_file_before_training_has_the_same_bytes_anywhere(trees):
     differ = sorted(name for name in here if here[name] != there[name])
     assert not differ, [(name, *((folder / name).read_bytes()[:300] for folder in trees)) for name in differ[:3]]
     made = [name for name in here if name.startswith("build/")]
-    wanted = ("pools/stage1.jsonl", "thoughts.jsonl", "selected.json", "dpo/samples.jsonl", "dpo.yaml", "report.html",
+    wanted = ("splits/stage1.jsonl", "thoughts.jsonl", "selected.json", "dpo/samples.jsonl", "dpo.yaml", "report.html",
               "build/sessions.jsonl", "disk-failures/train.jsonl", "test.requests.jsonl", "tables.csv")
     assert all(any(name.endswith(each) for name in made) for each in wanted), made
 

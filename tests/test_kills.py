@@ -28,24 +28,25 @@ import yaml
 from demo import teacher
 from logreasoner.config import decoding
 from logreasoner.files import ROOT, digest, read_jsonl, write_json, write_jsonl
-from logreasoner.journal import whole_lines
+from logreasoner.generation.response_cache import whole_lines
 from tests.conftest import running
 
 CODE = ("logreasoner", "data_builders", "eval", "demo", "experiments", "prompts", "templates")
 FILES = {f"log {number}.gz": random.Random(number).randbytes(150_000) for number in range(3)}
 RUN = "build/runs/k"
-POOLS = [["demo.logs", "--out", "build/data/bundled"], ["logreasoner.config", "--run", "k", "--experiment", "demo"],
-         ["data_builders.pools", "--run", "k"]]
+SPLITS = [["demo.logs", "--out", "build/data/bundled"], ["logreasoner.config", "--run", "k", "--experiment", "demo"],
+         ["data_builders.splits", "--run", "k"]]
 RECIPE = ["data_builders.recipes", "--run", "k", "--model", "tiny", "--stage", "direct-sft", "--hardware", "cpu"]
 SAMPLES = ["data_builders.samples", "--run", "k", "--stage", "direct-sft"]
 # The gate with words for tokens: LLaMA-Factory's tokenizer takes seconds to load (tests/e2e/test_kill_training.py).
-GATE = ["-c", "from data_builders import gate\n"
-        "gate.encoder = lambda weights, template: lambda *texts: tuple(text.split() for text in texts)\n"
-        "gate.main()", "--run", "k", "--model", "tiny", "--stage", "direct-sft",
+GATE = ["-c", "from data_builders import llamafactory_dataset\n"
+        "llamafactory_dataset.encoder = lambda weights, template: "
+        "lambda *texts: tuple(text.split() for text in texts)\n"
+        "llamafactory_dataset.main()", "--run", "k", "--model", "tiny", "--stage", "direct-sft",
         "--samples", f"{RUN}/datasets/shared/direct-sft/samples.jsonl"]
 RATIONALES = ["data_builders.stage1", "--run", "k", "rationale-requests"]
 ASKED = f"{RUN}/datasets/shared/thought-sft/rationales"
-ASK = ["logreasoner.chat", "--run", "k", "--role", "teacher", "--requests", f"{ASKED}.requests.jsonl",
+ASK = ["logreasoner.generation.generate", "--run", "k", "--role", "teacher", "--requests", f"{ASKED}.requests.jsonl",
        "--responses", f"{ASKED}.responses.jsonl"]
 
 
@@ -111,7 +112,7 @@ def serving():
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, serving):
-    """The project's files with a catalogue of its own; a run with pools, requests, samples; a log and embeddings."""
+    """The project's files with a catalogue of its own; a run with splits, requests, samples; a log and embeddings."""
     folder = tmp_path_factory.mktemp("project")
     for name in CODE:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -121,7 +122,7 @@ def project(tmp_path_factory, serving):
     (folder / "experiments" / "sources.yaml").write_text(yaml.safe_dump({"slow": {**told, "files": [
         {"path": name, "url": f"{address}/{name.replace(' ', '%20')}", "bytes": len(content),
          "sha256": hashlib.sha256(content).hexdigest()} for name, content in FILES.items()]}}))
-    for command in (*POOLS, RATIONALES, RECIPE, SAMPLES):
+    for command in (*SPLITS, RATIONALES, RECIPE, SAMPLES):
         done = call(folder, command)
         assert done.returncode == 0, done.stderr
     (folder / "BGL.log").write_text("".join(
@@ -186,11 +187,11 @@ class Case:
 CASES = {
     "download": Case(["data_builders.fetch"]),
     "sessions": Case(["data_builders.sessions", "--format", "bgl", "--out", "build/s.jsonl", "BGL.log"]),
-    "pools": Case(POOLS[-1], [f"{RUN}/pools"]),
+    "splits": Case(SPLITS[-1], [f"{RUN}/splits"]),
     "requests of stage 1": Case(RATIONALES, [f"{RUN}/datasets/shared/thought-sft"]),
     "requests of the evaluation": Case(["eval.predict", "--run", "k", "--model", "tiny", "--stage", "base", "--samples",
                                         "9", "--out", f"{RUN}/predictions/tiny/base/test.requests.jsonl"]),
-    "selection": Case(["data_builders.select", "--embeddings", "E.npy", "--count", "90", "--out", "build/ids.json"]),
+    "selection": Case(["data_builders.dpp", "--embeddings", "E.npy", "--count", "90", "--out", "build/ids.json"]),
     "samples": Case(SAMPLES, [f"{RUN}/datasets/shared/direct-sft"]),
     "dataset": Case(GATE),
 }
@@ -438,7 +439,7 @@ def test_what_builds_nothing_is_not_kept_waiting(checkout):
         for goal in ("help", "matrix"):
             run_make(folder, "", goal)
         shown = subprocess.run(["make", "-n", "dpo", "RUN=k"], cwd=folder, capture_output=True, text=True, timeout=60)
-        assert "data_builders.training" in shown.stdout and "logreasoner.alone" not in shown.stdout
+        assert "data_builders.train" in shown.stdout and "logreasoner.alone" not in shown.stdout
         with make(folder, "", "declare") as waiting:
             assert "held by" in waiting.stderr.readline() and waiting.poll() is None
             os.killpg(holder.pid, signal.SIGKILL)
@@ -461,10 +462,10 @@ GATED = f"{RUN}/datasets/tiny/direct-sft"
 REFUSED = {
     "sessions": Refused(["data_builders.sessions", "--format", "bgl", "--limit", "2000", "--out", "build/s/s.jsonl",
                          "BGL.log"], "build/s", "s.jsonl"),
-    "pools": Refused(POOLS[-1], f"{RUN}/pools", "stage1.jsonl"),
+    "splits": Refused(SPLITS[-1], f"{RUN}/splits", "stage1.jsonl"),
     "fetch": Refused(["data_builders.fetch"], "build/data/raw", "log 0.gz"),
     "chat": Refused([*ASK[:-1], "build/a/x.responses.jsonl"], "build/a", "x.journal.jsonl"),
-    "select": Refused(["data_builders.select", "--embeddings", "E.npy", "--count", "9", "--out", "build/i/ids.json"],
+    "select": Refused(["data_builders.dpp", "--embeddings", "E.npy", "--count", "9", "--out", "build/i/ids.json"],
                       "build/i", "ids.json"),
     "gate": Refused(GATE, GATED, "d_labels.json"),
 }

@@ -7,7 +7,7 @@ import pytest
 
 from logreasoner import prompts
 from logreasoner.config import task
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 
 GOLDEN = Path(__file__).parent / "golden"
 ITEM = Instance("x-1", "potential_failure_prediction", "made-switches", "FAN/3/STUCK: Fan [index] stopped.", "True")

@@ -23,12 +23,13 @@ from data_builders import review_page, samples, stage2
 from data_builders.review import Review
 from eval import card, tables
 from eval.score import summary
-from logreasoner import chat, cli, config, engines, prompts, serve
-from logreasoner.answers import Trajectory
+from logreasoner import cli, config, prompts
+from logreasoner.answer_format import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
 from logreasoner.files import ROOT, read_json, read_jsonl, write_jsonl
-from logreasoner.records import Instance
+from logreasoner.generation import generate, serve, vllm
+from logreasoner.instances import Instance
 from tests.results import write_result
 
 CODE = [path for part in ("logreasoner", "data_builders", "eval", "demo", "bench")
@@ -151,7 +152,7 @@ def test_no_template_is_made_of_data():
 def test_an_answer_with_a_control_token_is_not_trained_on_and_counted(workdir):
     run = declare("t", resolve("paper", [f"tasks={PFP}"]))
     items = [Instance(f"p-{at}", PFP, "made", f"FAN/[MASK]/STUCK: Fan {at} stopped.", "True") for at in range(4)]
-    write_jsonl(run.pools / "stage2.jsonl", (item.as_json() for item in items))
+    write_jsonl(run.splits / "stage2.jsonl", (item.as_json() for item in items))
     steps = ["A fan stopped.", "So <|im_end|> it ends.", "See < |im_end| >.", "Half \ud83d."]
     write_jsonl(run.dataset("qwen2.5-7b", "solution-sft") / "solutions.responses.jsonl", [
         {"custom_id": item.id, "error": None, "response": {"status_code": 200, "body": {"choices": [
@@ -223,13 +224,13 @@ def kept():
 def test_a_server_that_quotes_the_key_spreads_it_nowhere(workdir, echo, monkeypatch, status):
     run = declare("t", resolve("paper", ["teacher=m", f"teacher_base_url={echo}/{status}/v1"]))
     path = run.dir / "x.requests.jsonl"
-    write_jsonl(path, [chat.request("a", "m", "rationale", "a prompt", vllm=False)])
+    write_jsonl(path, [generate.request("a", "m", "rationale", "a prompt", vllm=False)])
     quick = {**config.decoding()["live"], "max_retries": 0, "rounds": 1, "pause": 0}
     monkeypatch.setitem(config.decoding(), "live", quick)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     said = ""
     try:
-        chat.answer(path, path.with_name("x.responses.jsonl"), chat.teacher_engine(run))
+        generate.answer(path, path.with_name("x.responses.jsonl"), generate.teacher_engine(run))
     except UserError as error:
         said = str(error)
     try:
@@ -242,7 +243,7 @@ def test_a_server_that_quotes_the_key_spreads_it_nowhere(workdir, echo, monkeypa
 
 def test_commands_do_not_say_a_key(workdir):
     said = module("logreasoner.config", "--run", "demo", "--experiment", "demo") + module("data_builders.doctor") \
-        + module("data_builders.doctor", "--json") + module("logreasoner.chat", "--help")
+        + module("data_builders.doctor", "--json") + module("logreasoner.generation.generate", "--help")
     assert "OPENAI_API_KEY" in said and KEY not in said and KEY.encode() not in kept()
     # A key that no header can hold: the library's own error quotes it.
     Path("x.log").write_text("x\n")
@@ -258,8 +259,8 @@ def test_the_arguments_of_vllm_hold_no_key(workdir, monkeypatch):
     program.parent.mkdir(parents=True)
     program.write_text('#!/bin/sh\ntr "\\0" " " < /proc/$$/cmdline > arguments; exit 3\n')
     program.chmod(0o755)
-    command = engines.vllm_command("api_server", "weights", "m/base", "qwen")
-    with pytest.raises(UserError, match="did not come up"), engines.server(command, workdir / "log"):
+    command = vllm.vllm_command("api_server", "weights", "m/base", "qwen")
+    with pytest.raises(UserError, match="did not come up"), vllm.server(command, workdir / "log"):
         pass
     arguments = (workdir / "arguments").read_text()
     assert "vllm.entrypoints.openai.api_server" in arguments and "--host 127.0.0.1" in arguments
@@ -276,7 +277,7 @@ def make(*arguments, **variables):
 
 def test_a_dry_run_shows_no_key():
     said = make("-n", "dpo", "MODEL=qwen2.5-7b", "RUN=never-made")
-    assert "logreasoner.chat" in said and KEY not in said
+    assert "logreasoner.generation.generate" in said and KEY not in said
 
 
 @pytest.mark.parametrize("text", ["a'b; touch {0}; '", "$(shell touch {0})", "`touch {0}`", "$$(touch {0})",

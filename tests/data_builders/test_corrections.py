@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from data_builders.corrections import parse_correction
-from logreasoner.answers import Trajectory, parse_trajectory
+from logreasoner.answer_format import Trajectory, parse_trajectory
 
 FLAWED = Trajectory(("Read the log: a fan stopped.", "Fans are   spare parts.", "So nothing is at stake."), "False")
 

@@ -12,12 +12,12 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from data_builders import incoming, new_task, pools, task_checks
-from eval import floors, score, tables
+from data_builders import new_task, splits, table_reader, task_checks
+from eval import baselines, score, tables
 from logreasoner import config
 from logreasoner.cli import UserError
 from logreasoner.files import ROOT
-from logreasoner.records import read_instances
+from logreasoner.instances import read_instances
 
 NAME = "disk-failures"
 TUTORIAL = ROOT / "docs" / "tutorial" / "disk-failures.csv"
@@ -59,7 +59,7 @@ def part(name):
     return list(read_instances(Path("build/data/own") / NAME / f"{name}.jsonl"))
 
 
-def test_the_tutorials_file_becomes_a_task_with_disjoint_pools(place, capsys):
+def test_the_tutorials_file_becomes_a_task_with_disjoint_splits(place, capsys):
     run()
     said = capsys.readouterr().out
     assert "--text         'message'" in said and "--label        'state'" in said and "'failing'" in said
@@ -72,29 +72,29 @@ def test_the_tutorials_file_becomes_a_task_with_disjoint_pools(place, capsys):
     for name in (NAME, f"demo-{NAME}"):
         declared = config.declare(name, config.resolve(name, []))
         assert declared.experiment.finetuning == ("full" if name.startswith("demo") else "lora")
-        pools.pool(name)
-        drawn = {pool: list(read_instances(declared.pools / f"{pool}.jsonl"))
-                 for pool in ("stage1", "stage2", "examples", "test")}
+        splits.make_splits(name)
+        drawn = {split: list(read_instances(declared.splits / f"{split}.jsonl"))
+                 for split in ("stage1", "stage2", "examples", "test")}
         for one, other in combinations(drawn, 2):
             assert not {i.masked for i in drawn[one]} & {i.masked for i in drawn[other]}, (one, other)
         assert all({i.label for i in items} == {"healthy", "failing"} for items in drawn.values())
         asked = declared.experiment.stage1.samples[NAME], declared.experiment.stage2.samples[NAME]
-        for pool, samples in zip(("stage1", "stage2"), asked, strict=True):
-            assert Counter(i.source for i in drawn[pool]) == samples
+        for split, samples in zip(("stage1", "stage2"), asked, strict=True):
+            assert Counter(i.source for i in drawn[split]) == samples
         assert 0 < declared.experiment.stage1.select < len(drawn["stage1"])
     # What the demo leaves over teaches its tiny model the form.
-    assert len(rows["train"]) - sum(len(drawn[pool]) for pool in ("stage1", "stage2", "examples")) > 50
+    assert len(rows["train"]) - sum(len(drawn[split]) for split in ("stage1", "stage2", "examples")) > 50
 
 
 def test_its_floors_are_scored_and_stand_in_a_table_of_its_own(place, capsys, monkeypatch):
     run()
     folder = config.declare(NAME, config.resolve(NAME, [])).dir
-    pools.pool(NAME)
-    assert floors.fitting(config.load_run(NAME)) == ["majority", "always-positive", "tfidf-lr"]
-    result = folder / "results" / "tfidf-lr" / "floor"
+    splits.make_splits(NAME)
+    assert baselines.fitting(config.load_run(NAME)) == ["majority", "always-positive", "tfidf-lr"]
+    result = folder / "results" / "tfidf-lr" / "baseline"
     for main, arguments in (
-            (floors.main, ["--run", NAME, "--model", "tfidf-lr", "--out", "R.jsonl"]),
-            (score.main, ["--run", NAME, "--model", "tfidf-lr", "--stage", "floor", "--responses", "R.jsonl",
+            (baselines.main, ["--run", NAME, "--model", "tfidf-lr", "--out", "R.jsonl"]),
+            (score.main, ["--run", NAME, "--model", "tfidf-lr", "--stage", "baseline", "--responses", "R.jsonl",
                           "--out", str(result / "result.json")]),
             (tables.main, ["--run", NAME])):
         monkeypatch.setattr("sys.argv", ["x", *arguments])
@@ -104,12 +104,12 @@ def test_its_floors_are_scored_and_stand_in_a_table_of_its_own(place, capsys, mo
     assert "paper's Table" not in text and "not run" not in text
 
 
-def test_pools_without_the_instances_say_how_to_make_them(place):
+def test_splits_without_the_instances_say_how_to_make_them(place):
     run()
     shutil.rmtree("build/data/own")
     config.declare(NAME, config.resolve(NAME, []))
     with pytest.raises(UserError, match=f"make new-task NAME={NAME} .*--replace"):
-        pools.pool(NAME)
+        splits.make_splits(NAME)
 
 
 def test_nothing_is_overwritten_without_being_told(place, capsys):
@@ -205,9 +205,9 @@ def test_columns_are_seen(place, capsys, names, flags, expected):
     given = new_task.argparse.Namespace(**parsed)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=expected):
-            new_task.choose(incoming.read(path), given)
+            new_task.choose(table_reader.read(path), given)
         return
-    chosen = new_task.choose(incoming.read(path), given)
+    chosen = new_task.choose(table_reader.read(path), given)
     assert (chosen.text, chosen.label, chosen.description, chosen.source) == expected
 
 
@@ -233,14 +233,14 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     for path in sorted(tmp_path.iterdir()):
-        found = incoming.read(path)
+        found = table_reader.read(path)
         assert (found.columns, found.rows, found.notes) == (["text", "label"], rows, []), path
 
 
 def test_json_values_become_text(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"log": ["one", "two"], "label": true, "n": 1}\n\n{"log": "x\\u0000\\ud800", "label": null}\n')
-    found = incoming.read(path)
+    found = table_reader.read(path)
     assert found.rows == [{"log": "one\ntwo", "label": "True", "n": "1"}, {"log": "x?", "label": "", "n": ""}]
     assert found.lines == [1, 3]
 
@@ -268,39 +268,39 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, name):
     content, said = BROKEN[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=said):
-        incoming.read(tmp_path / name)
+        table_reader.read(tmp_path / name)
 
 
 def test_latin1_and_nuls_are_said(tmp_path):
     (tmp_path / "a.csv").write_bytes("text,label\ncaf\xe9\0,b\n".encode("latin-1"))
-    found = incoming.read(tmp_path / "a.csv")
+    found = table_reader.read(tmp_path / "a.csv")
     assert found.rows == [{"text": "café", "label": "b"}]
     assert "byte 14 is not UTF-8" in found.notes[0] and "1 NUL characters removed" in found.notes[1]
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(incoming, "LARGEST", 1000)
+    monkeypatch.setattr(table_reader, "LARGEST", 1000)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 1000))
     with pytest.raises(UserError, match="larger than"):
-        incoming.read(tmp_path / "a.csv.gz")
+        table_reader.read(tmp_path / "a.csv.gz")
 
 
 def test_raw_lines_by_name_and_by_expression(tmp_path):
     path = tmp_path / "app.log"
     path.write_text("one ERROR a\ntwo INFO b\n\nthree INFO c\n")
-    found = incoming.read(path, r"(?P<word>\w+) (?P<level>[A-Z]+) (?P<text>[ab])")
+    found = table_reader.read(path, r"(?P<word>\w+) (?P<level>[A-Z]+) (?P<text>[ab])")
     assert found.columns == ["word", "level", "text"] and [row["text"] for row in found.rows] == ["a", "b"]
     assert found.lines == [1, 2] and "1 lines do not match" in found.notes[0]
-    assert [row["text"] for row in incoming.read(path, "lines", limit=2).rows] == ["one ERROR a", "two INFO b"]
-    assert incoming.read(path, "lines", window=3).rows == [{"text": "one ERROR a\ntwo INFO b\nthree INFO c"}]
+    assert [row["text"] for row in table_reader.read(path, "lines", limit=2).rows] == ["one ERROR a", "two INFO b"]
+    assert table_reader.read(path, "lines", window=3).rows == [{"text": "one ERROR a\ntwo INFO b\nthree INFO c"}]
     (tmp_path / "bgl.log").write_text("".join(
         f"{mark} 11{at} 2005.06.03 R02 x R02 RAS KERNEL INFO said {at}\n" for at, mark in enumerate(["-", "K", "-"])))
-    rows = incoming.read(tmp_path / "bgl.log", "bgl").rows
+    rows = table_reader.read(tmp_path / "bgl.log", "bgl").rows
     assert [(row["text"], row["label"]) for row in rows] == [
         ("said 0", "normal"), ("said 1", "abnormal"), ("said 2", "normal")]
     for layout, said in (("nope", "named groups"), ("(", "neither one of"), ("(?P<a>zzz)", "holds no rows")):
         with pytest.raises(UserError, match=said):
-            incoming.read(path, layout)
+            table_reader.read(path, layout)
 
 
 def test_labels_by_rule_on_another_column(place):
@@ -319,7 +319,7 @@ def test_no_bytes_lead_to_a_traceback(tmp_path, data, ending):
     path = tmp_path / f"x.{ending}"
     path.write_bytes(data)
     try:
-        found = incoming.read(path, "lines" if ending == "log" else None)
+        found = table_reader.read(path, "lines" if ending == "log" else None)
     except UserError:
         return
     assert found.rows and all(set(row) == set(found.columns) and not any("\0" in value for value in row.values())
@@ -338,13 +338,13 @@ def test_a_table_comes_back_as_written(tmp_path, rows, delimiter):
     kept = [row for row in rows if any(cell.strip() for cell in row)]
     if not kept:
         return
-    found = incoming.read(tmp_path / "x.csv")
+    found = table_reader.read(tmp_path / "x.csv")
     assert [(row["text"], row["label"]) for row in found.rows] == kept
 
 
 @given(st.lists(st.tuples(CELLS, st.sampled_from(["fine", "bad", ""])), max_size=60))
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_table_leads_to_a_traceback_or_to_a_task_that_pools_refuse(place, rows):
+def test_no_table_leads_to_a_traceback_or_to_a_task_that_splits_refuse(place, rows):
     table(place / "x.csv", rows + many(12))
     arguments = ["--name", NAME, "--from", str(place / "x.csv"), "--text", "message", "--label", "state", "--replace"]
     with pytest.MonkeyPatch.context() as patch:
@@ -357,8 +357,8 @@ def test_no_table_leads_to_a_traceback_or_to_a_task_that_pools_refuse(place, row
     config.task.cache_clear()
     experiment = config.resolve(NAME, [])
     train, test = part("train"), part("test")
-    drawn = pools.build(config.Run(NAME, experiment), train, test, [])[1]
-    assert not pools.proof(drawn, [], [NAME])[2]
+    drawn = splits.build(config.Run(NAME, experiment), train, test, [])[1]
+    assert not splits.proof(drawn, [], [NAME])[2]
 
 
 def test_declarations_are_plain_yaml(place):

@@ -7,7 +7,7 @@ import pytest
 from data_builders import normalise
 from data_builders.fetch import File
 from logreasoner.cli import UserError
-from logreasoner.records import Instance, read_instances
+from logreasoner.instances import Instance, read_instances
 
 PFP = File(path="f.json", task="potential_failure_prediction", source="huawei-switches", split="test")
 

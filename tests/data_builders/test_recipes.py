@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from data_builders.gate import dataset_info
+from data_builders.llamafactory_dataset import dataset_info
 from data_builders.recipes import (
     COMMITTED_STAGES,
     LAUNCHES,
@@ -208,7 +208,7 @@ def test_packs_for_flash_attention_are_taken_one_at_a_time():
 
 def test_the_speed_belongs_to_the_run(workdir):
     declare("t", resolve("paper", []))
-    with pytest.raises(UserError, match="experiment.speed: not there -> 'packing'"):
+    with pytest.raises(UserError, match="experiment.speed: None -> 'packing'"):
         declare("t", resolve("paper", ["speed=packing"]))
     with pytest.raises(UserError, match="unknown SPEED 'warp'.*neat-packing"):
         resolve("paper", ["speed=warp"])

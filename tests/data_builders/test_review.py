@@ -16,7 +16,7 @@ from data_builders import review, review_page, samples
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
 from logreasoner.files import ROOT, read_json, read_jsonl, write_json, write_jsonl
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 from tests.conftest import running
 
 MODEL, PFP = "qwen2.5-7b", "potential_failure_prediction"
@@ -33,7 +33,7 @@ def run(workdir) -> Run:
     run = declare("t", resolve("paper", [f"tasks={PFP}"]))
     items = [Instance(f"p-{number}", PFP, "made", f"FAN/[MASK]/X: Fan {word} stopped.", "True")
              for number, word in enumerate(["left", "right", "rear"])]
-    write_jsonl(run.pools / "stage2.jsonl", (item.as_json() for item in items))
+    write_jsonl(run.splits / "stage2.jsonl", (item.as_json() for item in items))
     shared, own = run.dataset("shared", "thought-sft"), run.dataset(MODEL, "dpo")
     write_jsonl(shared / "analyses.jsonl", ({"id": item.id, "analysis": "1. It stopped."} for item in items))
     write_json(shared / "selected.json", [0, 1, 2])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from data_builders import sessions
 from logreasoner.cli import UserError
-from logreasoner.records import read_instances
+from logreasoner.instances import read_instances
 
 HEADER = {"bgl": "{label} 1117838570 2005.06.03 R02-M1 2005-06-03-15.42.50.675872 R02-M1 RAS KERNEL INFO {content}",
           "spirit": "{label} 1104566461 2005.01.01 sn173 Jan 1 00:01:01 sn173/sn173 kernel: {content}"}

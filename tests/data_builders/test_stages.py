@@ -5,11 +5,11 @@ import json
 import pytest
 
 from data_builders import review, samples, stage1, stage2
-from logreasoner import chat
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
 from logreasoner.files import read_json, read_jsonl, write_json, write_jsonl
-from logreasoner.records import Instance
+from logreasoner.generation import generate
+from logreasoner.instances import Instance
 
 PFP = "potential_failure_prediction"
 ITEMS = [Instance(f"p-{number}", PFP, "made-switches", f"FAN/[MASK]/STUCK: Fan {word} stopped.", "True")
@@ -28,9 +28,9 @@ def response(custom_id, text, status=200):
 @pytest.fixture
 def run(workdir) -> Run:
     run = declare("t", resolve("paper", [f"tasks={PFP}"]))
-    for pool in ("stage1", "stage2"):
-        write_jsonl(run.pools / f"{pool}.jsonl", (item.as_json() for item in ITEMS))
-    write_jsonl(run.pools / "handbook.jsonl", [{
+    for split in ("stage1", "stage2"):
+        write_jsonl(run.splits / f"{split}.jsonl", (item.as_json() for item in ITEMS))
+    write_jsonl(run.splits / "handbook.jsonl", [{
         "id": "hb-1", "source": "made", "vendor": "made", "symptom": "The fan of a device does not turn.",
         "analysis": ["Look at the cable.", "Swap the fan.", "Call support."]}])
     return run
@@ -53,7 +53,7 @@ def to_thoughts(run):
 
 def test_rationales_are_asked_without_the_label_and_at_the_papers_temperature(run):
     stage1.rationale_requests(run)
-    asked = chat.read_requests(stage1.folder(run) / "rationales.requests.jsonl")
+    asked = generate.read_requests(stage1.folder(run) / "rationales.requests.jsonl")
     assert [row["custom_id"] for row in asked] == ["p-0", "p-1", "p-2", "p-3"]
     assert asked[0]["body"]["temperature"] == 0.8 and asked[0]["body"]["model"] == "gpt-4o-2024-08-06"
 
@@ -67,7 +67,7 @@ def test_only_right_rationales_and_the_handbook_are_kept_and_every_loss_is_count
 
 
 def test_thoughts_are_asked_in_the_order_of_the_selection(run):
-    asked = chat.read_requests(to_thoughts(run) / "thoughts.requests.jsonl")
+    asked = generate.read_requests(to_thoughts(run) / "thoughts.requests.jsonl")
     assert [row["custom_id"] for row in asked] == ["hb-1", "p-0"]
 
 
@@ -136,7 +136,7 @@ def test_right_solutions_are_d_corr_with_the_prompt_they_were_sampled_by(run):
     folder = solve(run, RIGHT, WRONG, "nothing", RIGHT)
     found = rows(folder / "samples.jsonl")
     asked = {row["custom_id"]: row["body"]["messages"][0]["content"]
-             for row in chat.read_requests(folder / "solutions.requests.jsonl")}
+             for row in generate.read_requests(folder / "solutions.requests.jsonl")}
     assert {row["id"] for row in found} == {"p-0", "p-3"}
     assert all(row["prompt"] == asked[row["id"]] and row["response"] == RIGHT for row in found)
     assert [row["outcome"] for row in rows(folder / "solutions.jsonl")] == ["right", "wrong", "unparsed", "right"]
@@ -160,7 +160,7 @@ def correct(run, steps, answer="True", stage="dpo"):
 def test_a_correction_becomes_a_preference_pair(run):
     solve(run, RIGHT, WRONG, "nothing", RIGHT)
     folder = correct(run, ["A fan stopped.", "Wait: heat follows."])
-    asked = chat.read_requests(folder / "corrections.requests.jsonl")
+    asked = generate.read_requests(folder / "corrections.requests.jsonl")
     assert [row["custom_id"] for row in asked] == ["p-1"] and "### Correct answer\nTrue" in str(
         asked[0]["body"]["messages"][0]["content"])
     (pair,) = rows(folder / "samples.jsonl")
@@ -176,24 +176,24 @@ def test_no_accepted_correction_stops_the_run(run):
 
 def test_self_correction_asks_pi_thought(workdir):
     run = declare("self", resolve("paper", [f"tasks={PFP}", "teacher=self"]))
-    write_jsonl(run.pools / "stage2.jsonl", (item.as_json() for item in ITEMS))
+    write_jsonl(run.splits / "stage2.jsonl", (item.as_json() for item in ITEMS))
     solve(run, RIGHT, WRONG, "nothing", RIGHT)
     stage2.correction_requests(run, "qwen2.5-7b", "dpo")
-    (asked,) = chat.read_requests(run.dataset("qwen2.5-7b", "dpo") / "corrections.requests.jsonl")
+    (asked,) = generate.read_requests(run.dataset("qwen2.5-7b", "dpo") / "corrections.requests.jsonl")
     assert asked["body"]["model"] == "qwen2.5-7b/thought-sft"
 
 
 def test_self_correction_as_a_stage_of_its_own_leaves_the_run_alone(run):
     solve(run, RIGHT, WRONG, "nothing", RIGHT)
     stage2.correction_requests(run, "qwen2.5-7b", "dpo-self")
-    (asked,) = chat.read_requests(run.dataset("qwen2.5-7b", "dpo-self") / "corrections.requests.jsonl")
+    (asked,) = generate.read_requests(run.dataset("qwen2.5-7b", "dpo-self") / "corrections.requests.jsonl")
     assert asked["body"]["model"] == "qwen2.5-7b/thought-sft"
     assert run.corrected_by("dpo") == "teacher"
 
 
 def test_without_thought_sft_the_base_model_solves(run):
     folder = solve(run, RIGHT, WRONG, "nothing", RIGHT, stage="solution-sft-no-thought")
-    asked = chat.read_requests(folder / "solutions.requests.jsonl")
+    asked = generate.read_requests(folder / "solutions.requests.jsonl")
     assert asked[0]["body"]["model"] == "qwen2.5-7b/base"
     (pair,) = rows(correct(run, ["A fan stopped.", "Wait: heat follows."], stage="dpo-no-thought") / "samples.jsonl")
     assert pair["rejected"] == WRONG

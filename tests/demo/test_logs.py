@@ -8,7 +8,7 @@ import pytest
 from demo import logs
 from logreasoner.config import experiment, task
 from logreasoner.files import ROOT, read_json, read_jsonl
-from logreasoner.records import instance, mask_level, read_instances
+from logreasoner.instances import instance, mask_level, read_instances
 
 
 @pytest.fixture(scope="module")

@@ -4,13 +4,13 @@ import pytest
 
 from data_builders.corrections import parse_correction
 from data_builders.thoughts import parse_thought
-from demo import form, teacher
+from demo import base_sft, teacher
 from logreasoner import prompts
-from logreasoner.answers import Trajectory, parse_trajectory
+from logreasoner.answer_format import Trajectory, parse_trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Data, Run, Task, resolve
 from logreasoner.files import write_jsonl
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 
 TASK = Task(name="disks", title="Disks", question="Is it failing?", labels=["healthy", "failing"], metrics=["accuracy"])
 WORDS = ["amber", "basalt", "cobalt", "dolomite", "emerald", "feldspar", "garnet", "hematite"]
@@ -27,10 +27,10 @@ class Own(Run):
 def run(workdir, monkeypatch):
     experiment = resolve("demo", []).model_copy(update={"tasks": ["disks"], "data": Data(kind="own", name="disks")})
     made = Own("demo-disks", experiment)
-    for module in (form, teacher):
+    for module in (base_sft, teacher):
         monkeypatch.setattr(module, "load_run", lambda name: made)
     write_jsonl(experiment.data.folder / "train.jsonl", (item.as_json() for item in ITEMS))
-    write_jsonl(made.pools / "stage2.jsonl", (item.as_json() for item in ITEMS[:32]))
+    write_jsonl(made.splits / "stage2.jsonl", (item.as_json() for item in ITEMS[:32]))
     return made
 
 
@@ -57,10 +57,10 @@ def test_every_kind_of_prompt_is_answered_in_form(run):
     assert good > 0.7 * 2 * 32
 
 
-def test_the_form_is_taught_on_training_logs_outside_the_pools(run):
-    samples = list(form.samples("demo-disks"))
-    assert samples == list(form.samples("demo-disks"))
-    assert len(samples) >= form.settings()["form"]["own"]["samples"]
+def test_the_form_is_taught_on_training_logs_outside_the_splits(run):
+    samples = list(base_sft.samples("demo-disks"))
+    assert samples == list(base_sft.samples("demo-disks"))
+    assert len(samples) >= base_sft.settings()["form"]["own"]["samples"]
     assert len({sample["id"] for sample in samples}) == len(samples)
     pooled = {item.text.replace("<", "< ") for item in ITEMS[:32]}
     assert not any(text in sample["prompt"] for sample in samples for text in pooled)
@@ -72,12 +72,12 @@ def test_the_form_is_taught_on_training_logs_outside_the_pools(run):
         item = by_text[sample["prompt"].rpartition("Log:\n")[2]]
         answer = parse_trajectory(sample["response"], TASK.labels)
         assert answer is not None and not any(word in " ".join(answer.steps) for word in WORDS)
-        right += answer.answer == item.label and not form.unsure(item)
-        sure += not form.unsure(item)
+        right += answer.answer == item.label and not base_sft.unsure(item)
+        sure += not base_sft.unsure(item)
     assert 0.9 < right / sure < 1
 
 
 def test_a_run_that_leaves_no_log_over_is_told(run):
-    write_jsonl(run.pools / "test.jsonl", (item.as_json() for item in ITEMS[32:]))
+    write_jsonl(run.splits / "test.jsonl", (item.as_json() for item in ITEMS[32:]))
     with pytest.raises(UserError, match="lower the samples"):
-        list(form.samples("demo-disks"))
+        list(base_sft.samples("demo-disks"))

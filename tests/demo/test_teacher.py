@@ -9,20 +9,20 @@ import pytest
 
 from demo import logs, teacher
 from logreasoner import prompts
-from logreasoner.answers import parse_trajectory
+from logreasoner.answer_format import parse_trajectory
 from logreasoner.config import Run, resolve
 from logreasoner.files import ROOT, write_jsonl
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 from tests.conftest import running
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     run = Run("demo", resolve("demo", []))
-    run.pools = tmp_path_factory.mktemp("pools")
+    run.splits = tmp_path_factory.mktemp("splits")
     items = list(logs.instances("train"))[::6]
-    for at, pool in enumerate(teacher.POOLS):
-        write_jsonl(run.pools / f"{pool}.jsonl", (item.as_json() for item in items[at::4]))
+    for at, split in enumerate(teacher.SPLITS):
+        write_jsonl(run.splits / f"{split}.jsonl", (item.as_json() for item in items[at::4]))
     with pytest.MonkeyPatch.context() as patch, teacher.serving("demo") as url:
         patch.setattr(teacher, "load_run", lambda name: run)
         client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)

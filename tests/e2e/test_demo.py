@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from logreasoner.chat import content
 from logreasoner.config import stages, task
 from logreasoner.files import read_json, read_jsonl, sha256
+from logreasoner.generation.generate import content
 
 pytestmark = pytest.mark.e2e
 
@@ -57,10 +57,10 @@ def test_it_ends_with_a_table_of_all_stages_over_the_four_tasks(demo):
 def test_every_test_log_is_scored_and_marked(demo, stage):
     result = read_json(run_dir(demo) / "results" / "tiny" / stage / "result.json")
     assert result["teacher"] == "scripted"
-    pool = rows(run_dir(demo) / "pools" / "test.jsonl")
+    split = rows(run_dir(demo) / "splits" / "test.jsonl")
     scored = [row for row in result["results"] if row["test_set"] == "disjoint"]
-    assert sum(row["n"] for row in scored) == len(pool)
-    assert {row["task"] for row in scored} == {row["task"] for row in pool}
+    assert sum(row["n"] for row in scored) == len(split)
+    assert {row["task"] for row in scored} == {row["task"] for row in split}
     assert all(0 <= row["unparsed"] <= row["n"] for row in scored)
 
 
@@ -96,7 +96,7 @@ def test_vllm_saw_as_many_prompt_tokens_as_llama_factory_trains_on(demo, in_trai
     samples = rows(folder / "samples.jsonl")
     counts = in_train("""
 import json, sys
-from data_builders.gate import encoder
+from data_builders.llamafactory_dataset import encoder
 encode = encoder(sys.argv[1], "qwen")
 rows = [json.loads(line) for line in open(sys.argv[2])]
 print("LENGTHS", json.dumps({row["id"]: len(encode(row["prompt"], row["response"])[0]) for row in rows}))
@@ -108,7 +108,7 @@ print("LENGTHS", json.dumps({row["id"]: len(encode(row["prompt"], row["response"
 def test_a_second_time_nothing_is_made_again(demo, make):
     again = make(demo, "-n", "dpo", "EXPERIMENT=demo", "RUN=demo", "MODEL=tiny", "HARDWARE=cpu")
     assert again.returncode == 0
-    assert "data_builders.training" not in again.stdout and "logreasoner.chat" not in again.stdout
+    assert "data_builders.train" not in again.stdout and "logreasoner.generation.generate" not in again.stdout
 
 
 def test_a_copy_with_new_time_stamps_makes_nothing_again(demo, make, tmp_path):
@@ -122,7 +122,7 @@ def test_a_copy_with_new_time_stamps_makes_nothing_again(demo, make, tmp_path):
     done = make(demo, "demo")
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     changed = [path for path, (checksum, _) in before.items() if sha256(path) != checksum]
-    assert not [path for path in changed if "pools" not in path.parts], changed
+    assert not [path for path in changed if "splits" not in path.parts], changed
     counted = re.findall(r"(\d+) answered before, (\d+) to ask", done.stdout)
     assert counted and all(int(new) == 0 for _, new in counted), counted
     for path, (_, moment) in before.items():  # as it was, for the tests that follow
@@ -145,7 +145,7 @@ def test_lora_dpo_starts_at_ln_2_and_is_merged(demo, make):
     target = run_dir(demo).with_name("demo-lora")
     declared = make(demo, "declare", *settings)
     assert declared.returncode == 0, declared.stderr
-    for part in ("pools", "datasets/shared", "datasets/tiny", "models/tiny"):
+    for part in ("splits", "datasets/shared", "datasets/tiny", "models/tiny"):
         shutil.copytree(run_dir(demo) / part, target / part, symlinks=True)
     shutil.rmtree(target / "models" / "tiny" / "dpo")
     done = make(demo, "dpo", *settings)
@@ -168,7 +168,7 @@ def test_a_server_of_our_own_answers_like_run_batch(demo, make):
     settings = ["EXPERIMENT=demo", "RUN=demo-server", "MODEL=tiny", "HARDWARE=cpu"]
     target = run_dir(demo).with_name("demo-server")
     assert make(demo, "declare", *settings).returncode == 0
-    for part in ("pools", "models/tiny/form-sft", "models/tiny/init", "datasets/tiny/form-sft"):
+    for part in ("splits", "models/tiny/base-sft", "models/tiny/init", "datasets/tiny/base-sft"):
         shutil.copytree(run_dir(demo) / part, target / part, symlinks=True)
     done = make(demo, "eval", "STAGE=base", "ENGINE=vllm-server", *settings)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
@@ -183,7 +183,7 @@ def test_a_server_of_our_own_answers_like_run_batch(demo, make):
 
 
 def test_the_demo_covers_every_declared_label(demo):
-    for name in {row["task"] for row in rows(run_dir(demo) / "pools" / "test.jsonl")}:
-        labels = {row["label"] for row in rows(run_dir(demo) / "pools" / "test.jsonl") if row["task"] == name}
+    for name in {row["task"] for row in rows(run_dir(demo) / "splits" / "test.jsonl")}:
+        labels = {row["label"] for row in rows(run_dir(demo) / "splits" / "test.jsonl") if row["task"] == name}
         assert labels == set(task(name).labels)
     assert set(stages()) >= {"thought-sft", "solution-sft", "dpo"}

@@ -19,8 +19,8 @@ from logreasoner.files import read_json
 pytestmark = pytest.mark.e2e
 
 RUN = "build/runs/k"
-STAGE = f"{RUN}/models/tiny/form-sft"
-PREPARED = [f"{RUN}/models/tiny/init/model/config.json", f"{RUN}/datasets/tiny/form-sft/samples.jsonl"]
+STAGE = f"{RUN}/models/tiny/base-sft"
+PREPARED = [f"{RUN}/models/tiny/init/model/config.json", f"{RUN}/datasets/tiny/base-sft/samples.jsonl"]
 # 40 steps, a checkpoint after every tenth, where a loss is logged too: what is logged next after a resume is the mean
 # over the steps since the resume, not since the log before it.
 SMALL = {"max_samples": 160, "num_train_epochs": 4.0}
@@ -47,7 +47,7 @@ def fresh(checkout):
     path = folder / "experiments" / "runs" / "demo.yaml"
     declared = yaml.safe_load(path.read_text())
     declared["tasks"] = ["potential_failure_prediction"]
-    declared["stages"]["form-sft"]["arguments"] |= SMALL
+    declared["stages"]["base-sft"]["arguments"] |= SMALL
     path.write_text(yaml.safe_dump(declared))
     ended(start(folder, *PREPARED))
     return folder
@@ -82,7 +82,7 @@ def same(folder, clean):
     found, wanted = (read_json(each / STAGE / "manifest.json") for each in (folder, clean))
     assert found["steps"] == wanted["steps"] == 40
     assert found == wanted
-    data = "datasets/tiny/form-sft"
+    data = "datasets/tiny/base-sft"
     for path in sorted((clean / RUN / data).iterdir()):
         assert (folder / RUN / data / path.name).read_bytes() == path.read_bytes(), path.name
     left = [path for path in (folder / RUN).rglob("*") if path.name.endswith(".tmp")]

@@ -28,7 +28,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory):
-    """Address of a report with 20 predictions of base, dpo and a floor."""
+    """Address of a report with 20 predictions of base, dpo and a baseline."""
     folder = tmp_path_factory.mktemp("report")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -16,7 +16,7 @@ import pytest
 
 from logreasoner.config import declare, resolve
 from logreasoner.files import ROOT, read_jsonl, write_json, write_jsonl
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 from tests.conftest import running
 
 CHROMIUM = shutil.which("chromium")
@@ -61,7 +61,7 @@ def folder(workdir):
     """A run with four thoughts, the last one not valid, and two corrections, the last one not valid."""
     run = declare("r", resolve("paper", [f"tasks={PFP}"]))
     items = [Instance(f"pfp-{number}", PFP, "made", log, "True") for number, log in enumerate(LOGS)]
-    write_jsonl(run.pools / "stage2.jsonl", (item.as_json() for item in items))
+    write_jsonl(run.splits / "stage2.jsonl", (item.as_json() for item in items))
     problems = {item.id: ASKED + item.log for item in items}
     shared, own = run.dataset("shared", "thought-sft"), run.dataset(MODEL, "dpo")
     write_jsonl(shared / "analyses.jsonl", ({"id": key, "analysis": ANALYSIS} for key in problems))

@@ -12,7 +12,7 @@ import pytest
 
 from logreasoner.config import models, stages
 from logreasoner.files import read_json
-from logreasoner.published import grid
+from logreasoner.paper import grid
 
 pytestmark = pytest.mark.e2e
 

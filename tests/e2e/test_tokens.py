@@ -7,11 +7,11 @@ import subprocess
 
 import pytest
 
-from data_builders.gate import RESPONSES
+from data_builders.llamafactory_dataset import RESPONSES
 from logreasoner import prompts
 from logreasoner.config import load_yaml, stages, task
 from logreasoner.files import ROOT, write_json
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 
 pytestmark = pytest.mark.e2e
 
@@ -41,7 +41,7 @@ PreTrainedTokenizerFast(tokenizer_object=core, bos_token=special["bos"], eos_tok
 """
 TRAINED = """
 import json, sys
-from data_builders.gate import encoder
+from data_builders.llamafactory_dataset import encoder
 from transformers import AutoTokenizer
 encode, known = encoder(sys.argv[1], sys.argv[2]), AutoTokenizer.from_pretrained(sys.argv[1]).added_tokens_decoder
 prompts, answers = (json.loads(open(path).read()) for path in sys.argv[3:])
@@ -109,7 +109,7 @@ def test_train_and_serve_see_the_same_ids(family, in_train, tmp_path):
 GATE = """
 import sys
 from pathlib import Path
-from data_builders.gate import gate
+from data_builders.llamafactory_dataset import gate
 from logreasoner.config import load_run
 gate(load_run("demo"), "tiny", sys.argv[1], Path(sys.argv[2]))
 """

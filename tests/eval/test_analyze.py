@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 
 from eval import analyze
-from logreasoner import serve
-from logreasoner.answers import Trajectory, parse_trajectory
+from logreasoner.answer_format import Trajectory, parse_trajectory
 from logreasoner.config import declare, resolve
 from logreasoner.files import ROOT, write_jsonl
-from logreasoner.journal import endpoints
+from logreasoner.generation import serve
+from logreasoner.generation.response_cache import endpoints
 from tests.conftest import SERVE
 
 AD = ["normal", "abnormal"]
@@ -191,7 +191,7 @@ def test_layouts_single_logs_and_other_labels_to_fail_on(endpoint: Endpoint, wor
 
 def test_a_runs_examples_stand_in_the_prompt(endpoint: Endpoint, workdir: Path) -> None:
     run = declare("mine", resolve("paper", []))
-    write_jsonl(run.pools / "examples.jsonl", [
+    write_jsonl(run.splits / "examples.jsonl", [
         {"id": str(at), "task": "anomaly_detection", "source": "s", "log": f"shot {at}", "label": "normal"}
         for at in range(3)])
     for more, shots in (([], 3), (["--examples", "1"], 1)):

@@ -9,8 +9,8 @@ from data_builders import normalise
 from eval import audit
 from eval.printed import Tables
 from logreasoner.files import ROOT
-from logreasoner.published import published
-from logreasoner.records import read_instances
+from logreasoner.instances import read_instances
+from logreasoner.paper import published
 
 LLAMA = "LogReasoner (Llama3.1-8B)"
 

@@ -10,11 +10,11 @@ import yaml
 
 from data_builders.recipes import render as recipe
 from eval import card
-from eval.answered import Answer
+from eval.predictions import Answer
 from eval.score import summaries
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import digest, manifest, read_json, sha256, write_json, write_jsonl, writing
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 from logreasoner.weights import identity
 from tests.results import write_result
 
@@ -66,9 +66,9 @@ def run_of(name: str, experiment: str, model: str, *overrides: str, review: Any 
     run = declare(name, resolve(experiment, list(overrides)))
     for stage in STAGES:
         trained(run, model, stage, review if stage == "thought-sft" else None)
-    for pool in ("test", "test_seen"):
-        write_jsonl(run.pools / f"{pool}.jsonl", [])
-    write_json(run.pools / "manifest.json", {"overlap": 0, "seed": 42, "rows": {"stage1": 1100},
+    for split in ("test", "test_seen"):
+        write_jsonl(run.splits / f"{split}.jsonl", [])
+    write_json(run.splits / "manifest.json", {"overlap": 0, "seed": 42, "rows": {"stage1": 1100},
                                              "notes": ["<b>n|1</b>"]})
     write_json(run.experiment.data.folder / "manifest.json", {"inputs": {KNOWLOG: "0"}})
     return run
@@ -92,7 +92,7 @@ def line(text: str, start: str) -> str:
 def test_a_card_says_what_the_runs_files_say(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = run_of("mine", "paper", "qwen2.5-7b", review={"accepted": 900, "rejected": 100})
     scored(run, "qwen2.5-7b", "dpo", 8, 2)
-    scored(run, "always-positive", "floor", 10, 2)
+    scored(run, "always-positive", "baseline", 10, 2)
     text = command(monkeypatch, "mine", "qwen2.5-7b")
     assert front(text) == {"library_name": "transformers", "pipeline_tag": "text-generation", "license": "unknown",
                            "tags": ["logreasoner", "log-analysis", "dpo"], "base_model": "Qwen/Qwen2.5-7B-Instruct",
@@ -119,7 +119,7 @@ def test_a_scripted_toy_says_so_first_and_claims_no_base(workdir: Path, monkeypa
     text = command(monkeypatch, "demo", "tiny")
     assert "base_model" not in front(text) and "huggingface.co" not in text
     assert text.index("**Not a model to use.**") < text.index("**A toy of 10 weights**") < text.index("## Lineage")
-    assert "thought-sft: not reviewed" in text and "No floor was run beside these scores" in text
+    assert "thought-sft: not reviewed" in text and "No baseline was run beside these scores" in text
     assert "| anomaly\\_detection, bgl\\_2k, disjoint = all |" in text and "no real system wrote them" in text
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from data_builders import pools
+from data_builders import splits
 from demo import logs
 from eval import classifier
-from eval.answered import read_test_pools
-from logreasoner.answers import parse_label
-from logreasoner.chat import content
+from eval.predictions import read_test_splits
+from logreasoner.answer_format import parse_label
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import ROOT, read_json, read_jsonl
+from logreasoner.generation.generate import content
 
 TASKS = ["anomaly_detection", "log_semantic_matching"]  # sessions of lines, and pairs
 SAMPLES = {TASKS[0]: {"atlas": 100, "boreas": 100}, TASKS[1]: {"northwind": 60}}
@@ -32,7 +32,7 @@ tiny_model.bert(Path("build/runs/r/models/embedder"))
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a declared run `r`, its pools and, under its models, the tiny BERT in place of the paper's."""
+    """A folder with a declared run `r`, its splits and, under its models, the tiny BERT in place of the paper's."""
     where = tmp_path_factory.mktemp("classifier")
     base = resolve("demo", [])
     with pytest.MonkeyPatch.context() as patch:
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "stage2": base.stage2.model_copy(update={"samples": SAMPLES})}))
         patch.setattr(sys, "argv", ["demo.logs", "--out", str(logs.FOLDER)])
         logs.main()
-        pools.pool("r")
+        splits.make_splits("r")
     return where
 
 
@@ -63,7 +63,7 @@ def test_an_encoder_is_trained_answers_and_goes_on(folder: Path, train_python: P
     assert done.returncode == 0, done.stderr[-3000:]
 
     run = Run("r", resolve("demo", []))
-    asked = {item.id: item for pool in read_test_pools(run) for item in pool}
+    asked = {item.id: item for split in read_test_splits(run) for item in split}
     found = {record["custom_id"]: parse_label(content(record) or "", task(asked[record["custom_id"]].task).labels)
              for _, record in read_jsonl("R.jsonl")}
     assert found.keys() == asked.keys() and None not in found.values()
@@ -109,7 +109,7 @@ def test_a_pickle_is_not_loaded(folder: Path, train_python: Path) -> None:
 
 
 def test_what_is_no_encoder_and_the_wrong_environment_are_named(folder: Path) -> None:
-    assert "is no encoder but of kind floor" in classify(sys.executable, folder, "majority").stderr
+    assert "is no encoder but of kind baseline" in classify(sys.executable, folder, "majority").stderr
     assert "run this with .venv-train/bin/python" in classify(sys.executable, folder).stderr
 
 

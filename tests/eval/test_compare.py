@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval import compare, score
-from eval.answered import Answer
 from eval.paired import compared, holm, joint_table, mcnemar
+from eval.predictions import Answer
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import manifest, read_json, write_jsonl
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 
 AD, RCA = task("anomaly_detection"), task("root_cause_analysis")
 LABELS = ["normal", "abnormal"]
@@ -107,8 +107,8 @@ def make_run(name: str, *overrides: str) -> Run:
             for at in range(8)]
     causes = [{"id": f"c{at}", "task": "root_cause_analysis", "source": "hw", "log": str(at), "label": "EventTrap"}
               for at in range(2)]
-    write_jsonl(run.pools / "test.jsonl", [*rows[:6], *causes])
-    write_jsonl(run.pools / "test_seen.jsonl", rows[6:])
+    write_jsonl(run.splits / "test.jsonl", [*rows[:6], *causes])
+    write_jsonl(run.splits / "test_seen.jsonl", rows[6:])
     return run
 
 
@@ -128,7 +128,7 @@ def run(workdir: Path) -> Run:
     found = make_run("toy")
     responses(found, "qwen2.5-7b/dpo", {**TRUTH, **CAUSES})
     responses(found, "qwen2.5-7b/base", {**dict.fromkeys(TRUTH, "normal"), **CAUSES})
-    responses(found, "majority/floor", dict.fromkeys(TRUTH, "normal"))
+    responses(found, "majority/baseline", dict.fromkeys(TRUTH, "normal"))
     return found
 
 
@@ -149,14 +149,14 @@ def test_a_pair(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 
 def test_a_floor_that_answers_some_tasks_and_a_sample(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = command(monkeypatch, "pair", "--run", "toy", "--a", "qwen2.5-7b/dpo", "--b", "majority/floor",
+    found = command(monkeypatch, "pair", "--run", "toy", "--a", "qwen2.5-7b/dpo", "--b", "majority/baseline",
                     "--tasks", "anomaly_detection", "--limit", "6")
     for name, tasks in (("majority", found["tasks"]), ("tfidf-lr", [*found["tasks"], "root_cause_analysis"])):
-        responses(run, f"{name}/floor", {**TRUTH, **CAUSES})
-        manifest(run.dir / "predictions" / name / "floor" / "test.responses.jsonl", [], tasks=tasks,
+        responses(run, f"{name}/baseline", {**TRUTH, **CAUSES})
+        manifest(run.dir / "predictions" / name / "baseline" / "test.responses.jsonl", [], tasks=tasks,
                  answered_by=[{"method": name}])
-    for a in ("qwen2.5-7b/dpo", "tfidf-lr/floor"):
-        both = command(monkeypatch, "pair", "--run", "toy", "--a", a, "--b", "majority/floor")
+    for a in ("qwen2.5-7b/dpo", "tfidf-lr/baseline"):
+        both = command(monkeypatch, "pair", "--run", "toy", "--a", a, "--b", "majority/baseline")
         assert both["tasks"] == found["tasks"]
     assert found["tasks"] == ["anomaly_detection"] and found["limit"] == 6
     assert {(row["test_set"], row["n"]) for row in found["rows"]} == {("disjoint", 4), ("all", 6)}
@@ -170,12 +170,12 @@ def test_a_vote_against_one_answer(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     assert all((row["difference"], row["p"]) == (0, 1) for row in found["rows"])
 
 
-def test_two_runs_are_paired_only_on_the_same_pools(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_runs_are_paired_only_on_the_same_splits(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     other = make_run("toy-43", "training_seed=43")
     responses(other, "qwen2.5-7b/dpo", {**TRUTH, **CAUSES})
     arguments = ["pair", "--run", "toy", "--run-b", "toy-43", "--a", "qwen2.5-7b/dpo", "--b", "qwen2.5-7b/dpo"]
     assert all(row["difference"] == 0 for row in command(monkeypatch, *arguments)["rows"])
-    write_jsonl(other.pools / "test_seen.jsonl", [])
+    write_jsonl(other.splits / "test_seen.jsonl", [])
     with pytest.raises(SystemExit, match="hold different test instances"):
         command(monkeypatch, *arguments)
 
@@ -185,9 +185,9 @@ def test_two_runs_are_paired_only_on_the_same_pools(run: Run, monkeypatch: pytes
     (["--b", "qwen2.5-7b/base:0"], "expected MODEL/STAGE"),
     (["--b", "gpt-9/base"], "unknown model 'gpt-9'"),
     (["--b", "qwen2.5-7b/sft"], "unknown stage 'sft'"),
-    (["--b", "majority/base"], "majority is of kind floor .* its one stage is 'floor'"),
+    (["--b", "majority/base"], "majority is of kind baseline .* its one stage is 'baseline'"),
     (["--b", "qwen2.5-7b/thought-sft"], "thought-sft/test.responses.jsonl: no such file"),
-    (["--b", "majority/floor"], "majority/floor/test.responses.jsonl: 2 ids, the first 'c0': without an answer"),
+    (["--b", "majority/baseline"], "majority/baseline/test.responses.jsonl: 2 ids, the first 'c0': without an answer"),
     (["--b", "qwen2.5-7b/base", "--tasks", "potential_failure_prediction"], "--tasks: run toy has no test instance of"),
 ])
 def test_what_cannot_be_paired(run: Run, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str) -> None:

@@ -14,7 +14,7 @@ from eval.drawing import plain
 from eval.tables import load_results
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import manifest, write_jsonl
-from logreasoner.published import published
+from logreasoner.paper import published
 
 PFP, RCA = "potential_failure_prediction", "root_cause_analysis"
 SOURCES = [(PFP, "huawei-security"), (PFP, "h3c-security"), (RCA, "huawei-security"), (RCA, "huawei-switches"),
@@ -26,8 +26,8 @@ def make_run(name: str = "toy", scripted: bool = False, **changes: Any) -> Run:
     experiment = resolve("paper", [])
     teacher = experiment.teacher.model_copy(update={"scripted": scripted})
     run = declare(name, experiment.model_copy(update={"teacher": teacher, **changes}))
-    for pool, places in (("test", range(5)), ("test_seen", range(5, 8))):
-        write_jsonl(run.pools / f"{pool}.jsonl", (
+    for split, places in (("test", range(5)), ("test_seen", range(5, 8))):
+        write_jsonl(run.splits / f"{split}.jsonl", (
             {"id": f"{one}-{source}-{at}", "task": one, "source": source, "log": f"{source} {at}",
              "label": task(one).labels[at % 2]} for one, source in SOURCES for at in places))
     return run
@@ -71,7 +71,7 @@ def text_of(picture: Path) -> str:
 def test_values_are_those_of_the_scores(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run()
     evaluate(run, "llama3.1-8b", "dpo", 2, monkeypatch)
-    evaluate(run, "majority", "floor", 3, monkeypatch)
+    evaluate(run, "majority", "baseline", 3, monkeypatch)
     found = command(run, 4, monkeypatch)
     scored = load_results(run)["llama3.1-8b", "dpo"]
     for test_set, n, unparsed in ("disjoint", 5, 0), ("all", 8, 1):
@@ -84,10 +84,10 @@ def test_values_are_those_of_the_scores(workdir: Path, monkeypatch: pytest.Monke
         two = [scored[PFP, source, test_set].metrics["f1"]["value"] for source in ("huawei-security", "h3c-security")]
         assert row["value"] == f"{50 * sum(two):.4f}" and row["n"] == str(2 * n)
         assert float(row["low"]) < float(row["value"]) < float(row["high"])
-    assert only(found, panel="rca", model="majority", test_set="all")["state"] == "floor"
+    assert only(found, panel="rca", model="majority", test_set="all")["state"] == "baseline"
     text = text_of(Path("out/figure4.svg"))
-    assert "2 of 8 points measured, on test logs that no training pool holds" in " ".join(text.split())
-    assert "Floor: majority class of the training rows" in text and "n = 10" in text and "not run" in text
+    assert "2 of 8 points measured, on test logs that no training split holds" in " ".join(text.split())
+    assert "Baseline: majority class of the training rows" in text and "n = 10" in text and "not run" in text
 
 
 def test_published_values_stand_beside_measured_ones(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

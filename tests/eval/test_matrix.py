@@ -11,7 +11,7 @@ from eval import matrix
 from eval.score import summary
 from logreasoner.config import Run, declare, models, resolve, stages, task
 from logreasoner.files import ROOT, read_json
-from logreasoner.published import grid, published
+from logreasoner.paper import grid, published
 from tests.results import write_result
 
 RCA = "root_cause_analysis"

@@ -7,30 +7,30 @@ from data_builders import stage1
 from demo import logs
 from eval import plan
 from eval.estimates import shared_prefix
-from logreasoner import chat
 from logreasoner.cli import UserError
 from logreasoner.config import declare, resolve
 from logreasoner.files import write_json, write_jsonl
-from logreasoner.journal import Journal, endpoints
-from logreasoner.live import OPENAI
+from logreasoner.generation import generate
+from logreasoner.generation.openai_live import OPENAI
+from logreasoner.generation.response_cache import Journal, endpoints
 
 PRICE_IN, PRICE_OUT = 2.5e-6, 1e-5
 
 
 @pytest.fixture
 def run(workdir):
-    """The paper's run with a handful of bundled logs in its pools, one test log twice."""
+    """The paper's run with a handful of bundled logs in its splits, one test log twice."""
     run = declare("paper", resolve("paper", []))
     items = [item.as_json() for item in logs.instances("train")]
     by_task = {name: [item for item in items if item["task"] == name] for name in run.experiment.tasks}
-    for pool, at in (("stage1", 0), ("stage2", 10), ("test", 20)):
+    for split, at in (("stage1", 0), ("stage2", 10), ("test", 20)):
         rows = [row for rows in by_task.values() for row in rows[at : at + 10]]
-        if pool == "test":
+        if split == "test":
             rows.append({**rows[0], "id": "again"})
-        write_jsonl(run.pools / f"{pool}.jsonl", rows)
-    write_jsonl(run.pools / "test_seen.jsonl", [])
-    write_jsonl(run.pools / "examples.jsonl", [row for rows in by_task.values() for row in rows[30:33]])
-    write_json(run.pools / "manifest.json", {})
+        write_jsonl(run.splits / f"{split}.jsonl", rows)
+    write_jsonl(run.splits / "test_seen.jsonl", [])
+    write_jsonl(run.splits / "examples.jsonl", [row for rows in by_task.values() for row in rows[30:33]])
+    write_json(run.splits / "manifest.json", {})
     return run
 
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_known_yet_is_an_estimate_with_a_bound(run):
 def answer_some(run, count, tokens):
     stage1.rationale_requests(run)
     folder = run.dataset("shared", "thought-sft")
-    asked = chat.read_requests(folder / "rationales.requests.jsonl")[:count]
+    asked = generate.read_requests(folder / "rationales.requests.jsonl")[:count]
     body = {"choices": [{"message": {"content": "text"}}], "usage": {"prompt_tokens": 9, "completion_tokens": tokens}}
     Journal(folder / "rationales.journal.jsonl", endpoints(OPENAI)).add(
         *((each, {"response": {"status_code": 200, "body": body}, "error": None}) for each in asked), address=OPENAI)
@@ -108,7 +108,7 @@ def test_what_is_answered_is_not_paid_again_and_says_how_long_answers_are(run):
 def test_what_another_run_was_answered_is_not_paid_again(run):
     answer_some(run, 40, tokens=200)
     other = declare("second", resolve("paper", ["seed=43"]))
-    other.pools = run.pools
+    other.splits = run.splits
     step = made(other).steps[other.dataset("shared", "thought-sft") / "rationales"]
     assert (step.answered, step.usd) == (40, 0)
 
@@ -146,7 +146,7 @@ def test_what_is_not_in_the_grid_is_named(run, only, models, said):
         plan.chosen(only, models)
 
 
-def test_no_pools_and_unknown_hardware_are_said_before_anything_is_counted(run):
+def test_no_splits_and_unknown_hardware_are_said_before_anything_is_counted(run):
     with pytest.raises(UserError, match="unknown HARDWARE 'abacus'"):
         made(run, profile="abacus")
     with pytest.raises(UserError, match="make data"):

@@ -18,11 +18,11 @@ def rows(prefix: str, source: str, count: int) -> list[dict[str, Any]]:
 
 @pytest.fixture
 def run(workdir: Path) -> Run:
-    """A declared run with pools of two tasks and two sources."""
+    """A declared run with splits of two tasks and two sources."""
     found = declare("toy", resolve("paper", []))
-    write_jsonl(found.pools / "test.jsonl", [*rows("b", "beta", 2), *rows("a", "alpha", 2)])
-    write_jsonl(found.pools / "test_seen.jsonl", rows("seen", "alpha", 1))
-    write_jsonl(found.pools / "examples.jsonl", rows("shot", "alpha", 3))
+    write_jsonl(found.splits / "test.jsonl", [*rows("b", "beta", 2), *rows("a", "alpha", 2)])
+    write_jsonl(found.splits / "test_seen.jsonl", rows("seen", "alpha", 1))
+    write_jsonl(found.splits / "examples.jsonl", rows("shot", "alpha", 3))
     return found
 
 
@@ -93,7 +93,7 @@ def test_a_model_that_thinks_first_may_write_more(run: Run, monkeypatch: pytest.
 
 @pytest.mark.parametrize(("more", "said"), [
     (["--stage", "sft"], "unknown stage 'sft'"), (["--model", "gpt-9"], "unknown model 'gpt-9'"),
-    (["--model", "majority", "--stage", "floor"], "majority is of kind floor .*: it answers without prompts"),
+    (["--model", "majority", "--stage", "baseline"], "majority is of kind baseline .*: it answers without prompts"),
     (["--model", "gpt-4o"], "gpt-4o is of kind api .*: its one stage is 'base', not 'dpo'"),
 ])
 def test_unknown_names(run: Run, monkeypatch: pytest.MonkeyPatch, more: list[str], said: str) -> None:
@@ -109,13 +109,13 @@ def test_numbers_that_are_none(run: Run, monkeypatch: pytest.MonkeyPatch, number
 
 
 def test_a_task_without_all_its_examples(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_jsonl(run.pools / "examples.jsonl", rows("shot", "alpha", 2))
+    write_jsonl(run.splits / "examples.jsonl", rows("shot", "alpha", 2))
     with pytest.raises(SystemExit, match=r"examples.jsonl: 2 examples of anomaly_detection, the run declares 3"):
         command(monkeypatch)
     assert not Path("X.requests.jsonl").exists()
 
 
-def test_an_instance_in_both_test_pools(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_jsonl(run.pools / "test_seen.jsonl", rows("a", "alpha", 1))
+def test_an_instance_in_both_test_splits(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_jsonl(run.splits / "test_seen.jsonl", rows("a", "alpha", 1))
     with pytest.raises(SystemExit, match=r"id 'a-anomaly_detection-0' is in test.jsonl and in test_seen.jsonl"):
         command(monkeypatch)

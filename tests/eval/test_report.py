@@ -17,7 +17,7 @@ from eval.score import score_run
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
 from logreasoner.files import manifest, read_json, read_jsonl, write_json, write_jsonl
-from logreasoner.journal import append_lines
+from logreasoner.generation.response_cache import append_lines
 
 AD, LSM = "anomaly_detection", "log_semantic_matching"
 MODEL = "qwen2.5-7b"
@@ -69,18 +69,18 @@ def evaluate(run: Run, stage: str, texts: dict[str, str], model: str = MODEL, sa
 
 
 def make_run(items: list[dict[str, Any]] | None = None, scripted: bool = True) -> Run:
-    """A run with answers of base, dpo and a floor; the last three instances are seen in training."""
+    """A run with answers of base, dpo and a baseline; the last three instances are seen in training."""
     experiment = resolve("paper", [f"tasks={AD},{LSM}"])
     teacher = experiment.teacher.model_copy(update={"scripted": scripted, "model": "<i>teacher</i>"})
     run = declare("toy", experiment.model_copy(update={"teacher": teacher}))
     items = items or instances()
-    write_jsonl(run.pools / "test.jsonl", items[:-3])
-    write_jsonl(run.pools / "test_seen.jsonl", items[-3:])
+    write_jsonl(run.splits / "test.jsonl", items[:-3])
+    write_jsonl(run.splits / "test_seen.jsonl", items[-3:])
     shots = [{**item, "id": f"shot {at}", "log": f"shot {at}"} for at, item in enumerate([*items[:3], *items[-3:]])]
-    write_jsonl(run.pools / "examples.jsonl", shots)
+    write_jsonl(run.splits / "examples.jsonl", shots)
     for stage in ("base", "dpo"):
         evaluate(run, stage, {item["id"]: answer(item, at % len(LOGS), stage) for at, item in enumerate(items)})
-    evaluate(run, "floor", {item["id"]: f"<answer>{items[0 if item['task'] == AD else -1]['label']}</answer>"
+    evaluate(run, "baseline", {item["id"]: f"<answer>{items[0 if item['task'] == AD else -1]['label']}</answer>"
                             for item in items}, "majority")
     return run
 
@@ -144,7 +144,7 @@ def test_every_part_is_in_the_page(workdir: Path) -> None:
     text = page(run)
     said = words(text)
     assert "Scripted teacher: not a result." in said
-    assert "Qwen" in said and "dpo" in said and "floor: " in said
+    assert "Qwen" in said and "dpo" in said and "baseline: " in said
     assert re.search(r"90\.0 \[\d+\.\d, \d+\.\d\]", said)  # dpo errs on one of ten
     assert "n=10 u=2" in said  # base: a text without a label, and one that only a lenient reader understands
     assert f"{MODEL}, dpo 0.6931 → 0.2500, 3 logged" in said
@@ -165,7 +165,7 @@ def test_a_run_with_a_real_teacher_has_the_papers_tables_and_no_mark(workdir: Pa
 def test_predictions_carry_prompt_labels_and_steps(workdir: Path) -> None:
     text = page(make_run())
     about, items = block(text, "about"), block(text, "instances")
-    assert [entry["key"] for entry in about["entries"]] == [f"{MODEL}/base", f"{MODEL}/dpo", "majority/floor"]
+    assert [entry["key"] for entry in about["entries"]] == [f"{MODEL}/base", f"{MODEL}/dpo", "majority/baseline"]
     assert [entry["prompted"] for entry in about["entries"]] == [True, True, False]
     asked = {line["custom_id"]: line["body"]["messages"][0]["content"] for _, line in read_jsonl(
         f"build/runs/toy/predictions/{MODEL}/base/test.requests.jsonl")}
@@ -225,7 +225,7 @@ def test_the_command_takes_some_models(workdir: Path, monkeypatch: pytest.Monkey
     report.main()
     assert "40 predictions of 2 models and stages" in capsys.readouterr().out
     text = Path("build/runs/toy/results/report.html").read_text("utf-8")
-    assert [entry["key"] for entry in block(text, "about")["entries"]] == [f"{MODEL}/dpo", "majority/floor"]
+    assert [entry["key"] for entry in block(text, "about")["entries"]] == [f"{MODEL}/dpo", "majority/baseline"]
     monkeypatch.setattr(sys, "argv", ["eval.report", "--run", "toy", "--models", "gpt-5"])
     with pytest.raises(SystemExit, match=f"no results of 'gpt-5' in run toy; there are {MODEL}/base, "):
         report.main()
@@ -253,9 +253,9 @@ def test_what_is_missing_or_changed_is_said(workdir: Path) -> None:
     with pytest.raises(UserError, match="no results yet; score a model first"):
         report.make_report(run, Path("report.html"))
     run = make_run()
-    path = run.dir / "predictions" / "majority" / "floor" / "test.responses.jsonl"
+    path = run.dir / "predictions" / "majority" / "baseline" / "test.responses.jsonl"
     path.unlink()
-    assert "Scored, but the answers are not here: majority/floor." in words(page(run))
+    assert "Scored, but the answers are not here: majority/baseline." in words(page(run))
     path = run.dir / "predictions" / MODEL / "dpo" / "test.responses.jsonl"
     path.write_text(path.read_text().replace("abnormal", "normal"))
     with pytest.raises(UserError, match=r"dpo/test.responses.jsonl: not the answers that .* scores; score them again"):

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from eval import score
-from eval.answered import Answer, stratified, vote
+from eval.predictions import Answer, stratified, vote
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import manifest, read_json, write_jsonl
-from logreasoner.records import Instance
+from logreasoner.instances import Instance
 
 RCA, AD = task("root_cause_analysis"), task("anomaly_detection")
 
@@ -237,7 +237,7 @@ def test_a_metric_that_a_task_cannot_have_is_named() -> None:
         score.scores([[1, 0]], RCA.model_copy(update={"metrics": ["recall"]}))
 
 
-def pool(*groups: tuple[str, str, int], prefix: str) -> list[Instance]:
+def split(*groups: tuple[str, str, int], prefix: str) -> list[Instance]:
     """Instances of (source, label, how many) groups."""
     return [Instance(f"{prefix}-{source}-{label}-{at}", "anomaly_detection", source, "x", label)
             for source, label, count in groups for at in range(count)]
@@ -249,8 +249,8 @@ GROUPS = st.lists(st.tuples(st.sampled_from(["s", "t"]), st.sampled_from(["norma
 
 @given(GROUPS, GROUPS, st.integers(1, 50), st.integers(0, 20))
 def test_a_sample_is_nested_and_keeps_the_proportions(clean: list[Any], seen: list[Any], limit: int, more: int) -> None:
-    pools = pool(*clean, prefix="clean"), pool(*seen, prefix="seen")
-    found, larger = stratified(pools, limit), stratified(pools, limit + more)
+    splits = split(*clean, prefix="clean"), split(*seen, prefix="seen")
+    found, larger = stratified(splits, limit), stratified(splits, limit + more)
     for source in ("s", "t"):
         sizes = {("clean", label): count for where, label, count in clean if where == source} | {
             ("seen", label): count for where, label, count in seen if where == source}
@@ -259,17 +259,17 @@ def test_a_sample_is_nested_and_keeps_the_proportions(clean: list[Any], seen: li
         for (prefix, label), size in sizes.items():
             count = sum(item.id.startswith(f"{prefix}-") and item.label == label for item in taken)
             assert abs(count - len(taken) * size / max(total, 1)) < 1.5  # Webster's method may miss a quota by a little
-    for part, wider, whole in zip(found, larger, pools, strict=True):
+    for part, wider, whole in zip(found, larger, splits, strict=True):
         assert set(item.id for item in part) <= set(item.id for item in wider)
         assert part == [item for item in whole if item in part]
-    assert stratified(pools, None) == pools
+    assert stratified(splits, None) == splits
 
 
 def test_a_sample_hangs_on_ids_alone() -> None:
     """Not on the order of the rows: it must be the same in every later version, as paid answers hang on it."""
-    pools = pool(("s", "normal", 30), ("s", "abnormal", 10), prefix="a"), pool(("s", "normal", 20), prefix="b")
-    found = sorted(item.id for part in stratified(pools, 6) for item in part)
-    backwards = stratified((pools[0][::-1], pools[1][::-1]), 6)
+    splits = split(("s", "normal", 30), ("s", "abnormal", 10), prefix="a"), split(("s", "normal", 20), prefix="b")
+    found = sorted(item.id for part in stratified(splits, 6) for item in part)
+    backwards = stratified((splits[0][::-1], splits[1][::-1]), 6)
     assert found == sorted(item.id for part in backwards for item in part)
     assert found == ["a-s-abnormal-2", *(f"a-s-normal-{at}" for at in (14, 26, 28)), "b-s-normal-4", "b-s-normal-9"]
 
@@ -277,10 +277,10 @@ def test_a_sample_hangs_on_ids_alone() -> None:
 def make_run() -> Run:
     """A run with 4 clean and 2 seen sessions of BGL, and a root cause."""
     run = declare("toy", resolve("paper", []))
-    sessions = pool(("bgl", "normal", 3), ("bgl", "abnormal", 3), prefix="a")
+    sessions = split(("bgl", "normal", 3), ("bgl", "abnormal", 3), prefix="a")
     cause = rows("EventTrap", name="root_cause_analysis")
-    write_jsonl(run.pools / "test.jsonl", [*(item.as_json() for item in sessions[1:5]), *cause])
-    write_jsonl(run.pools / "test_seen.jsonl", (item.as_json() for item in (sessions[0], sessions[5])))
+    write_jsonl(run.splits / "test.jsonl", [*(item.as_json() for item in sessions[1:5]), *cause])
+    write_jsonl(run.splits / "test_seen.jsonl", (item.as_json() for item in (sessions[0], sessions[5])))
     return run
 
 
@@ -288,7 +288,7 @@ def score_run(responses: list[dict[str, Any]], *more: str, model: str = "qwen2.5
               tasks: list[str] | None = None) -> Any:
     write_jsonl("R.jsonl", responses)
     if tasks:
-        manifest("R.jsonl", [], tasks=tasks, answered_by=[{"method": model}])  # as eval.floors writes it
+        manifest("R.jsonl", [], tasks=tasks, answered_by=[{"method": model}])  # as eval.baselines writes it
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.argv", ["eval.score", "--run", "toy", "--model", model, "--stage", stage,
                                    "--responses", "R.jsonl", "--out", "out/result.json", *more])
@@ -310,14 +310,14 @@ def test_a_result_says_what_was_scored_and_how_much_of_it_training_has_seen() ->
 
 
 def test_some_tasks_alone() -> None:
-    """A floor answers only the tasks that it fits."""
+    """A baseline answers only the tasks that it fits."""
     make_run()
     some = [answer(key, "normal") for key in SESSIONS]
-    result = score_run(some, "--tasks", "anomaly_detection", model="majority", stage="floor")
+    result = score_run(some, "--tasks", "anomaly_detection", model="majority", stage="baseline")
     assert result["tasks"] == ["anomaly_detection"] and {row["source"] for row in result["results"]} == {"bgl"}
     with pytest.raises(SystemExit, match="1 id, the first 'i0': without an answer"):
-        score_run(some, model="majority", stage="floor")
-    told = score_run(some, "--samples", "5", model="majority", stage="floor", tasks=["anomaly_detection"])
+        score_run(some, model="majority", stage="baseline")
+    told = score_run(some, "--samples", "5", model="majority", stage="baseline", tasks=["anomaly_detection"])
     assert told["results"] == result["results"]
     with pytest.raises(SystemExit, match="'i0': without an answer"):
         score_run(some)
@@ -329,7 +329,7 @@ def test_some_tasks_alone() -> None:
 
 def test_a_sample_is_scored_with_its_answers_or_with_all() -> None:
     run = make_run()
-    asked = [item.id for part in stratified(score.read_test_pools(run), 2) for item in part]
+    asked = [item.id for part in stratified(score.read_test_splits(run), 2) for item in part]
     result = score_run([answer(key, "normal") for key in asked], "--limit", "2")
     assert len(asked) == 3 and {row["n"] for row in result["results"] if row["test_set"] == "all"} == {1, 2}
     more = score_run([*(answer(key, "normal") for key in SESSIONS), answer("i0", "EventTrap")], "--limit", "2")
@@ -349,7 +349,7 @@ def test_drafts_of_a_model_that_was_cut_off_while_thinking_are_no_answers() -> N
 
 @pytest.mark.parametrize(("model", "stage", "said"), [
     ("gpt-9", "base", "unknown model 'gpt-9'"), ("qwen2.5-7b", "sft", "unknown stage 'sft'"),
-    ("gpt-4o", "dpo", "gpt-4o is of kind api"), ("majority", "base", "its one stage is 'floor', not 'base'"),
+    ("gpt-4o", "dpo", "gpt-4o is of kind api"), ("majority", "base", "its one stage is 'baseline', not 'base'"),
     ("bert", "dpo", "its one stage is 'classifier'"),
 ])
 def test_stages_that_a_model_has_not(model: str, stage: str, said: str) -> None:

@@ -18,17 +18,17 @@ def make_run(name: str, scripted: bool = False) -> Run:
     run = declare(name, experiment.model_copy(update={"teacher": teacher}))
     labels = [("anomaly_detection", "bgl", "abnormal")] * 3 + [("anomaly_detection", "bgl", "normal")] + [
         ("root_cause_analysis", "huawei-security", "EventTrap")]
-    write_jsonl(run.pools / "test.jsonl", (
+    write_jsonl(run.splits / "test.jsonl", (
         {"id": f"t{at}", "task": task_name, "source": source, "log": str(at), "label": label}
         for at, (task_name, source, label) in enumerate(labels)))
-    write_jsonl(run.pools / "test_seen.jsonl", [
+    write_jsonl(run.splits / "test_seen.jsonl", [
         {"id": "s0", "task": "anomaly_detection", "source": "bgl", "log": "seen", "label": "abnormal"}])
     return run
 
 
-def floor(run: Run, name: str, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Score a floor that always gives the same answer to anomaly detection, and EventTrap to root causes."""
-    evaluate(run, name, "floor", *[answer] * 4, "EventTrap", answer, monkeypatch=monkeypatch)
+def baseline(run: Run, name: str, answer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Score a baseline that always gives the same answer to anomaly detection, and EventTrap to root causes."""
+    evaluate(run, name, "baseline", *[answer] * 4, "EventTrap", answer, monkeypatch=monkeypatch)
 
 
 def evaluate(run: Run, model: str, stage: str, *answers: str, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -81,7 +81,7 @@ def test_measured_stands_beside_published_with_floors(workdir: Path, monkeypatch
     run = make_run("toy")
     evaluate(run, "qwen2.5-7b", "dpo", *ANSWERS, monkeypatch=monkeypatch)
     evaluate(run, "qwen2.5-7b", "thought-sft", *ANSWERS, monkeypatch=monkeypatch)
-    floor(run, "majority", "abnormal", monkeypatch)
+    baseline(run, "majority", "abnormal", monkeypatch)
     capsys.readouterr()
     found = command(run, monkeypatch)
     cell = {"table": "3", "column": "anomaly_detection/bgl", "metric": "recall", "test_set": "disjoint"}
@@ -91,7 +91,7 @@ def test_measured_stands_beside_published_with_floors(workdir: Path, monkeypatch
     assert 0 < float(ours["low"]) < 66.6667 < float(ours["high"]) < 100
     assert only(found, **cell, row="qwen2.5-7b/thought-sft")["published"] == ""  # a row the paper lacks
     assert only(found, **cell, row="majority")["value"] == "100.0000"
-    assert only(found, **cell, row="majority")["state"] == "floor"
+    assert only(found, **cell, row="majority")["state"] == "baseline"
     markdown = Path("out/tables.md").read_text()
     assert markdown in capsys.readouterr().out
     assert "| published | 60.87 / 95.35 / 74.31 (+24.7) |" in markdown
@@ -135,11 +135,11 @@ def test_a_scripted_teacher_gets_a_demo_table_and_no_published_number(workdir: P
         command(run, monkeypatch)
     for stage in ("base", "dpo"):
         evaluate(run, "tiny", stage, *ANSWERS, monkeypatch=monkeypatch)
-    floor(run, "majority", "abnormal", monkeypatch)
+    baseline(run, "majority", "abnormal", monkeypatch)
     found = command(run, monkeypatch)
     assert {row["table"] for row in found} == {"demo"} and {row["published"] for row in found} == {""}
     assert list(dict.fromkeys(row["row"] for row in found)) == [
-        "tiny/base", "tiny/thought-sft", "tiny/solution-sft", "tiny/dpo", "majority/floor"]
+        "tiny/base", "tiny/thought-sft", "tiny/solution-sft", "tiny/dpo", "majority/baseline"]
     cell = {"column": "anomaly_detection", "metric": "f1", "test_set": "all"}
     assert only(found, **cell, row="tiny/dpo")["n"] == "5"
     assert only(found, **cell, row="tiny/thought-sft")["state"] == "not run"
@@ -164,7 +164,7 @@ def test_sources_are_pooled_by_adding_their_matrices() -> None:
     ({"model": "tiny"}, "model: 'tiny' -> 'qwen2.5-7b'"),
     ({"stage": "base"}, "stage: 'base' -> 'dpo'"),
     ({"identity": "0"}, "identity: '0' -> "),
-    ({"pools": {}}, "pools.test.jsonl: not there -> "),
+    ({"splits": {}}, "splits.test.jsonl: not there -> "),
     ({"answered_by": None}, "not a result of eval.score --run: answered_by"),
     ({"results": [{}]}, "not a result of eval.score --run: results.0.task"),
 ])
@@ -181,8 +181,8 @@ def test_results_are_never_mixed(workdir: Path, monkeypatch: pytest.MonkeyPatch,
 def test_two_models_scored_on_different_test_sets(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run("toy")
     evaluate(run, "qwen2.5-7b", "base", *ANSWERS, monkeypatch=monkeypatch)
-    pool = run.pools / "test.jsonl"
-    pool.write_text(pool.read_text().replace('"abnormal"', '"normal"', 1))
+    split = run.splits / "test.jsonl"
+    split.write_text(split.read_text().replace('"abnormal"', '"normal"', 1))
     evaluate(run, "qwen2.5-7b", "dpo", *ANSWERS, monkeypatch=monkeypatch)
-    with pytest.raises(SystemExit, match=r"base/result.json: scored under .* test instances .*\(pools.test.jsonl: "):
+    with pytest.raises(SystemExit, match=r"base/result.json: scored under .* test instances .*\(splits.test.jsonl: "):
         command(run, monkeypatch)

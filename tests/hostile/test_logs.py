@@ -12,14 +12,15 @@ import pytest
 from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
-from data_builders import incoming, new_task, normalise, pools, sessions, stage1, stage2, task_checks
+from data_builders import new_task, normalise, sessions, splits, stage1, stage2, table_reader, task_checks
 from data_builders.fetch import File
 from eval import analyze
-from logreasoner import chat, config, prompts
+from logreasoner import config, prompts
 from logreasoner.cli import UserError
 from logreasoner.config import task
 from logreasoner.files import ROOT
-from logreasoner.records import Instance, instance, mask_level, read_instances
+from logreasoner.generation import generate
+from logreasoner.instances import Instance, instance, mask_level, read_instances
 
 LONG = settings().max_examples > 100
 
@@ -135,7 +136,7 @@ def test_any_table_is_read_as_text_or_refused(place, table):
     path = place / f"given.{table[0]}"
     path.write_bytes(table[1])
     try:
-        found = incoming.read(path)
+        found = table_reader.read(path)
         assert found.rows and not any("\0" in value for row in found.rows for value in row.values())
         json.dumps(found.rows, ensure_ascii=False).encode()  # no half characters
     except UserError as error:
@@ -217,7 +218,7 @@ def test_ten_megabytes_on_one_line_are_one_line(place, command):
     assert [len(line) for line in next(read_instances(out)).log] == [10_000_000, 1]
     assert [len(line) for line in analyze.rows(str(path))][1:] == [len(HEADERS[0]) + 1]
     with pytest.raises(UserError, match="longer than 1 MiB"):
-        incoming._rows(path, [(1, {"text": "x" * 10_000_000})])
+        table_reader._rows(path, [(1, {"text": "x" * 10_000_000})])
     path.write_bytes(b"x" * (sessions.LONGEST + sessions.BLOCK + 1))
     with pytest.raises(UserError, match="a line is longer than"):
         list(sessions.lines(path))
@@ -226,14 +227,14 @@ def test_ten_megabytes_on_one_line_are_one_line(place, command):
 BOUNDED = """
 import resource, sys
 from pathlib import Path
-from data_builders import incoming, sessions
+from data_builders import sessions, table_reader
 from logreasoner.cli import UserError
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 try:
     if sys.argv[1] == "sessions":
         print(sum(1 for _ in sessions.lines(Path(sys.argv[2]))))
     else:
-        print(len(incoming.read(Path(sys.argv[2])).rows))
+        print(len(table_reader.read(Path(sys.argv[2])).rows))
 except UserError as error:
     print("refused", error)
 # Not ru_maxrss, which begins with what the process that started this one had.
@@ -317,9 +318,9 @@ def test_a_name_never_becomes_a_path_of_its_own(place, strays, command, name):
     for module, arguments in (
             (new_task, ["--name", name, "--from", path]), (config, ["--run", name, "--experiment", "demo"]),
             (config, ["--run", "x", "--experiment", name]),
-            (pools, ["--run", name]), (stage1, ["--run", name, "thoughts"]),
+            (splits, ["--run", name]), (stage1, ["--run", name, "thoughts"]),
             (stage2, ["--run", name, "--model", name, "--stage", name, "solutions"]),
-            (chat, ["--run", name, "--role", "teacher", "--requests", path, "--responses", path]),
+            (generate, ["--run", name, "--role", "teacher", "--requests", path, "--responses", path]),
             (analyze, ["--log", path, "--task", name, "--base-url", "http://127.0.0.1:1/v1"])):
         status = command(module, *(f"{each}" for each in arguments))
         assert status, (module, name)

@@ -11,15 +11,16 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from data_builders import answered, corrections, thoughts
+from data_builders import corrections, responses, thoughts
 from eval import analyze, score
-from logreasoner import chat, config, costs, serve
-from logreasoner.answers import Trajectory
-from logreasoner.batch import ask_batch, note, notes_path, open_notes
+from logreasoner import config
+from logreasoner.answer_format import Trajectory
 from logreasoner.cli import NotYet, UserError
 from logreasoner.files import read_jsonl, write_jsonl
-from logreasoner.journal import Answerer, Journal, body_digest, content, endpoints, final, trouble
-from logreasoner.live import ask_live
+from logreasoner.generation import costs, generate, serve
+from logreasoner.generation.openai_batch import ask_batch, note, notes_path, open_notes
+from logreasoner.generation.openai_live import ask_live
+from logreasoner.generation.response_cache import Answerer, Journal, body_digest, content, endpoints, final, trouble
 
 LONG = settings().max_examples > 100
 PFP = "potential_failure_prediction"
@@ -92,18 +93,18 @@ def test_a_response_of_any_form_is_good_or_says_what_is_wrong(line):
 @given(lines=st.lists(LINE, max_size=4))
 @some(60)
 def test_responses_are_scored_and_joined_or_refused(place, command, lines):
-    responses, instances = place / "given.responses.jsonl", place / "given.jsonl"
+    answered, instances = place / "given.responses.jsonl", place / "given.jsonl"
     write_jsonl(instances, [{"id": f"p-{at}", "task": PFP, "source": "s", "log": "x", "label": "True"}
                             for at in range(2)])
-    write_jsonl(responses, lines)
-    status = command(score, "--task", PFP, "--instances", instances, "--responses", responses,
+    write_jsonl(answered, lines)
+    status = command(score, "--task", PFP, "--instances", instances, "--responses", answered,
                      "--out", place / "build" / "result.json")
     assert status == 0 or status.startswith("error: ")
     try:
-        found = answered.texts(responses, ["p-0", "p-1"])
+        found = responses.texts(answered, ["p-0", "p-1"])
         assert set(found) == {"p-0", "p-1"}
     except UserError as error:
-        assert str(error).startswith(str(responses))
+        assert str(error).startswith(str(answered))
 
 
 @given(data=st.lists(st.binary(max_size=60) | LINE.map(lambda line: json.dumps(line).encode())
@@ -187,7 +188,7 @@ def test_whatever_a_server_sends_is_an_answer_or_an_error(place, server, impatie
     server.reply = (status, "text/html" if REPLIES[at].startswith(b"<") else "application/json", REPLIES[at])
     path = place / "build" / f"server-{at}-{status}.journal.jsonl"
     journal = Journal(path, endpoints(server.url))
-    asked = chat.request("a", "m", "evaluation", "x", vllm=False)
+    asked = generate.request("a", "m", "evaluation", "x", vllm=False)
     try:
         ask_live([asked], journal, server.url, "sk-canary-1234567890")
     except UserError as error:
@@ -208,7 +209,7 @@ def test_whatever_a_server_sends_is_an_answer_or_an_error(place, server, impatie
 def test_whatever_a_batch_server_sends_is_an_error_and_no_answer(place, server, impatient, at, status):
     server.reply = server.content = (status, "application/json", REPLIES[at])
     journal = Journal(place / "build" / f"batch-{at}-{status}.journal.jsonl", endpoints(server.url))
-    asked = chat.request("a", "m", "evaluation", "x", vllm=False)
+    asked = generate.request("a", "m", "evaluation", "x", vllm=False)
     for _ in range(2):  # it submits, and comes back to collect
         with pytest.raises((UserError, NotYet)) as stopped:
             ask_batch([asked], journal, server.url, "sk-canary-1234567890")
@@ -233,7 +234,7 @@ def test_a_batch_files_lines_answer_what_was_asked_or_nothing(place, server, imp
     server.reply, server.content = (200, "application/json", ENDED), (200, "application/octet-stream", content)
     folder = Path(tempfile.mkdtemp(dir=place / "build"))
     journal = Journal(folder / "x.journal.jsonl", endpoints(server.url))
-    asked = [chat.request(f"p-{at}", "m", "evaluation", f"question {at}", vllm=False) for at in range(2)]
+    asked = [generate.request(f"p-{at}", "m", "evaluation", f"question {at}", vllm=False) for at in range(2)]
     questions = {each["custom_id"]: body_digest(each) for each in asked}
     note(notes_path(journal.path), "key", requests=questions, model="m", batch="batch_1")
     with contextlib.suppress(UserError, NotYet):
@@ -253,11 +254,27 @@ def test_an_address_that_is_none_or_holds_a_key_is_refused_and_not_kept(place, c
     log.write_text("a fan stopped\n")
     config.declare("other", config.resolve("demo", []))
     requests = place / "build" / "x.requests.jsonl"
-    write_jsonl(requests, [chat.request("a", "m", "evaluation", "x", vllm=False)])
+    write_jsonl(requests, [generate.request("a", "m", "evaluation", "x", vllm=False)])
     for status in (
-            command(analyze, "--log", log, "--task", "anomaly_detection", "--base-url", url),
-            command(chat, "--run", "other", "--role", "policy", "--model", "gpt-4o", "--stage", "base", "--base-url",
-                    url, "--requests", requests, "--responses", requests.with_name("x.responses.jsonl"))):
+        command(analyze, "--log", log, "--task", "anomaly_detection", "--base-url", url),
+        command(
+            generate,
+            "--run",
+            "other",
+            "--role",
+            "policy",
+            "--model",
+            "gpt-4o",
+            "--stage",
+            "base",
+            "--base-url",
+            url,
+            "--requests",
+            requests,
+            "--responses",
+            requests.with_name("x.responses.jsonl"),
+        ),
+    ):
         assert status.startswith("error: ") and "canary" not in status and "\x1b" not in status
     status = command(config, "--run", name, "--experiment", "demo", "teacher=m", f"teacher_base_url={url}")
     assert "canary" not in str(status)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logreasoner.cli import UserError
-from logreasoner.records import Instance, instance, mask_level
+from logreasoner.instances import Instance, instance, mask_level
 
 
 @pytest.mark.parametrize(("log", "masked"), [

@@ -1,6 +1,6 @@
-"""Instances -> the pools of a run: stage1, stage2, examples, test, test_seen and handbook (section 4.1).
+"""Instances -> the splits of a run: stage1, stage2, examples, test, test_seen and handbook (section 4.1).
 
-No two pools of a task share a log (level masked, white space removed), and no log stands on both the training and the
+No two splits of a task share a log (level masked, white space removed), and no log stands on both the training and the
 test side of any tasks: semantic matching shows the level that failure prediction hides. Where the public files are test
 files only, training rows are carved out of them, those first that cost the fewest test rows. Every test row whose log
 went to the training side is in test_seen, so that scores can be given for the disjoint part and for all of it.
@@ -18,21 +18,21 @@ from typing import Any
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Run, check_pools, load_run
+from logreasoner.config import Run, check_splits, load_run
 from logreasoner.files import manifest, read_json, read_jsonl, sha256, write_jsonl
-from logreasoner.published import published
-from logreasoner.records import Instance, read_instances
+from logreasoner.instances import Instance, read_instances
+from logreasoner.paper import published
 
 TRAINING = ("stage1", "stage2", "examples")
 OUT_OF_DISTRIBUTION = "ood"
 
 Rows = list[Instance]
-Pools = dict[str, Rows]
+Splits = dict[str, Rows]
 Case = dict[str, Any]  # {id, source, vendor, symptom, analysis: steps}
 Table = list[list[str]]
 
 EXAMPLES = """
-python -m logreasoner.config --run paper && python -m data_builders.pools --run paper"""
+python -m logreasoner.config --run paper && python -m data_builders.splits --run paper"""
 
 
 def group(item: Instance) -> str:
@@ -71,14 +71,14 @@ def sample(rows: Rows, count: int, cost: Counter[str], keys: dict[str, str], see
 
 
 class Builder:
-    """Draws the training pools; `cost` says how many test rows each log (masked text) still stands in."""
+    """Draws the training splits; `cost` says how many test rows each log (masked text) still stands in."""
 
     def __init__(self, run: Run, train: Rows, test: Rows):
         self.experiment = run.experiment
         self.train, self.test = train, test
         self.keys = {item.id: item.masked for item in (*train, *test)}
         self.cost = Counter(self.keys[item.id] for item in test)
-        self.pools: dict[str, Pools] = {name: {task: [] for task in run.tasks()} for name in TRAINING}
+        self.splits: dict[str, Splits] = {name: {task: [] for task in run.tasks()} for name in TRAINING}
         self.labels = {name: task.labels for name, task in run.tasks().items()}
 
     def wanted(self, task: str) -> Counter[str]:
@@ -122,17 +122,17 @@ class Builder:
             found = [item for item in rows[name] if item.label == label] or \
                     [item for part in rows.values() for item in part if item.label == label]
             self.draw("examples", task, found, 1, f"{name} {turn}")
-        for pool, samples in (("stage1", self.experiment.stage1.samples), ("stage2", self.experiment.stage2.samples)):
+        for split, samples in (("stage1", self.experiment.stage1.samples), ("stage2", self.experiment.stage2.samples)):
             for name, count in sorted(samples.get(task, {}).items()):
-                self.draw(pool, task, rows[name], count, name)
+                self.draw(split, task, rows[name], count, name)
 
-    def draw(self, pool: str, task: str, rows: Rows, count: int, what: str) -> None:
-        """Add up to count rows to a pool, none of a log that another pool of the task has."""
-        other = self.logs(item for name in TRAINING if name != pool for item in self.pools[name][task])
-        have = {item.id for item in self.pools[pool][task]}
+    def draw(self, split: str, task: str, rows: Rows, count: int, what: str) -> None:
+        """Add up to count rows to a split, none of a log that another split of the task has."""
+        other = self.logs(item for name in TRAINING if name != split for item in self.splits[name][task])
+        have = {item.id for item in self.splits[split][task]}
         free = [item for item in rows if self.keys[item.id] not in other and item.id not in have]
-        found = sample(free, count, self.cost, self.keys, f"{self.experiment.seed} {pool} {task} {what}")
-        self.pools[pool][task] += found
+        found = sample(free, count, self.cost, self.keys, f"{self.experiment.seed} {split} {task} {what}")
+        self.splits[split][task] += found
         for key in self.logs(found):
             self.cost[key] = 0  # it is on the training side now: using it again costs nothing
 
@@ -164,40 +164,40 @@ def capped(test: Rows, seen: Rows, cap: int | None, seed: int) -> tuple[Rows, Ro
     return kept[0], kept[1]
 
 
-def build(run: Run, train: Rows, test: Rows, cases: list[Case]) -> tuple[Builder, Pools, list[Case]]:
-    """The pools of a run and its handbook cases. Raises UserError for a pool that would be empty."""
+def build(run: Run, train: Rows, test: Rows, cases: list[Case]) -> tuple[Builder, Splits, list[Case]]:
+    """The splits of a run and its handbook cases. Raises UserError for a split that would be empty."""
     tasks = run.tasks()
     builder = Builder(run, [i for i in train if i.task in tasks], [i for i in test if i.task in tasks])
     handbook = builder.handbook(cases)
     # Who is short of free logs carves first; what is carved then costs the other tasks nothing.
     for task in sorted(tasks, key=lambda name: (-builder.short(name), name)):
         builder.fill(task)
-    training = builder.logs(item for pool in builder.pools.values() for rows in pool.values() for item in rows)
+    training = builder.logs(item for split in builder.splits.values() for rows in split.values() for item in rows)
     training |= {symptom_key(case) for case in handbook}
     pure = [item for item in builder.test if builder.keys[item.id] not in training]
     seen = [item for item in builder.test if builder.keys[item.id] in training]
-    pools: Pools = {name: [item for task in tasks for item in parts[task]] for name, parts in builder.pools.items()}
-    pools["test"], pools["test_seen"] = capped(pure, seen, run.experiment.test_rows, run.experiment.seed)
+    splits: Splits = {name: [item for task in tasks for item in parts[task]] for name, parts in builder.splits.items()}
+    splits["test"], splits["test_seen"] = capped(pure, seen, run.experiment.test_rows, run.experiment.seed)
     for task in tasks:
-        for pool, samples in (("stage1", run.experiment.stage1.samples), ("stage2", run.experiment.stage2.samples)):
-            if any(samples.get(task, {}).values()) and not any(item.task == task for item in pools[pool]):
-                raise UserError(f"{pool}: no instance for {task} in {', '.join(samples[task])}; the data have "
+        for split, samples in (("stage1", run.experiment.stage1.samples), ("stage2", run.experiment.stage2.samples)):
+            if any(samples.get(task, {}).values()) and not any(item.task == task for item in splits[split]):
+                raise UserError(f"{split}: no instance for {task} in {', '.join(samples[task])}; the data have "
                                 f"{', '.join(sorted({group(i) for i in train if i.task == task})) or 'none at all'}")
-        if not any(item.task == task and item.split != OUT_OF_DISTRIBUTION for item in pools["test"]):
+        if not any(item.task == task and item.split != OUT_OF_DISTRIBUTION for item in splits["test"]):
             raise UserError(f"test: no instance for {task} that is not in training; add some or sample fewer")
-    return builder, pools, handbook
+    return builder, splits, handbook
 
 
-def proof(pools: Pools, handbook: list[Case], tasks: Sequence[str]) -> tuple[Table, Table, int]:
-    """Rows and distinct logs of every pool by task, all overlaps, and their sum, counted anew from the rows."""
-    logs = {(name, task): {i.masked for i in rows if i.task == task} for name, rows in pools.items() for task in tasks}
+def proof(splits: Splits, handbook: list[Case], tasks: Sequence[str]) -> tuple[Table, Table, int]:
+    """Rows and distinct logs of every split by task, all overlaps, and their sum, counted anew from the rows."""
+    logs = {(name, task): {i.masked for i in rows if i.task == task} for name, rows in splits.items() for task in tasks}
     pairs = list(combinations([*TRAINING, "test"], 2))
-    counts = [["task", *(f"{name}: rows/logs" for name in pools)]]
+    counts = [["task", *(f"{name}: rows/logs" for name in splits)]]
     shared = [["shared logs", *(f"{one} & {other}" for one, other in pairs)]]
     total = 0
     for task in tasks:
         counts.append([task, *(f"{sum(i.task == task for i in rows):,} / {len(logs[name, task]):,}"
-                               for name, rows in pools.items())])
+                               for name, rows in splits.items())])
         both = [len(logs[one, task] & logs[other, task]) for one, other in pairs]
         shared.append([task, *map(str, both)])
         total += sum(both)
@@ -209,13 +209,13 @@ def proof(pools: Pools, handbook: list[Case], tasks: Sequence[str]) -> tuple[Tab
     return counts, shared, total + across
 
 
-def table1(pools: Pools, handbook: list[Case], run: Run, printed: dict[str, Any]) -> Table:
+def table1(splits: Splits, handbook: list[Case], run: Run, printed: dict[str, Any]) -> Table:
     """Table 1 as built beside the paper's, each difference with its reason."""
     table = [["stage", "task", "paper (SFT + DPO)", "built", "reason of the difference"]]
     for row in printed["rows"]:
         stage, task = row["stage"], row["task"]
         samples = (run.experiment.stage1 if stage == "stage1" else run.experiment.stage2).samples.get(task, {})
-        rows = [item for item in pools[stage] if item.task == task]
+        rows = [item for item in splits[stage] if item.task == task]
         have = Counter(group(item) for item in rows)
         asked = run.experiment.stage1.handbook if task == "handbook" else sum(samples.values())
         built = len(handbook) if task == "handbook" else len(rows)
@@ -232,7 +232,7 @@ def table1(pools: Pools, handbook: list[Case], run: Run, printed: dict[str, Any]
     return table
 
 
-def table2(builder: Builder, pools: Pools, run: Run, printed: dict[str, Any]) -> Table:
+def table2(builder: Builder, splits: Splits, run: Run, printed: dict[str, Any]) -> Table:
     """Table 2 as built beside the paper's: all rows of each source, those disjoint from training, and why."""
     table = [["task", "source", "paper", "files", "test", "test_seen", "reason of the difference"]]
 
@@ -244,7 +244,7 @@ def table2(builder: Builder, pools: Pools, run: Run, printed: dict[str, Any]) ->
         found = {item.source: item.split for item in builder.test if item.task == task}
         for source in [*paper, *(name for name in found if name not in paper)]:
             all_rows, test, seen = (size([i for i in rows if (i.task, i.source) == (task, source)])
-                                    for rows in (builder.test, pools["test"], pools["test_seen"]))
+                                    for rows in (builder.test, splits["test"], splits["test_seen"]))
             reasons = [printed["reasons"][key] for key in [f"{task} {source}"]
                        if key in printed["reasons"] and all_rows != paper.get(source)]
             if source in found and task == "anomaly_detection" and source in paper:
@@ -278,20 +278,20 @@ def _cases(path: Path) -> list[Case]:
     return cases
 
 
-def remarks(builder: Builder, pools: Pools, handbook: list[Case]) -> list[str]:
+def remarks(builder: Builder, splits: Splits, handbook: list[Case]) -> list[str]:
     """What carving cost, and what equality of whole logs cannot see."""
     tested = {item.id for item in builder.test}
     found = []
     for task in builder.labels:
-        carved = sum(item.id in tested for name in TRAINING for item in pools[name] if item.task == task)
-        seen = sum(item.task == task and item.split != OUT_OF_DISTRIBUTION for item in pools["test_seen"])
+        carved = sum(item.id in tested for name in TRAINING for item in splits[name] if item.task == task)
+        seen = sum(item.task == task and item.split != OUT_OF_DISTRIBUTION for item in splits["test_seen"])
         found.append(f"{task}: {carved:,} training rows carved out of test files; {seen:,} test rows are in test_seen")
     if handbook:
         logs = set(builder.keys.values())
         shared = sum(symptom_key(case) in logs for case in handbook)
         found.append(f"handbook: {shared:,} of {len(handbook):,} symptoms are also logs of the tasks' files")
-    lines = {line for item in pools["test"] if not isinstance(item.log, str) for line in item.log}
-    plain = [item for name in TRAINING for item in pools[name] if isinstance(item.log, str)]
+    lines = {line for item in splits["test"] if not isinstance(item.log, str) for line in item.log}
+    plain = [item for name in TRAINING for item in splits[name] if isinstance(item.log, str)]
     if lines:
         alike = sum(item.log in lines for item in plain)
         found.append(f"sessions: {alike:,} training templates stand word for word as one line of a test session "
@@ -299,8 +299,8 @@ def remarks(builder: Builder, pools: Pools, handbook: list[Case]) -> list[str]:
     return found
 
 
-def pool(name: str) -> None:
-    """Write the pools of a run, with a manifest that holds the proof and Tables 1 and 2 as built."""
+def make_splits(name: str) -> None:
+    """Write the splits of a run, with a manifest that holds the proof and Tables 1 and 2 as built."""
     run = load_run(name)
     data = run.experiment.data
     files = [data.folder / f"{part}.jsonl" for part in ("train", "test", "handbook")]
@@ -309,34 +309,34 @@ def pool(name: str) -> None:
             made = {"public": "python -m data_builders.normalise", "bundled": "make data",
                     "own": f"make new-task NAME={data.name} FROM=FILE ARGS=--replace"}
             raise UserError(f"{path}: no such file; make it with: {made[data.kind]}")
-    check_pools(run)
-    builder, pools, handbook = build(run, list(read_instances(files[0])), list(read_instances(files[1])),
+    check_splits(run)
+    builder, splits, handbook = build(run, list(read_instances(files[0])), list(read_instances(files[1])),
                                      _cases(files[2]))
-    counts, shared, overlap = proof(pools, handbook, list(run.tasks()))
+    counts, shared, overlap = proof(splits, handbook, list(run.tasks()))
     if overlap:
-        raise AssertionError(f"pools overlap, which is an error of this program: {shared}")
-    notes = remarks(builder, pools, handbook)
+        raise AssertionError(f"splits overlap, which is an error of this program: {shared}")
+    notes = remarks(builder, splits, handbook)
     printed = published().data_tables
     tables = {"proof": counts, "overlaps": shared}
     if data.kind == "public":
-        tables["table1"] = table1(pools, handbook, run, printed["table1"])
-        tables["table2"] = table2(builder, pools, run, printed["table2"])
-    for part, items in pools.items():
-        write_jsonl(run.pools / f"{part}.jsonl", (item.as_json() for item in items))
-    write_jsonl(run.pools / "handbook.jsonl", handbook)
-    written = {path.name: sha256(path) for path in sorted(run.pools.glob("*.jsonl"))}
-    manifest(run.pools, files, files=written, run=run.name, mark=run.mark, seed=run.experiment.seed, overlap=overlap,
-             notes=notes, rows={**{part: len(items) for part, items in pools.items()}, "handbook": len(handbook)},
+        tables["table1"] = table1(splits, handbook, run, printed["table1"])
+        tables["table2"] = table2(builder, splits, run, printed["table2"])
+    for part, items in splits.items():
+        write_jsonl(run.splits / f"{part}.jsonl", (item.as_json() for item in items))
+    write_jsonl(run.splits / "handbook.jsonl", handbook)
+    written = {path.name: sha256(path) for path in sorted(run.splits.glob("*.jsonl"))}
+    manifest(run.splits, files, files=written, run=run.name, mark=run.mark, seed=run.experiment.seed, overlap=overlap,
+             notes=notes, rows={**{part: len(items) for part, items in splits.items()}, "handbook": len(handbook)},
              tables=tables)
-    rows = ", ".join(f"{part} {len(items):,}" for part, items in pools.items())
-    print(f"{run.pools}: {rows} rows, overlap {overlap}")
+    rows = ", ".join(f"{part} {len(items):,}" for part, items in splits.items())
+    print(f"{run.splits}: {rows} rows, overlap {overlap}")
 
 
 def show(name: str) -> None:
-    """Print the proof and the tables of pools that were drawn before."""
-    drawn = read_json(load_run(name).pools / "manifest.json")
+    """Print the proof and the tables of splits that were drawn before."""
+    drawn = read_json(load_run(name).splits / "manifest.json")
     said, tables = published().data_tables, drawn["tables"]
-    print(f"Pools of run {name} (logs: distinct ones, with the level masked and white space removed)\n")
+    print(f"Splits of run {name} (logs: distinct ones, with the level masked and white space removed)\n")
     print(aligned(tables["proof"]) + "\n\n" + aligned(tables["overlaps"]))
     print(f"\noverlap in all: {drawn['overlap']}\n")
     print("\n".join(drawn["notes"]))
@@ -349,12 +349,12 @@ def show(name: str) -> None:
 
 def main() -> None:
     """The command line."""
-    arguments = cli.parser("data_builders.pools", "Draw a run's pools, disjoint by log, and prove it.", EXAMPLES)
+    arguments = cli.parser("data_builders.splits", "Draw a run's splits, disjoint by log, and prove it.", EXAMPLES)
     arguments.add_argument("--run", required=True, help="a run that was declared with python -m logreasoner.config")
-    arguments.add_argument("--show", action="store_true", help="print the proof and Tables 1 and 2 of the drawn pools")
+    arguments.add_argument("--show", action="store_true", help="print the proof and Tables 1 and 2 of the drawn splits")
 
     def start(given: argparse.Namespace) -> None:
-        (show if given.show else pool)(given.run)
+        (show if given.show else make_splits)(given.run)
 
     cli.run(arguments, start)
 

@@ -7,13 +7,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from logreasoner import chat
 from logreasoner.cli import UserError
 from logreasoner.config import declare, decoding, resolve
-from logreasoner.costs import Budget, worst_case
 from logreasoner.files import read_jsonl, write_jsonl
-from logreasoner.journal import Engine, Journal, endpoints
-from logreasoner.live import ask_live
+from logreasoner.generation import generate
+from logreasoner.generation.costs import Budget, worst_case
+from logreasoner.generation.openai_live import ask_live
+from logreasoner.generation.response_cache import Engine, Journal, endpoints
 
 
 def completion(text: str | None) -> dict:
@@ -74,7 +74,7 @@ def endpoint():
 
 def requests(folder, count=5):
     path = folder / "x.requests.jsonl"
-    write_jsonl(path, (chat.request(f"id-{number}", "m", "solution", f"prompt {number}", vllm=True)
+    write_jsonl(path, (generate.request(f"id-{number}", "m", "solution", f"prompt {number}", vllm=True)
                        for number in range(count)))
     return path
 
@@ -87,7 +87,7 @@ def quick(monkeypatch):
 
 def ask(path, endpoint, budget=None, **more):
     out = path.with_name(path.name.replace("requests", "responses"))
-    chat.answer(path, out, Engine(lambda asked, journal: ask_live(asked, journal, endpoint.url, "none", budget),
+    generate.answer(path, out, Engine(lambda asked, journal: ask_live(asked, journal, endpoint.url, "none", budget),
                                   endpoints(endpoint.url)), **more)
     return [record for _, record in read_jsonl(out)]
 
@@ -96,7 +96,7 @@ def test_every_answer_arrives_in_order_and_in_the_batch_format(workdir, endpoint
     server = endpoint()
     records = ask(requests(workdir), server)
     assert [record["custom_id"] for record in records] == [f"id-{number}" for number in range(5)]
-    assert [chat.content(record) for record in records] == [f"answer to prompt {number}" for number in range(5)]
+    assert [generate.content(record) for record in records] == [f"answer to prompt {number}" for number in range(5)]
     assert {"temperature", "top_p", "max_tokens", "seed", "repetition_penalty"} <= set(server.bodies[0])
 
 
@@ -113,15 +113,15 @@ def test_a_changed_request_is_asked_again_and_the_old_answer_is_kept(workdir, en
     server = endpoint()
     path = requests(workdir, 1)
     ask(path, server)
-    write_jsonl(path, [chat.request("id-0", "m", "solution", "another prompt", vllm=True)])
-    assert chat.content(ask(path, server)[0]) == "answer to another prompt"
+    write_jsonl(path, [generate.request("id-0", "m", "solution", "another prompt", vllm=True)])
+    assert generate.content(ask(path, server)[0]) == "answer to another prompt"
     assert len(path.with_name("x.journal.jsonl").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("fault", [(429, {"error": {"message": "slow down"}}), (500, {}), (503, b"busy")])
 def test_passing_faults_are_retried(workdir, endpoint, fault):
     server = endpoint({"prompt 1": [fault, fault, (200, completion("late"))]})
-    assert chat.content(ask(requests(workdir, 2), server)[1]) == "late"
+    assert generate.content(ask(requests(workdir, 2), server)[1]) == "late"
 
 
 def test_a_lasting_fault_keeps_the_other_answers_and_asks_only_the_rest_next_time(workdir, endpoint, monkeypatch):
@@ -132,23 +132,23 @@ def test_a_lasting_fault_keeps_the_other_answers_and_asks_only_the_rest_next_tim
     with pytest.raises(UserError, match="1 of 3 requests have no answer, the first id-1"):
         ask(path, server)
     assert not path.with_name("x.responses.jsonl").exists()
-    assert chat.content(ask(path, server)[1]) == "at last"
+    assert generate.content(ask(path, server)[1]) == "at last"
     assert server.asked == {"prompt 0": 1, "prompt 1": tries + 1, "prompt 2": 1}
 
 
 def test_a_refused_request_is_final_and_marked(workdir, endpoint):
     server = endpoint({"prompt 0": [(400, {"error": {"message": "content filter"}})]})
     records = ask(requests(workdir, 2), server)
-    assert chat.content(records[0]) is None and "content filter" in chat.trouble(records[0])
+    assert generate.content(records[0]) is None and "content filter" in generate.trouble(records[0])
     assert server.asked["prompt 0"] == 1
 
 
 @pytest.mark.parametrize("answer", [{**completion("x"), "choices": []}, b'{"id": "half an ans', b"[]", b"null"])
 def test_what_is_not_an_answer_is_asked_again(workdir, endpoint, answer):
     server = endpoint({"prompt 0": [(200, answer), (200, completion("now"))]})
-    assert chat.content(ask(requests(workdir, 1), server)[0]) == "now"
+    assert generate.content(ask(requests(workdir, 1), server)[0]) == "now"
     lines = [line for _, line in read_jsonl(workdir / "x.journal.jsonl")]
-    assert [chat.final(line) for line in lines] == [False, True]
+    assert [generate.final(line) for line in lines] == [False, True]
 
 
 def test_what_is_never_an_answer_is_given_up(workdir, endpoint):
@@ -160,7 +160,7 @@ def test_what_is_never_an_answer_is_given_up(workdir, endpoint):
 
 def test_a_refusal_without_text_is_an_answer_and_not_asked_again(workdir, endpoint):
     server = endpoint({"prompt 0": [(200, completion(None))]})
-    assert chat.content(ask(requests(workdir, 1), server)[0]) == ""
+    assert generate.content(ask(requests(workdir, 1), server)[0]) == ""
     assert server.asked == {"prompt 0": 1}
 
 
@@ -184,36 +184,38 @@ def test_a_journal_line_cut_by_a_kill_loses_only_itself(workdir, endpoint):
 
 def test_a_doubled_request_is_named(workdir):
     path = workdir / "x.requests.jsonl"
-    write_jsonl(path, [chat.request("id-0", "m", "solution", "p", vllm=True)] * 2)
+    write_jsonl(path, [generate.request("id-0", "m", "solution", "p", vllm=True)] * 2)
     with pytest.raises(UserError, match="x.requests.jsonl:2: custom_id 'id-0' comes twice"):
-        chat.read_requests(path)
+        generate.read_requests(path)
 
 
 def test_two_commands_do_not_ask_the_same_at_once(workdir):
-    with chat.locked(workdir / "x.lock"), pytest.raises(UserError, match="is held"), chat.locked(workdir / "x.lock"):
+    lock = workdir / "x.lock"
+    with generate.locked(lock), pytest.raises(UserError, match="is held"), generate.locked(lock):
         pass
 
 
 def test_vllms_own_fields_go_only_to_vllm():
-    body = chat.request("i", "gpt", "solution", "p", vllm=False)["body"]
+    body = generate.request("i", "gpt", "solution", "p", vllm=False)["body"]
     assert "repetition_penalty" not in body and body["temperature"] == 0.0
 
 
 def test_an_identical_question_is_asked_once_and_its_answer_serves_every_id(workdir, endpoint):
     server = endpoint()
     path = workdir / "x.requests.jsonl"
-    write_jsonl(path, (chat.request(f"id-{number}", "m", "solution", f"prompt {number % 2}", vllm=True)
+    write_jsonl(path, (generate.request(f"id-{number}", "m", "solution", f"prompt {number % 2}", vllm=True)
                        for number in range(6)))
     records = ask(path, server)
     assert server.asked == {"prompt 0": 1, "prompt 1": 1}
     assert [record["custom_id"] for record in records] == [f"id-{number}" for number in range(6)]
-    assert [chat.content(record) for record in records] == ["answer to prompt 0", "answer to prompt 1"] * 3
+    assert [generate.content(record) for record in records] == ["answer to prompt 0", "answer to prompt 1"] * 3
 
 
 def test_samples_of_one_prompt_with_seeds_of_their_own_are_all_asked(workdir, endpoint):
     server = endpoint()
     path = workdir / "x.requests.jsonl"
-    write_jsonl(path, (chat.request(f"id-{seed}", "m", "solution", "prompt", vllm=True, seed=seed) for seed in (1, 2)))
+    write_jsonl(path, (generate.request(f"id-{seed}", "m", "solution", "prompt", vllm=True, seed=seed)
+                       for seed in (1, 2)))
     ask(path, server)
     assert server.asked == {"prompt": 2}
 
@@ -242,7 +244,7 @@ def test_a_refused_key_does_not_lose_the_answers_under_way(workdir, endpoint):
     with pytest.raises(UserError, match="refused"):
         ask(path, server)
     kept = Journal(path.with_name("x.journal.jsonl"), endpoints(server.url))
-    answered = [asked for asked in chat.read_requests(path) if kept.answer(asked)]
+    answered = [asked for asked in generate.read_requests(path) if kept.answer(asked)]
     assert len(answered) == sum(server.asked.values()) - 1
 
 
@@ -259,7 +261,7 @@ def test_what_another_run_paid_for_is_copied_and_not_asked(workdir, endpoint):
     server = endpoint()
     ask(requests(workdir), server, journal_path=journal(first))
     ask(requests(workdir), server, journal_path=journal(second, "other-model/dpo"),
-        elsewhere=chat.other_runs(second, journal(second, "other-model/dpo")))
+        elsewhere=generate.other_runs(second, journal(second, "other-model/dpo")))
     assert set(server.asked.values()) == {1}
     copied = [line for _, line in read_jsonl(journal(second, "other-model/dpo"))]
     assert {line["copied_from"] for line in copied} == {str(journal(first))} and len(copied) == 5
@@ -270,7 +272,7 @@ def test_another_teachers_answers_are_not_copied(workdir, other):
     first, second = declared("one", other), declared("two")
     journal(first).parent.mkdir(parents=True)
     journal(first).touch()
-    assert chat.other_runs(second, journal(second)) == []
+    assert generate.other_runs(second, journal(second)) == []
 
 
 def test_a_scripted_teachers_answers_stay_among_scripted_runs(workdir):
@@ -279,7 +281,7 @@ def test_a_scripted_teachers_answers_stay_among_scripted_runs(workdir):
     for run in (scripted, real):
         journal(run).parent.mkdir(parents=True)
         journal(run).touch()
-    assert chat.other_runs(real, journal(real)) == chat.other_runs(scripted, journal(scripted)) == []
+    assert generate.other_runs(real, journal(real)) == generate.other_runs(scripted, journal(scripted)) == []
 
 
 def paid(number):
@@ -288,8 +290,8 @@ def paid(number):
 
 def gpt_requests(folder, count=20):
     path = folder / "x.requests.jsonl"
-    write_jsonl(path, (chat.request(f"id-{number}", "gpt-4o-2024-08-06", "rationale", f"prompt {number}", vllm=False)
-                       for number in range(count)))
+    write_jsonl(path, (generate.request(f"id-{number}", "gpt-4o-2024-08-06", "rationale", f"prompt {number}",
+                                        vllm=False) for number in range(count)))
     return path
 
 
@@ -298,7 +300,7 @@ def test_a_budget_is_never_exceeded_and_every_answer_is_kept(workdir, endpoint):
     server = endpoint({f"prompt {number}": [(200, paid(number))] for number in range(20)})
     path = gpt_requests(workdir)
     cost = (100 * 2.5 + 500 * 10) / 1e6
-    worst = worst_case(chat.read_requests(path)[0]["body"])
+    worst = worst_case(generate.read_requests(path)[0]["body"])
     limit = 4 * cost + worst + 0.001  # the fifth may begin, the sixth may not
     with pytest.raises(UserError, match=r"has spent 0\.026\d, 15 requests are left"):
         ask(path, server, Budget(run, limit), journal_path=journal(run))
@@ -326,16 +328,17 @@ def test_a_model_of_an_api_is_asked_there_whatever_the_engine(workdir, endpoint,
     server, run = endpoint(), declared("paper")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(UserError, match="OPENAI_API_KEY is not set; gpt-4o needs it"):
-        chat.policy_engine(run, "gpt-4o", "base", "vllm")
+        generate.policy_engine(run, "gpt-4o", "base", "vllm")
     path = requests(workdir)
-    chat.answer(path, workdir / "x.responses.jsonl", chat.policy_engine(run, "gpt-4o", "base", "vllm", server.url))
+    engine = generate.policy_engine(run, "gpt-4o", "base", "vllm", server.url)
+    generate.answer(path, workdir / "x.responses.jsonl", engine)
     assert sum(server.asked.values()) == 5
 
 
 @pytest.mark.parametrize("name", ["bert", "majority"])
 def test_what_is_no_language_model_answers_no_requests(workdir, name):
     with pytest.raises(UserError, match=f"{name} is no language model"):
-        chat.policy_engine(declared("paper"), name, "base")
+        generate.policy_engine(declared("paper"), name, "base")
 
 
 def test_our_own_vllm_is_told_which_commit_and_how_many_copies_to_run(workdir, monkeypatch):
@@ -348,16 +351,16 @@ def test_our_own_vllm_is_told_which_commit_and_how_many_copies_to_run(workdir, m
     program.write_text('#!/bin/sh\necho "$@"\nexit 1\n')
     program.chmod(0o755)
     for copies, asked in ((1, False), (3, True)):
-        engine = chat.policy_engine(declared("paper"), "qwen2.5-7b", "base", "vllm", data_parallel=copies)
+        engine = generate.policy_engine(declared("paper"), "qwen2.5-7b", "base", "vllm", data_parallel=copies)
         with pytest.raises(UserError, match="run_batch --model") as stopped:
-            chat.answer(requests(workdir, 1), workdir / "x.responses.jsonl", engine)
+            generate.answer(requests(workdir, 1), workdir / "x.responses.jsonl", engine)
         assert ("--data-parallel-size 3" in str(stopped.value)) == asked
         assert f"--revision {ref.read_text()}" in str(stopped.value)
 
 
 def test_open_weights_are_not_asked_by_batches_nor_the_teacher_by_vllm(workdir, monkeypatch):
     with pytest.raises(UserError, match="qwen2.5-7b has weights of ours"):
-        chat.policy_engine(declared("paper"), "qwen2.5-7b", "base", "openai-batch")
+        generate.policy_engine(declared("paper"), "qwen2.5-7b", "base", "openai-batch")
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     with pytest.raises(UserError, match="--engine vllm serves weights of ours"):
-        chat.teacher_engine(declared("paper"), "vllm")
+        generate.teacher_engine(declared("paper"), "vllm")

@@ -12,11 +12,11 @@ from itertools import islice
 from pathlib import Path
 
 from logreasoner import cli, weights
-from logreasoner.chat import served_name
 from logreasoner.cli import UserError
 from logreasoner.config import Run, keyless, load_run
-from logreasoner.engines import server, vllm_command
-from logreasoner.journal import Answerer, Journal, Record
+from logreasoner.generation.generate import served_name
+from logreasoner.generation.response_cache import Answerer, Journal, Record
+from logreasoner.generation.vllm import server, vllm_command
 from logreasoner.prompts import harmless
 
 KEPT = 20_000  # answers that Unwritten holds: some 60 MB
@@ -127,9 +127,9 @@ def _main(given: argparse.Namespace) -> None:
 
 def main() -> None:
     """Serve a model until Ctrl-C or SIGTERM."""
-    arguments = cli.parser("logreasoner.serve", "Serve a model of a run by vLLM until Ctrl-C.", """
-python -m logreasoner.serve --run paper --model qwen2.5-7b --stage dpo
-python -m logreasoner.serve --run paper --model qwen2.5-7b --stage base --port 8001 --host 0.0.0.0""")
+    arguments = cli.parser("logreasoner.generation.serve", "Serve a model of a run by vLLM until Ctrl-C.", """
+python -m logreasoner.generation.serve --run paper --model qwen2.5-7b --stage dpo
+python -m logreasoner.generation.serve --run paper --model qwen2.5-7b --stage base --port 8001 --host 0.0.0.0""")
     arguments.add_argument("--run", required=True)
     arguments.add_argument("--model", required=True, help="a name of models.yaml")
     arguments.add_argument("--stage", required=True, help="base or a stage of stages.yaml")

@@ -8,13 +8,12 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from logreasoner.answers import parse_label, parse_label_leniently
+from logreasoner.answer_format import parse_label, parse_label_leniently
 from logreasoner.cli import UserError
-from logreasoner.config import Run, identity, task
-from logreasoner.files import read_json, read_jsonl, sha256
-from logreasoner.journal import content, final, trouble
-from logreasoner.records import Instance, by_id, read_instances
-from logreasoner.weights import known
+from logreasoner.config import Run, task
+from logreasoner.files import read_json, read_jsonl
+from logreasoner.generation.response_cache import content, final, trouble
+from logreasoner.instances import Instance, by_id, read_instances
 
 SEED = 42  # of the stratified sample
 SAMPLE = re.compile(r"[0-9]{1,6}")  # of a custom_id <instance id>#<sample>
@@ -22,7 +21,7 @@ UNKNOWN = "of no instance of this test set", "score the responses with the insta
 TWICE = "answered twice", "keep one response an id"
 FURTHER = "not one of the samples that are scored", "give --samples as eval.predict had it"
 Slot = tuple[str, int]  # instance id, sample
-Pools = tuple[list[Instance], list[Instance]]  # disjoint from training, seen by it
+Splits = tuple[list[Instance], list[Instance]]  # disjoint from training, seen by it
 
 
 class Answer(NamedTuple):
@@ -48,34 +47,29 @@ def read_test_set(path: Path, name: str | None = None) -> list[Instance]:
     return items
 
 
-def read_test_pools(run: Run) -> Pools:
+def read_test_splits(run: Run) -> Splits:
     """A run's test instances: those disjoint from training, and those whose log text training has seen."""
-    clean, seen = (read_test_set(run.pools / name) for name in ("test.jsonl", "test_seen.jsonl"))
+    clean, seen = (read_test_set(run.splits / name) for name in ("test.jsonl", "test_seen.jsonl"))
     both = {item.id for item in clean} & {item.id for item in seen}
     if both:
-        raise UserError(f"{run.pools}: id {min(both)!r} is in test.jsonl and in test_seen.jsonl; make the pools again")
+        raise UserError(f"{run.splits}: id {min(both)!r} is in test.jsonl and in test_seen.jsonl; make them again")
     if not clean and not seen:
-        raise UserError(f"{run.pools}: test.jsonl and test_seen.jsonl are empty, so there is nothing to evaluate")
+        raise UserError(f"{run.splits}: test.jsonl and test_seen.jsonl are empty, so there is nothing to evaluate")
     return clean, seen
 
 
-def pool_hashes(run: Run) -> dict[str, str]:
-    """SHA-256 of the files that hold a run's test instances and their labels."""
-    return {name: sha256(run.pools / name) for name in ("test.jsonl", "test_seen.jsonl")}
-
-
-def stratified(pools: Pools, limit: int | None) -> Pools:
+def stratified(splits: Splits, limit: int | None) -> Splits:
     """At most `limit` instances of each (task, source), in proportion to labels and to what training has seen.
 
     Nested: a smaller sample is part of every larger one, so answers are reused. The r-th of m instances with the same
-    label and pool, in the order of a hash of their ids, stands at (r - 1/2) / m, and the first come into the sample;
+    label and split, in the order of a hash of their ids, stands at (r - 1/2) / m, and the first come into the sample;
     this is Sainte-Laguë's way of handing out seats.
     """
     if limit is None:
-        return pools
+        return splits
     strata: dict[tuple[str, str], dict[tuple[str, int], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
-    for at, pool in enumerate(pools):
-        for item in pool:
+    for at, split in enumerate(splits):
+        for item in split:
             mark = hashlib.sha256(f"{SEED}:{item.id}".encode()).hexdigest()
             strata[item.task, item.source][item.label, at].append((mark, item.id))
     kept = set()
@@ -83,18 +77,18 @@ def stratified(pools: Pools, limit: int | None) -> Pools:
         places = sorted(((rank + 0.5) / len(group), *one) for group in groups.values()
                         for rank, one in enumerate(sorted(group)))
         kept |= {key for _, _, key in places[:limit]}
-    clean, seen = ([item for item in pool if item.id in kept] for pool in pools)
+    clean, seen = ([item for item in split if item.id in kept] for split in splits)
     return clean, seen
 
 
-def test_sets(pools: Pools) -> Iterator[tuple[tuple[str, str, str], list[Instance], int]]:
+def test_sets(splits: Splits) -> Iterator[tuple[tuple[str, str, str], list[Instance], int]]:
     """((task, source, test set), instances, how many of them training has seen) for each test set with instances.
 
-    `disjoint`: logs that no training pool holds; `all`: those and the rest of the test file (section 4.3 claims the
+    `disjoint`: logs that no training split holds; `all`: those and the rest of the test file (section 4.3 claims the
     first, the published counts fit the second).
     """
-    for task_name, source in sorted({(item.task, item.source) for pool in pools for item in pool}):
-        apart, known = ([item for item in pool if (item.task, item.source) == (task_name, source)] for pool in pools)
+    for task_name, source in sorted({(item.task, item.source) for split in splits for item in split}):
+        apart, known = ([item for item in split if (item.task, item.source) == (task_name, source)] for split in splits)
         if apart:
             yield (task_name, source, "disjoint"), apart, 0
         yield (task_name, source, "all"), [*apart, *known], len(known)
@@ -171,75 +165,27 @@ def _refuse(path: Path, ids: list[str], what: str, then: str) -> None:
 
 def fixed(run: Run, name: str) -> bool:
     """Whether a model is no language model: it is not prompted, and answers the same each time."""
-    return run.model(name).kind in ("encoder", "floor")
+    return run.model(name).kind in ("encoder", "baseline")
 
 
 def answered_tasks(run: Run, name: str, responses: Path) -> list[str]:
-    """The tasks that a floor or classifier says it fits, in the manifest of its answers; none said means all."""
+    """The tasks that a baseline or classifier says it fits, in the manifest of its answers; none said means all."""
     path = responses.with_name(responses.name + ".manifest.json")
     return list(read_json(path).get("tasks", [])) if fixed(run, name) and path.exists() else []
 
 
-def make_again(run: Run, name: str, stage: str) -> str:
-    """What to do so that a model's result is made anew; answers that still count are not asked again."""
-    first = f"remove {run.dir / 'predictions' / name / stage}, then " if fixed(run, name) else ""
-    return f"{first}make eval RUN={run.name} MODEL={name} STAGE={stage}"
-
-
-def check_answers(run: Run, name: str, stage: str, responses: Path) -> list[dict[str, Any]]:
-    """Who gave the answers of a response file, by its manifest; [] without one (a file of the user's own).
-
-    Raises UserError unless it answers the test pools that are there now, under the run's declaration, by the weights
-    that are there now.
-    """
-    path = responses.with_name(responses.name + ".manifest.json")
-    if not path.exists():
-        return []
-    again = make_again(run, name, stage)
-    made = read_json(path)
-    asked = [Path(file) for file in made["inputs"] if file.endswith(".requests.jsonl")]
-    declared = [made, *(read_json(each) for file in asked if (each := Path(f"{file}.manifest.json")).exists())]
-    inputs = {Path(file): checksum for each in declared for file, checksum in each["inputs"].items()}
-    inputs[responses] = made["sha256"]
-    for file, checksum in inputs.items():
-        if file.exists() and sha256(file) != checksum:
-            raise UserError(f"{responses}: {file} is not what it was when these answers were given; {again}")
-    if any(each.get("identity", identity(run, name, stage)) != identity(run, name, stage) for each in declared):
-        raise UserError(f"{responses}: was asked under other settings than {run.dir / 'run.json'} declares; {again}")
-    check_weights(run, name, stage, made["answered_by"], responses, again)
-    return list(made["answered_by"])
-
-
-def described(by: Mapping[str, Any]) -> str:
-    """Who gave answers, in words: an entry of `answered_by` in a result."""
-    named = f" as {by['model']}" if by.get("model") else ""
-    parts = [f"{by['address']}{named}" if "address" in by else "",
-             f"{by['hub']} at {by['revision'][:12]}" if "hub" in by else "",
-             by.get("folder", by.get("encoder", by.get("method", ""))),
-             f"weights {by['weights'][:12]}" if "weights" in by else ""]
-    return ", ".join(filter(None, parts)) + f" ({by['answers']:,} answers)"
-
-
-def check_weights(run: Run, name: str, stage: str, by: Iterable[Mapping[str, Any]], where: Path, again: str) -> None:
-    """Raise UserError where answers came from other weights of a trained stage than are there now."""
-    there = {} if fixed(run, name) else known(run, name, stage)
-    if there and any("weights" in each and each["weights"] != there["weights"] for each in by):
-        raise UserError(f"{where}: is of other weights of {name}/{stage} than are there now, which were trained since; "
-                        f"{again}")
-
-
-def answers(run: Run, name: str, responses: Path, pools: Pools, tasks: Collection[str], limit: int | None,
+def answers(run: Run, name: str, responses: Path, splits: Splits, tasks: Collection[str], limit: int | None,
             samples: int) -> dict[str, Answer]:
     """The answers of a model to a run's test instances, or to those of some tasks and of a stratified sample.
 
     Raises UserError for a task without instances and as `predictions` does.
     """
-    missing = set(tasks) - {item.task for pool in pools for item in pool}
+    missing = set(tasks) - {item.task for split in splits for item in split}
     if missing:
         raise UserError(f"--tasks: run {run.name} has no test instance of {min(missing)!r}; its tasks are "
                         f"{', '.join(run.tasks())}")
-    asked = by_id(item for pool in stratified(pools, limit) for item in pool if not tasks or item.task in tasks)
-    others = {item.id for pool in pools for item in pool} - set(asked)
+    asked = by_id(item for split in stratified(splits, limit) for item in split if not tasks or item.task in tasks)
+    others = {item.id for split in splits for item in split} - set(asked)
     samples = 1 if fixed(run, name) else samples  # k equal answers vote as one does
     return predictions(responses, asked, samples, others, run.model(name).thinking)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from logreasoner.cli import UserError
 from logreasoner.config import decoding
 from logreasoner.files import TEMPLATES, read_jsonl, write_jsonl
-from logreasoner.journal import Journal, Record
+from logreasoner.generation.response_cache import Journal, Record
 
 CHUNK = 20_000  # requests an offline run-batch process gets at once: what a kill can lose
 
@@ -31,7 +31,7 @@ def vllm_command(program: str, weights: str, name: str, template: str, *more: st
         # Its CPU build stops at a request with a seed and a temperature whose prompt is computed in chunks.
         whole = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(serving["max_model_len"])]
         return [*command, "--dtype", "float32", "--enforce-eager", *whole, *more]
-    return [*command, "--gpu-memory-utilization", str(serving["gpu_memory_utilization"]), *more]
+    return [*command, "--gpu-memory-utilization", str(decoding()["gpu_memory_utilization"]), *more]
 
 
 def vllm_environment() -> dict[str, str]:

@@ -270,10 +270,10 @@ def _main(given: argparse.Namespace) -> None:
 
 def main() -> None:
     """Choose diverse rows of an embedding file."""
-    arguments = cli.parser("data_builders.select", "Choose diverse rows: greedy MAP for a determinantal point process.",
+    arguments = cli.parser("data_builders.dpp", "Choose diverse rows: greedy MAP for a determinantal point process.",
                            """
-python -m data_builders.select --embeddings E.npy --count 1000 --out ids.json
-python -m data_builders.select --embeddings E.npy --count 1000 --out ids.json --kernel rbf --gamma 2""")
+python -m data_builders.dpp --embeddings E.npy --count 1000 --out ids.json
+python -m data_builders.dpp --embeddings E.npy --count 1000 --out ids.json --kernel rbf --gamma 2""")
     arguments.add_argument("--embeddings", required=True, type=Path, help="an .npy file, N x d, one row for each text")
     many = arguments.add_mutually_exclusive_group(required=True)
     many.add_argument("--count", type=int, help="how many rows to choose")

@@ -22,9 +22,9 @@ from typing import TYPE_CHECKING, Any
 
 from logreasoner.cli import SHORTEST, UserError, hidden
 from logreasoner.config import decoding
-from logreasoner.costs import Budget
 from logreasoner.files import dump
-from logreasoner.journal import Journal, Record, final, trouble
+from logreasoner.generation.costs import Budget
+from logreasoner.generation.response_cache import Journal, Record, final, trouble
 
 if TYPE_CHECKING:
     import openai

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from logreasoner.cli import NotYet, UserError, hidden, plain
 from logreasoner.config import Run, decoding
-from logreasoner.costs import Budget, prices, worst_case
 from logreasoner.files import digest, dump
-from logreasoner.journal import Journal, Record, append_lines, body_digest, content, whole_lines
+from logreasoner.generation.costs import Budget, prices, worst_case
+from logreasoner.generation.response_cache import Journal, Record, append_lines, body_digest, content, whole_lines
 
 if TYPE_CHECKING:
     import openai

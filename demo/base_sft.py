@@ -17,11 +17,11 @@ from typing import Any
 
 from demo import logs, teacher
 from logreasoner import cli, prompts
-from logreasoner.answers import Trajectory
+from logreasoner.answer_format import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Task, load_run, load_yaml
 from logreasoner.files import ROOT, manifest, write_jsonl
-from logreasoner.records import Instance, read_instances
+from logreasoner.instances import Instance, read_instances
 
 SETTINGS = ROOT / "demo" / "tiny.yaml"
 LOGS = logs.FOLDER / "form.jsonl"
@@ -38,7 +38,7 @@ def settings() -> dict[str, Any]:
 def instances(run: Run | None = None) -> list[Instance]:
     """The logs for the answer forms: the bundled ones of the run's tasks, all of them without a run.
 
-    For a task of a user's own they are its training logs outside the run's pools, as often as it takes. Raises
+    For a task of a user's own they are its training logs outside the run's splits, as often as it takes. Raises
     UserError if there are none, or if the bundled ones were not written.
     """
     if run and run.experiment.data.kind == "own":
@@ -81,14 +81,14 @@ def correction(item: Instance, task: Task, rng: random.Random) -> dict[str, str]
 
 
 def leftover(run: Run) -> list[Instance]:
-    """Training logs of the run's data that are in none of its pools."""
-    pools = [read_instances(path) for path in sorted(run.pools.glob("*.jsonl")) if path.name != "handbook.jsonl"]
-    taken = {item.masked for pool in pools for item in pool}
+    """Training logs of the run's data that are in none of its splits."""
+    splits = [read_instances(path) for path in sorted(run.splits.glob("*.jsonl")) if path.name != "handbook.jsonl"]
+    taken = {item.masked for split in splits for item in split}
     return [item for item in read_instances(run.experiment.data.folder / "train.jsonl") if item.masked not in taken]
 
 
 def strangers(run: Run) -> dict[str, list[Instance]]:
-    """For a run on public data: by task, training logs that are in none of its pools. Their labels are not used.
+    """For a run on public data: by task, training logs that are in none of its splits. Their labels are not used.
 
     The tiny base has never seen a word of such logs, and would lose the form of an answer over them.
     """
@@ -96,7 +96,7 @@ def strangers(run: Run) -> dict[str, list[Instance]]:
         return {}
     free = leftover(run)
     found = {task: [item for item in free if item.task == task] for task in run.tasks()}
-    # A task whose public rows are all test rows, or all in the pools, borrows the logs of the others.
+    # A task whose public rows are all test rows, or all in the splits, borrows the logs of the others.
     return {task: items or free for task, items in found.items()}
 
 
@@ -147,9 +147,9 @@ def write(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Write the samples of form-sft."""
-    arguments = cli.parser("demo.form", "Write what the tiny base learns before stage 1.", """
-python -m demo.form --run demo --out build/runs/demo/datasets/tiny/form-sft/samples.jsonl""")
+    """Write the samples of base-sft."""
+    arguments = cli.parser("demo.base_sft", "Write what the tiny base learns before stage 1.", """
+python -m demo.base_sft --run demo --out build/runs/demo/datasets/tiny/base-sft/samples.jsonl""")
     arguments.add_argument("--run", required=True, help="the run whose tasks, seed and examples count")
     arguments.add_argument("--out", type=Path, required=True, help="JSONL of {id, task, prompt, response}")
     cli.run(arguments, write)

@@ -5,15 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_builders import pools
+from data_builders import splits
 from demo import logs
-from eval import floors
-from eval.answered import read_test_pools
-from logreasoner.answers import parse_label
-from logreasoner.chat import content
+from eval import baselines
+from eval.predictions import read_test_splits
+from logreasoner.answer_format import parse_label
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import read_json, read_jsonl
-from logreasoner.records import Instance, by_id, read_instances
+from logreasoner.generation.generate import content
+from logreasoner.instances import Instance, by_id, read_instances
 
 AD, LSM, PFP = (task(name) for name in
                 ("anomaly_detection", "log_semantic_matching", "potential_failure_prediction"))
@@ -26,21 +26,21 @@ def rows(name: str, *pairs: tuple[str | tuple[str, ...], str], description: str 
 
 @pytest.fixture
 def run(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """The demo's run with its pools drawn, at most a few rows of each test set."""
+    """The demo's run with its splits drawn, at most a few rows of each test set."""
     experiment = resolve("demo", []).model_copy(update={"test_rows": 12})
     found = declare("demo", experiment)
     monkeypatch.setattr(sys, "argv", ["demo.logs", "--out", str(logs.FOLDER)])
     logs.main()
-    pools.pool("demo")
+    splits.make_splits("demo")
     return found
 
 
 def answered(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
-    """A floor's labels, read from its responses: those of every test instance of the tasks that its manifest names."""
-    monkeypatch.setattr(sys, "argv", ["eval.floors", "--run", run.name, "--model", model, "--out", "R.jsonl"])
-    floors.main()
+    """A baseline's labels, from its responses, for every test instance of the tasks that its manifest names."""
+    monkeypatch.setattr(sys, "argv", ["eval.baselines", "--run", run.name, "--model", model, "--out", "R.jsonl"])
+    baselines.main()
     tasks = read_json("R.jsonl.manifest.json")["tasks"]
-    items = by_id(item for part in read_test_pools(run) for item in part if item.task in tasks)
+    items = by_id(item for part in read_test_splits(run) for item in part if item.task in tasks)
     found = {record["custom_id"]: parse_label(content(record) or "", task(items[record["custom_id"]].task).labels)
              for _, record in read_jsonl("R.jsonl")}
     assert found.keys() == items.keys()
@@ -55,11 +55,11 @@ def answered(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> dict[str,
 def test_every_floor_answers_the_tasks_it_fits(run: Run, model: str, tasks: set[str],
                                                monkeypatch: pytest.MonkeyPatch) -> None:
     found = answered(run, model, monkeypatch)
-    asked = {item.id: item for part in read_test_pools(run) for item in part}
+    asked = {item.id: item for part in read_test_splits(run) for item in part}
     assert None not in found.values() and {asked[key].task for key in found} == tasks
     manifest = read_json("R.jsonl.manifest.json")
     assert set(manifest["tasks"]) == set(manifest["fits"]) == tasks
-    assert str(run.pools / "stage2.jsonl") in manifest["inputs"]
+    assert str(run.splits / "stage2.jsonl") in manifest["inputs"]
     first = Path("R.jsonl").read_bytes()
     answered(run, model, monkeypatch)
     assert Path("R.jsonl").read_bytes() == first
@@ -67,32 +67,32 @@ def test_every_floor_answers_the_tasks_it_fits(run: Run, model: str, tasks: set[
 
 def test_tfidf_learns_the_bundled_root_causes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     found = answered(run, "tfidf-lr", monkeypatch)
-    rca = [item for item in read_instances(run.pools / "test.jsonl") if item.task == "root_cause_analysis"]
+    rca = [item for item in read_instances(run.splits / "test.jsonl") if item.task == "root_cause_analysis"]
     assert sum(found[item.id] == item.label for item in rca) > 0.7 * len(rca)
 
 
 @pytest.mark.parametrize("model", ["bert", "nothing"])
 def test_what_is_no_floor_is_named(run: Run, model: str, monkeypatch: pytest.MonkeyPatch,
                                    capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(sys, "argv", ["eval.floors", "--run", "demo", "--model", model, "--out", "R.jsonl"])
+    monkeypatch.setattr(sys, "argv", ["eval.baselines", "--run", "demo", "--model", model, "--out", "R.jsonl"])
     with pytest.raises(SystemExit) as stop:
-        floors.main()
+        baselines.main()
     said = f"{stop.value} {capsys.readouterr().err}"
-    assert f"error: '{model}' is no floor; the floors are majority, always-positive" in said
+    assert f"error: '{model}' is no baseline; the baselines are majority, always-positive" in said
     assert not Path("R.jsonl").exists()
 
 
 def test_a_task_without_training_instances_is_named(run: Run) -> None:
-    (run.pools / "stage2.jsonl").write_text("")
-    with pytest.raises(floors.UserError, match="anomaly_detection has 0 instances in stage2"):
-        list(floors.by_task(run, ["stage2"]))
+    (run.splits / "stage2.jsonl").write_text("")
+    with pytest.raises(baselines.UserError, match="anomaly_detection has 0 instances in stage2"):
+        list(baselines.by_task(run, ["stage2"]))
 
 
 def test_majority_is_of_the_training_instances() -> None:
     train = rows(AD.name, ("a", "abnormal"), ("b", "abnormal"), ("c", "normal"))
     test = rows(AD.name, ("d", "normal"), ("e", "normal"))
-    assert floors.majority(AD, train, test)[0] == ["abnormal"] * 2
-    assert floors.majority(AD, train[1:], test)[0] == ["normal"] * 2  # a tie: the task's first label
+    assert baselines.majority(AD, train, test)[0] == ["abnormal"] * 2
+    assert baselines.majority(AD, train[1:], test)[0] == ["normal"] * 2  # a tie: the task's first label
 
 
 SAYS = rows(AD.name, *[(f"kernel panic on node {at}", "abnormal") for at in range(3)],
@@ -102,12 +102,12 @@ SAYS = rows(AD.name, *[(f"kernel panic on node {at}", "abnormal") for at in rang
 def test_a_session_is_positive_if_one_of_its_lines_is() -> None:
     calm = tuple(f"session {at} opened for user" for at in range(19))
     test = rows(AD.name, (calm, "normal"), ((*calm, "kernel panic on node 7"), "abnormal"))
-    labels, facts = floors.tfidf_lr(AD, SAYS, test)
+    labels, facts = baselines.tfidf_lr(AD, SAYS, test)
     assert labels == ["normal", "abnormal"]
     assert facts["class_weight"] == "balanced"  # unbalanced, 3 of 143 are never called abnormal
     joined = [replace(item, log=(item.text,)) for item in SAYS]  # trained on sessions: sessions are labelled as such
-    seen: list[floors.Text] = []
-    floors.by_line(AD, joined, test, lambda texts: seen.extend(texts) or ["normal"] * len(texts))
+    seen: list[baselines.Text] = []
+    baselines.by_line(AD, joined, test, lambda texts: seen.extend(texts) or ["normal"] * len(texts))
     assert seen == [(item.text, "") for item in test]
 
 
@@ -115,13 +115,13 @@ def test_the_level_is_hidden() -> None:
     train = rows(PFP.name, *[(f"IFNET/{level}/LINK: port {at} changed", str(level == 14))
                              for at in range(20) for level in (14, 16)])
     test = rows(PFP.name, ("IFNET/14/LINK: port 3 changed", "True"), ("IFNET/16/LINK: port 3 changed", "False"))
-    assert len(set(floors.tfidf_lr(PFP, train, test)[0])) == 1
-    assert floors.tfidf_lr(PFP.model_copy(update={"mask_level": False}), train, test)[0] == ["True", "False"]
+    assert len(set(baselines.tfidf_lr(PFP, train, test)[0])) == 1
+    assert baselines.tfidf_lr(PFP.model_copy(update={"mask_level": False}), train, test)[0] == ["True", "False"]
 
 
 def test_one_label_cannot_be_fitted() -> None:
-    with pytest.raises(floors.UserError, match="anomaly_detection: 140 stage-2 instances that nothing fits"):
-        floors.tfidf_lr(AD, SAYS[3:], SAYS[:1])
+    with pytest.raises(baselines.UserError, match="anomaly_detection: 140 stage-2 instances that nothing fits"):
+        baselines.tfidf_lr(AD, SAYS[3:], SAYS[:1])
 
 
 def pair(log: str, description: str, label: str) -> Instance:
@@ -136,17 +136,17 @@ PAIRS = [pair(f"DEV/{word}: {word} {at}", f"{other} was reported", str(word == o
 def test_the_cosine_threshold_is_that_of_the_training_instances() -> None:
     test = [pair("DEV/fan speed: slot 9", "the fan speed is wrong", "True"),
             pair("DEV/fan speed: slot 9", "a user login failed", "False"), pair("DEV/fan speed: slot 9", "", "False")]
-    labels, facts = floors.char_cosine(LSM, PAIRS, test) or ([], {})
+    labels, facts = baselines.char_cosine(LSM, PAIRS, test) or ([], {})
     assert labels == ["True", "False", "False"]
     assert facts["label_above"] == "True" and facts["training_accuracy"] == 1
     swapped = LSM.model_copy(update={"labels": LSM.labels[::-1]})
-    assert (floors.char_cosine(swapped, PAIRS, test) or ([], {}))[0] == labels
-    assert floors.char_cosine(LSM, [replace(item, description="") for item in PAIRS], test) is None
+    assert (baselines.char_cosine(swapped, PAIRS, test) or ([], {}))[0] == labels
+    assert baselines.char_cosine(LSM, [replace(item, description="") for item in PAIRS], test) is None
 
 
 def test_no_other_threshold_is_right_more_often() -> None:
     noisy = [replace(item, label="True") if at % 5 == 1 else item for at, item in enumerate(PAIRS)]
-    labels, facts = floors.char_cosine(LSM, noisy, noisy) or ([], {})
+    labels, facts = baselines.char_cosine(LSM, noisy, noisy) or ([], {})
     right = np.mean([label == item.label for label, item in zip(labels, noisy, strict=True)])
     assert facts["training_accuracy"] == pytest.approx(right)
     truths = {item.id for item in noisy if item.label == "True"}

@@ -9,11 +9,11 @@ from email.utils import formatdate
 
 import pytest
 
-from logreasoner import chat
 from logreasoner.cli import NotYet, UserError
 from logreasoner.config import Run, declare, decoding, resolve
 from logreasoner.files import ROOT, read_jsonl, write_jsonl
-from logreasoner.journal import Journal, endpoints, final, refusal
+from logreasoner.generation import generate
+from logreasoner.generation.response_cache import Journal, endpoints, final, refusal
 from tests.faulty_server import LINES, NO_ANSWER, PASSING, FaultyServer, answer_to
 
 
@@ -57,7 +57,7 @@ def prompt(number):
 
 def written(folder, count):
     path = folder / "x.requests.jsonl"
-    write_jsonl(path, (chat.request(f"id-{number}", "m", "solution", prompt(number), vllm=True)
+    write_jsonl(path, (generate.request(f"id-{number}", "m", "solution", prompt(number), vllm=True)
                        for number in range(count)))
     return path
 
@@ -65,7 +65,7 @@ def written(folder, count):
 def ask(path, url, engine="openai"):
     """The responses, in the order of the file."""
     out, run = path.with_name("x.responses.jsonl"), Run("paper", resolve("paper", []))
-    chat.answer(path, out, chat.remote_engine(run, engine, url, "none", None))
+    generate.answer(path, out, generate.remote_engine(run, engine, url, "none", None))
     return [record for _, record in read_jsonl(out)]
 
 
@@ -78,7 +78,7 @@ def in_place(records, refuses=lambda asked: False):
     assert [record["custom_id"] for record in records] == [f"id-{number}" for number in range(len(records))]
     for number, record in enumerate(records):
         assert refusal(record) == refuses(prompt(number)), record
-        assert refusal(record) or chat.content(record) == answer_to(prompt(number))
+        assert refusal(record) or generate.content(record) == answer_to(prompt(number))
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
@@ -141,9 +141,9 @@ def test_the_command_takes_several_addresses_and_batches_only_one(workdir, serve
              f"{first.url} {second.url}", "--requests", str(path), "--responses", str(out)]
     monkeypatch.setattr("sys.argv", [*words, "--engine", "openai-batch"])
     with pytest.raises(SystemExit, match="openai-batch asks one endpoint"):
-        chat.main()
+        generate.main()
     monkeypatch.setattr("sys.argv", words)
-    chat.main()
+    generate.main()
     in_place([record for _, record in read_jsonl(out)])
     assert first.asked and second.asked
 
@@ -191,7 +191,7 @@ def test_when_all_endpoints_are_dead_the_answers_are_kept_and_only_the_rest_is_a
     killer.join()
     dead = [url for _, url in both]
     kept = sum(Journal(path.with_name("x.journal.jsonl"), endpoints(*dead)).answer(asked) is not None
-               for asked in chat.read_requests(path))
+               for asked in generate.read_requests(path))
     server = serve()
     in_place(ask(path, " ".join([*dead, server.url])))
     assert 40 <= kept < 200 and sum(map(len, server.asked.values())) == 200 - kept

@@ -10,13 +10,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from eval import compare, predict, score, tables
-from logreasoner import chat, live, weights
-from logreasoner.answers import answer_element
+from logreasoner import weights
+from logreasoner.answer_format import answer_element
 from logreasoner.cli import UserError
 from logreasoner.config import declare, resolve
 from logreasoner.files import ROOT, read_json, read_jsonl, write_json, write_jsonl
-from logreasoner.journal import Answerer, Engine, Journal, endpoints
-from logreasoner.live import ask_live
+from logreasoner.generation import generate, openai_live
+from logreasoner.generation.openai_live import ask_live
+from logreasoner.generation.response_cache import Answerer, Engine, Journal, endpoints
 from tests.faulty_server import FaultyServer
 
 MODEL, RCA = "qwen2.5-7b", "root_cause_analysis"
@@ -52,7 +53,7 @@ def serve():
 
 def requests(folder, count=4, model="m"):
     path = folder / "x.requests.jsonl"
-    write_jsonl(path, (chat.request(f"id-{number}", model, "solution", f"prompt {number}", vllm=True)
+    write_jsonl(path, (generate.request(f"id-{number}", model, "solution", f"prompt {number}", vllm=True)
                        for number in range(count)))
     return path
 
@@ -60,7 +61,7 @@ def requests(folder, count=4, model="m"):
 def ask(path, *servers):
     urls = [server.url for server in servers]
     out = path.with_name("x.responses.jsonl")
-    chat.answer(path, out, Engine(lambda asked, journal: ask_live(asked, journal, " ".join(urls), "none"),
+    generate.answer(path, out, Engine(lambda asked, journal: ask_live(asked, journal, " ".join(urls), "none"),
                                   endpoints(*urls)))
     return read_json(f"{out}.manifest.json")["answered_by"]
 
@@ -108,12 +109,12 @@ def test_the_environment_sends_no_question_elsewhere(workdir, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://user:secret@127.0.0.1:1/v1")
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     run = declare("r", resolve("paper", []))
-    for engine in (lambda: chat.policy_engine(run, "gpt-4o", "base"), lambda: chat.teacher_engine(run)):
+    for engine in (lambda: generate.policy_engine(run, "gpt-4o", "base"), lambda: generate.teacher_engine(run)):
         with pytest.raises(UserError, match="OPENAI_BASE_URL is set.* give the address as BASE_URL=") as stopped:
             engine()
         assert "secret" not in str(stopped.value)
-    monkeypatch.setenv("OPENAI_BASE_URL", f"{live.OPENAI}/")
-    assert chat.policy_engine(run, "gpt-4o", "base").answerer == endpoints(live.OPENAI)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{openai_live.OPENAI}/")
+    assert generate.policy_engine(run, "gpt-4o", "base").answerer == endpoints(openai_live.OPENAI)
 
 
 def test_answers_from_elsewhere_are_not_copied_as_the_teachers_own(workdir, serve):
@@ -121,12 +122,17 @@ def test_answers_from_elsewhere_are_not_copied_as_the_teachers_own(workdir, serv
     elsewhere, path = serve(), requests(workdir)
     first = declare("one", resolve("paper", []))
     journal = first.dataset("shared", "thought-sft") / "x.journal.jsonl"
-    chat.answer(path, workdir / "x.responses.jsonl",
-                Engine(lambda asked, kept: ask_live(asked, kept, elsewhere.url, "none"), endpoints(elsewhere.url)), journal)
+    generate.answer(
+        path,
+        workdir / "x.responses.jsonl",
+        Engine(lambda asked, kept: ask_live(asked, kept, elsewhere.url, "none"), endpoints(elsewhere.url)),
+        journal,
+    )
     assert len(list(read_jsonl(journal))) == 4
-    second = Journal(workdir / "other.journal.jsonl", endpoints(live.OPENAI))
-    assert second.take(chat.read_requests(path), [journal]) == 0
-    assert Journal(workdir / "other.journal.jsonl", endpoints(elsewhere.url)).take(chat.read_requests(path), [journal]) == 4
+    second = Journal(workdir / "other.journal.jsonl", endpoints(openai_live.OPENAI))
+    assert second.take(generate.read_requests(path), [journal]) == 0
+    same = Journal(workdir / "other.journal.jsonl", endpoints(elsewhere.url))
+    assert same.take(generate.read_requests(path), [journal]) == 4
 
 
 @pytest.fixture
@@ -135,9 +141,9 @@ def run(workdir):
     made = declare("r", resolve("paper", [f"tasks={RCA}"]))
     rows = [{"id": f"t{at}", "task": RCA, "source": "huawei-switches", "log": f"log {at}", "label": label}
             for at, label in enumerate(LABELS)]
-    write_jsonl(made.pools / "test.jsonl", rows)
-    write_jsonl(made.pools / "test_seen.jsonl", [])
-    write_jsonl(made.pools / "examples.jsonl", ({**row, "id": f"e{at}", "log": f"example {at}"}
+    write_jsonl(made.splits / "test.jsonl", rows)
+    write_jsonl(made.splits / "test_seen.jsonl", [])
+    write_jsonl(made.splits / "examples.jsonl", ({**row, "id": f"e{at}", "log": f"example {at}"}
                                                 for at, row in enumerate([*rows, rows[0]])))
     train(made, "first")
     return made
@@ -158,7 +164,7 @@ def evaluate(run, answer=LABELS[0]):
             {"message": {"content": answer_element(answer)}}]}}, "error": None}) for each in asked))
 
     command(predict, "--run", "r", "--model", MODEL, "--stage", "dpo", "--out", out)
-    chat.answer(out, responses, replace(chat.policy_engine(run, MODEL, "dpo"), ask=reply))
+    generate.answer(out, responses, replace(generate.policy_engine(run, MODEL, "dpo"), ask=reply))
     command(score, "--run", "r", "--model", MODEL, "--stage", "dpo", "--responses", responses, "--out", result(run))
     return len(asked_now)
 
@@ -193,9 +199,10 @@ def test_a_stage_that_was_trained_again_is_asked_again_and_its_old_score_is_refu
 def test_results_on_other_labels_are_never_in_one_table(run):
     """Test labels that were exchanged between two evaluations."""
     evaluate(run)
-    rows = [row for _, row in read_jsonl(run.pools / "test.jsonl")]
-    write_jsonl(run.pools / "test.jsonl", ({**row, "label": label} for row, label in zip(rows, LABELS[::-1], strict=True)))
-    with pytest.raises(UserError, match="other test instances than those of run r .pools.test.jsonl"):
+    rows = [row for _, row in read_jsonl(run.splits / "test.jsonl")]
+    write_jsonl(run.splits / "test.jsonl", ({**row, "label": label}
+                                            for row, label in zip(rows, LABELS[::-1], strict=True)))
+    with pytest.raises(UserError, match="other test instances than those of run r .splits.test.jsonl"):
         tables.load_results(run)
     side = compare.side("r", f"{MODEL}/dpo")
     with pytest.raises(UserError, match="test.jsonl is not what it was when these answers were given"):
@@ -220,7 +227,7 @@ def test_a_result_says_who_answered_also_in_the_table(run, capsys):
 def test_make_asks_again_where_a_name_or_an_address_changed(workdir):
     """NAME=another: nothing was asked, and the old result stayed. make goes by files, which are all there."""
     run = workdir / "build" / "runs" / "paper"
-    for name in ("pools/manifest.json", f"models/{MODEL}/dpo/manifest.json",
+    for name in ("splits/manifest.json", f"models/{MODEL}/dpo/manifest.json",
                  *(f"predictions/{MODEL}/base/test.{kind}.jsonl{more}" for kind in ("requests", "responses")
                    for more in ("", ".manifest.json")), f"results/{MODEL}/base/result.json"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
@@ -281,7 +288,7 @@ def test_vllm_serves_the_very_commit_that_is_written_down(hub, workdir, monkeypa
     found = weights.identity(run, MODEL, "base")
     assert found == {"hub": "Qwen/Qwen2.5-7B-Instruct", "revision": "c" * 40}
     assert weights.vllm_options(found) == ["--revision", "c" * 40]
-    assert chat.policy_engine(run, MODEL, "base").answerer == Answerer(found)
+    assert generate.policy_engine(run, MODEL, "base").answerer == Answerer(found)
 
 
 def test_a_folder_of_weights_is_known_by_what_is_in_it(workdir):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from data_builders.answered import count, show
+from data_builders.responses import count, show
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Stage, load_run, load_yaml
@@ -99,8 +99,9 @@ def _main(given: argparse.Namespace) -> None:
 
 def main() -> None:
     """Check lengths and write the dataset of one stage."""
-    arguments = cli.parser("data_builders.gate", "Check sample lengths and write what LLaMA-Factory reads.", """
-python -m data_builders.gate --run paper --model qwen2.5-7b --stage dpo --samples SAMPLES.jsonl""")
+    arguments = cli.parser("data_builders.llamafactory_dataset",
+                           "Check sample lengths and write what LLaMA-Factory reads.", """
+python -m data_builders.llamafactory_dataset --run paper --model qwen2.5-7b --stage dpo --samples SAMPLES.jsonl""")
     arguments.add_argument("--run", required=True)
     arguments.add_argument("--model", required=True)
     arguments.add_argument("--stage", required=True)

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bench.selection import cosines, reference
-from data_builders import select
-from data_builders.select import EXHAUSTED, NOISE, greedy_map, read_embeddings
+from data_builders import dpp
+from data_builders.dpp import EXHAUSTED, NOISE, greedy_map, read_embeddings
 from logreasoner.cli import UserError
 
 
@@ -102,7 +102,7 @@ def test_threads_blocks_and_batches_do_not_change_the_choice_on_ties(rows, monke
     for threads, block, pending, promising, reading in (
             (1, 512, 128, 16, 8), (3, 64, 128, 16, 8), (2, 7, 5, 3, 8), (1, 1200, 1, 1, 8), (2, 100, 128, 1, 1e9)):
         for name, value in (("BLOCK", block), ("PENDING", pending), ("PROMISING", promising), ("READING", reading)):
-            monkeypatch.setattr(select, name, value)
+            monkeypatch.setattr(dpp, name, value)
         assert greedy_map(rows, 60, threads=threads) == expected
 
 
@@ -160,7 +160,7 @@ def test_counts_that_cannot_be(count):
 
 
 def command(folder, *more):
-    return subprocess.run([sys.executable, "-m", "data_builders.select", "--embeddings", folder / "E.npy",
+    return subprocess.run([sys.executable, "-m", "data_builders.dpp", "--embeddings", folder / "E.npy",
                            "--out", folder / "ids.json", *more], capture_output=True, text=True)
 
 

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 
 from demo.teacher import Server, completion, handler
-from logreasoner import batch, chat
 from logreasoner.cli import NotYet, UserError
 from logreasoner.config import declare, resolve
-from logreasoner.costs import spent_in, spent_on
 from logreasoner.files import read_jsonl, write_jsonl
+from logreasoner.generation import generate, openai_batch
+from logreasoner.generation.costs import spent_in, spent_on
 
 MODEL = "gpt-4o-2024-08-06"
 
@@ -40,10 +40,10 @@ def world(workdir, monkeypatch):
 
 def ask(world, count=5, engine="openai-batch", budget=None):
     path = world.folder / "x.requests.jsonl"
-    write_jsonl(path, (chat.request(f"id-{number}", MODEL, "rationale", f"prompt {number}", vllm=False)
+    write_jsonl(path, (generate.request(f"id-{number}", MODEL, "rationale", f"prompt {number}", vllm=False)
                        for number in range(count)))
     responses = world.folder / "x.responses.jsonl"
-    chat.answer(path, responses, chat.teacher_engine(world.run, engine, budget))
+    generate.answer(path, responses, generate.teacher_engine(world.run, engine, budget))
     return [record for _, record in read_jsonl(responses)]
 
 
@@ -68,17 +68,17 @@ def test_submit_leave_come_back_collect(world):
         ask(world)
     records = ask(world)
     assert [record["custom_id"] for record in records] == [f"id-{number}" for number in range(5)]
-    assert [chat.content(record) for record in records] == [f"answer to prompt {number}" for number in range(5)]
+    assert [generate.content(record) for record in records] == [f"answer to prompt {number}" for number in range(5)]
     assert submitted(world) == [5] and set(world.asked.values()) == {1}
 
 
 def test_its_exit_status_is_its_own(world, monkeypatch, capsys):
     path = world.folder / "x.requests.jsonl"
-    write_jsonl(path, [chat.request("id-0", MODEL, "rationale", "prompt", vllm=False)])
+    write_jsonl(path, [generate.request("id-0", MODEL, "rationale", "prompt", vllm=False)])
     monkeypatch.setattr("sys.argv", ["chat", "--run", "paper", "--role", "teacher", "--engine", "openai-batch",
                                      "--requests", str(path), "--responses", str(world.folder / "x.responses.jsonl")])
     with pytest.raises(SystemExit) as ended:
-        chat.main()
+        generate.main()
     assert ended.value.code == 75
     assert capsys.readouterr().err.startswith("not yet: 1 under way")
 
@@ -95,7 +95,7 @@ def test_every_line_is_what_the_api_documents(world):
 
 @pytest.mark.parametrize("moment", ["before the file is sent", "after the batch is made"])
 def test_a_kill_never_submits_twice(world, monkeypatch, moment):
-    real = batch.note
+    real = openai_batch.note
 
     def killed(path, key, **facts):
         if moment == "after the batch is made" and "batch" in facts:
@@ -104,16 +104,16 @@ def test_a_kill_never_submits_twice(world, monkeypatch, moment):
         if moment == "before the file is sent":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(batch, "note", killed)
+    monkeypatch.setattr(openai_batch, "note", killed)
     with pytest.raises(KeyboardInterrupt):
         ask(world)
-    monkeypatch.setattr(batch, "note", real)
+    monkeypatch.setattr(openai_batch, "note", real)
     assert len(collect(world)) == 5
     assert submitted(world) == [5] and set(world.asked.values()) == {1}
 
 
 def test_a_kill_between_collecting_and_noting_it_counts_no_answer_twice(world, monkeypatch):
-    real = batch.note
+    real = openai_batch.note
     with pytest.raises(NotYet):
         ask(world)
 
@@ -122,22 +122,22 @@ def test_a_kill_between_collecting_and_noting_it_counts_no_answer_twice(world, m
             raise KeyboardInterrupt
         real(path, key, **facts)
 
-    monkeypatch.setattr(batch, "note", killed)
+    monkeypatch.setattr(openai_batch, "note", killed)
     with pytest.raises(NotYet):
         ask(world)
     with pytest.raises(KeyboardInterrupt):
         ask(world)
-    monkeypatch.setattr(batch, "note", real)
-    assert len(ask(world)) == 5 and not batch.open_notes(world.folder / "x.journal.jsonl")
+    monkeypatch.setattr(openai_batch, "note", real)
+    assert len(ask(world)) == 5 and not openai_batch.open_notes(world.folder / "x.journal.jsonl")
     assert spent_in(world.folder / "x.journal.jsonl").answers == 5
 
 
 def test_the_limits_of_a_batch_split_it(world, monkeypatch):
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 2)
+    monkeypatch.setattr(openai_batch, "MOST_REQUESTS", 2)
     assert len(collect(world)) == 5
     assert submitted(world) == [2, 2, 1]
-    monkeypatch.setattr(batch, "MOST_REQUESTS", 50_000)
-    monkeypatch.setattr(batch, "MOST_BYTES", 600)
+    monkeypatch.setattr(openai_batch, "MOST_REQUESTS", 50_000)
+    monkeypatch.setattr(openai_batch, "MOST_BYTES", 600)
     collect(world, count=8)
     assert submitted(world)[3:] == [2, 1]
     assert all(len(data) <= 600 for data in world.api.files.values() if b'"method"' in data)
@@ -159,8 +159,8 @@ def test_a_refusal_is_final_and_a_fault_is_submitted_again(world):
         collect(world)
     del world.replies["prompt 2"]
     records = collect(world)
-    assert chat.content(records[1]) is None and "content filter" in chat.trouble(records[1])
-    assert chat.content(records[2]) == "answer to prompt 2"
+    assert generate.content(records[1]) is None and "content filter" in generate.trouble(records[1])
+    assert generate.content(records[2]) == "answer to prompt 2"
     assert submitted(world) == [5, 1]
 
 
@@ -188,7 +188,7 @@ def test_what_an_expired_batch_left_is_submitted_by_the_next_call(world, capsys)
     assert "batch_1: expired, 3 of 5 answered" in capsys.readouterr().out
     assert submitted(world) == [5]
     records = collect(world)
-    assert [chat.content(record) for record in records][2:4] == ["in time", "answer to prompt 3"]
+    assert [generate.content(record) for record in records][2:4] == ["in time", "answer to prompt 3"]
     assert submitted(world) == [5, 2]
 
 

@@ -3,11 +3,11 @@ import re
 
 import pytest
 
-from logreasoner import chat, costs
 from logreasoner.cli import UserError
 from logreasoner.config import declare, hardware, models, resolve
 from logreasoner.files import write_jsonl
-from logreasoner.published import published
+from logreasoner.generation import costs, generate
+from logreasoner.paper import published
 
 GPT = "gpt-4o-2024-08-06"
 
@@ -43,7 +43,7 @@ def test_what_is_no_answer_costs_nothing(response):
 
 @pytest.mark.parametrize("text", ["plain words", "日志 % 故障", "\x00\n\t\"\\", "🙂🙂🙂", "x" * 10_000])
 def test_the_worst_case_is_more_than_a_token_a_byte(text):
-    body = chat.request("i", GPT, "rationale", text, vllm=False)["body"]
+    body = generate.request("i", GPT, "rationale", text, vllm=False)["body"]
     assert costs.worst_case(body) >= (len(text.encode()) * 2.5 + body["max_tokens"] * 10) / 1e6
 
 

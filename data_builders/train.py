@@ -34,7 +34,7 @@ def _inputs(run: Run, model: str, stage: str) -> dict[str, Any]:
     }
 
 
-def before(run: Run, model: str, stage: str) -> None:
+def prepare(run: Run, model: str, stage: str) -> None:
     """Refuse a folder that was begun with other inputs; clear one that was stopped before its first checkpoint.
 
     What the manifest will say of a training (inputs, commit, versions) is recorded here, when it begins.
@@ -42,18 +42,16 @@ def before(run: Run, model: str, stage: str) -> None:
     require_packages(run, Path(sys.prefix))
     folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
     begun, inputs = folder / "begun.json", _inputs(run, model, stage)
-    if begun.exists():
-        if changed := differences(read_json(begun)["inputs"], inputs):
-            raise UserError(f"{folder} was trained from something else ({'; '.join(changed)}); nothing is trained over "
-                            f"it: use another RUN=, or remove {folder}")
-    else:
-        write_json(begun, {"inputs": inputs, "commit": commit(),
-                           "versions": {name: version(name) for name in PACKAGES}})
+    if begun.exists() and (changed := differences(read_json(begun)["inputs"], inputs)):
+        raise UserError(f"{folder} was trained from something else ({'; '.join(changed)}); nothing is trained over it: "
+                        f"use another RUN=, or remove {folder}")
     for half in [each for each in output.glob("checkpoint-*") if not finished(each)]:
         shutil.rmtree(half)  # stopped while it was written: LLaMA-Factory would take the last one and fail over it
-    if finished(output) or any(output.glob("checkpoint-*")):
+    if begun.exists() and (finished(output) or any(output.glob("checkpoint-*"))):
         return
     shutil.rmtree(output, ignore_errors=True)  # LLaMA-Factory refuses a folder with files but no checkpoint
+    write_json(begun, {"inputs": inputs, "commit": commit(),
+                       "versions": {name: version(name) for name in PACKAGES}})
 
 
 def finished(output: Path) -> bool:
@@ -74,7 +72,7 @@ def check_first_loss(losses: list[dict[str, Any]], where: Path) -> None:
                         "model that training started from")
 
 
-def after(run: Run, model: str, stage: str) -> None:
+def finish(run: Run, model: str, stage: str) -> None:
     """Check what came out and write manifest.json: what was recorded when it began, weights' hashes, losses.
 
     A manifest that is there and fits the weights stays as it is.
@@ -108,14 +106,14 @@ def after(run: Run, model: str, stage: str) -> None:
 
 
 def _main(given: argparse.Namespace) -> None:
-    (before if given.when == "before" else after)(load_run(given.run), given.model, given.stage)
+    (prepare if given.step == "prepare" else finish)(load_run(given.run), given.model, given.stage)
 
 
 def main() -> None:
     """Check a training before or after it."""
-    arguments = cli.parser("data_builders.training", "Check a training before or after it.", """
-python -m data_builders.training before --run paper --model qwen2.5-7b --stage dpo""")
-    arguments.add_argument("when", choices=["before", "after"])
+    arguments = cli.parser("data_builders.train", "Check a training before or after it.", """
+python -m data_builders.train prepare --run paper --model qwen2.5-7b --stage dpo""")
+    arguments.add_argument("step", choices=["prepare", "finish"])
     arguments.add_argument("--run", required=True)
     arguments.add_argument("--model", required=True)
     arguments.add_argument("--stage", required=True)

@@ -1,8 +1,8 @@
 """Answers a request file: X.requests.jsonl -> engine -> X.responses.jsonl, in the OpenAI Batch format.
 
-Beside them X.journal.jsonl holds every answer ever received (logreasoner/journal.py); an engine is given only requests
-whose very body has no good answer there by the same weights or endpoint, each body once. What another run's teacher
-answered already is copied. The manifest of the responses says who gave them.
+Beside them X.journal.jsonl holds every answer ever received (logreasoner/generation/response_cache.py); an engine is
+given only requests whose very body has no good answer there by the same weights or endpoint, each body once. What
+another run's teacher answered already is copied. The manifest of the responses says who gave them.
 
 Engines: `openai` (live, any OpenAI-compatible endpoint, or several at once), `openai-batch` (half the price, within
 24 hours), `vllm` (run-batch, offline), `vllm-server` (a server started on loopback for these requests and stopped
@@ -18,12 +18,13 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from logreasoner import batch, cli, engines, live, weights
+from logreasoner import cli, weights
 from logreasoner.cli import UserError
 from logreasoner.config import Run, keyless, load_run
-from logreasoner.costs import Budget
 from logreasoner.files import BUILD, dump, manifest, read_json, write_jsonl
-from logreasoner.journal import (
+from logreasoner.generation import openai_batch, openai_live, vllm
+from logreasoner.generation.costs import Budget
+from logreasoner.generation.response_cache import (
     Answerer,
     Engine,
     Journal,
@@ -74,7 +75,7 @@ def answer(requests_path: Path, responses_path: Path, engine: Engine, journal_pa
               + (f", {same} identical to these" if same else "") + (f", {copied} copied" if copied else "")
               + (f" ({journal.others} answers of other weights or endpoints are kept and not used)"
                  if journal.others else ""), flush=True)
-        if questions or batch.open_notes(path):
+        if questions or openai_batch.open_notes(path):
             engine.ask(list(questions.values()), journal)
         _write_responses(requests, journal, requests_path, responses_path)
 
@@ -105,7 +106,8 @@ def _answered_by(lines: list[Record], path: Path) -> list[Record]:
     found = [{**json.loads(text), "answers": count} for text, count in counts.most_common()]
     models: dict[str, set[str]] = {}
     for each in found:
-        models.setdefault(str(each.get("address")), set()).add(str(each.get("model")))
+        if each.get("model") is not None:  # not every reply names one
+            models.setdefault(str(each.get("address")), set()).add(str(each["model"]))
     for address, names in models.items():
         if len(names) > 1:
             raise UserError(f"{path}: {address} answered as {' and as '.join(sorted(names))}: its model changed in "
@@ -132,18 +134,18 @@ def remote_engine(run: Run, engine: str, base_url: str | None, key: str, budget:
 
     `served` are the weights of ours that the endpoint serves, where it does.
     """
-    urls = live.addresses(base_url)
+    urls = openai_live.addresses(base_url)
 
     def limited() -> Budget:
-        return batch.run_budget(run, budget or 0.0)
+        return openai_batch.run_budget(run, budget or 0.0)
 
     def by_batch(requests: list[Record], journal: Journal) -> None:
-        batch.ask_batch(requests, journal, urls[0], key, limited if budget is not None else None)
+        openai_batch.ask_batch(requests, journal, urls[0], key, limited if budget is not None else None)
 
     def at_once(requests: list[Record], journal: Journal) -> None:
-        batch.refuse_unfinished(requests, journal.path)
+        openai_batch.refuse_unfinished(requests, journal.path)
         if requests:
-            live.ask_live(requests, journal, " ".join(urls), key, limited() if budget is not None else None)
+            openai_live.ask_live(requests, journal, " ".join(urls), key, limited() if budget is not None else None)
 
     if len(urls) > 1 and engine == "openai-batch":
         raise UserError(f"openai-batch asks one endpoint, not {base_url}: what was submitted at one is not at another")
@@ -194,14 +196,14 @@ def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, ba
     program, answering = "api_server" if engine == "vllm-server" else "run_batch", weights.identity(run, name, stage)
     more = weights.vllm_options(answering) + (
         ["--data-parallel-size", str(data_parallel)] if data_parallel > 1 else [])
-    command = engines.vllm_command(program, run.weights(name, stage), served_name(name, stage), declared.template,
+    command = vllm.vllm_command(program, run.weights(name, stage), served_name(name, stage), declared.template,
                                    *more)
     if program == "run_batch":
-        return Engine(lambda requests, journal: engines.ask_offline(requests, journal, command), Answerer(answering))
+        return Engine(lambda requests, journal: vllm.ask_offline(requests, journal, command), Answerer(answering))
 
     def through_server(requests: list[Record], journal: Journal) -> None:
-        with engines.server(command, run.dir / "logs" / f"serve-{name}-{stage}.log") as url:
-            live.ask_live(requests, journal, url, "none")
+        with vllm.server(command, run.dir / "logs" / f"serve-{name}-{stage}.log") as url:
+            openai_live.ask_live(requests, journal, url, "none")
 
     return Engine(through_server, Answerer(answering))
 
@@ -230,12 +232,17 @@ def _main(given: argparse.Namespace) -> None:
 
 def main() -> None:
     """Answer a request file."""
-    arguments = cli.parser("logreasoner.chat", "Answer a request file; only what has no answer yet is asked.", """
-python -m logreasoner.chat --run paper --role teacher --requests X.requests.jsonl --responses X.responses.jsonl
-python -m logreasoner.chat --run paper --role teacher --engine openai-batch --budget 20 \\
+    arguments = cli.parser(
+        "logreasoner.generation.generate",
+        "Answer a request file; only what has no answer yet is asked.",
+        """
+python -m logreasoner.generation.generate --run paper --role teacher \\
     --requests X.requests.jsonl --responses X.responses.jsonl
-python -m logreasoner.chat --run paper --role policy --model qwen2.5-7b --stage dpo --engine vllm \\
-    --requests X.requests.jsonl --responses X.responses.jsonl""")
+python -m logreasoner.generation.generate --run paper --role teacher --engine openai-batch --budget 20 \\
+    --requests X.requests.jsonl --responses X.responses.jsonl
+python -m logreasoner.generation.generate --run paper --role policy --model qwen2.5-7b --stage dpo --engine vllm \\
+    --requests X.requests.jsonl --responses X.responses.jsonl""",
+    )
     arguments.add_argument("--run", required=True)
     arguments.add_argument("--role", required=True, choices=["teacher", "policy", "corrector"],
                            help="corrector: the teacher, or pi_thought where the stage or the run says so")

@@ -3,9 +3,9 @@ import shutil
 
 import pytest
 
-from data_builders import training
+from data_builders import train
 from data_builders.recipes import output_dir
-from data_builders.training import after, before, check_first_loss
+from data_builders.train import check_first_loss, finish, prepare
 from logreasoner.cli import UserError
 from logreasoner.config import declare, resolve
 from logreasoner.files import read_json, write_json, writing
@@ -25,7 +25,7 @@ def trained(run, stage, weights):
 @pytest.fixture
 def run(workdir, monkeypatch):
     """A run whose dpo can be trained; the tests' own environment has none of the packages that train."""
-    monkeypatch.setattr(training, "PACKAGES", ("pydantic",))
+    monkeypatch.setattr(train, "PACKAGES", ("pydantic",))
     run = declare("demo", resolve("demo", []))
     for path in (run.recipe("tiny", "dpo"), run.dataset("tiny", "dpo") / "d_pref.json"):
         write(path, "first")
@@ -38,24 +38,24 @@ def leave(run, name, text="{}"):
 
 
 def test_a_folder_stopped_before_its_first_checkpoint_is_cleared(run):
-    before(run, "tiny", "dpo")
+    prepare(run, "tiny", "dpo")
     leave(run, "trainer_log.jsonl")
-    before(run, "tiny", "dpo")
+    prepare(run, "tiny", "dpo")
     assert not output_dir(run, "tiny", "dpo").exists()
 
 
 @pytest.mark.parametrize("kept", ["checkpoint-5/trainer_state.json", "trainer_state.json"])
 def test_a_checkpoint_or_a_finished_training_is_kept(run, kept):
-    before(run, "tiny", "dpo")
+    prepare(run, "tiny", "dpo")
     leave(run, kept)
-    before(run, "tiny", "dpo")
+    prepare(run, "tiny", "dpo")
     assert (output_dir(run, "tiny", "dpo") / kept).exists()
 
 
 @pytest.mark.parametrize(("changed", "named"), [("recipe", "recipe"), ("dataset", "dataset"),
                                                 ("parent", "parent.weights")])
 def test_nothing_is_trained_over_a_folder_made_from_something_else(run, changed, named):
-    before(run, "tiny", "dpo")
+    prepare(run, "tiny", "dpo")
     begun = read_json(run.stage_dir("tiny", "dpo") / "begun.json")
     if changed == "parent":
         trained(run, "solution-sft", "second")
@@ -64,21 +64,21 @@ def test_nothing_is_trained_over_a_folder_made_from_something_else(run, changed,
     else:
         write(run.dataset("tiny", "dpo") / "d_pref.json", "second")
     with pytest.raises(UserError, match=rf"was trained from something else \({named}: '\w{{12}}' -> '\w{{12}}'\)"):
-        before(run, "tiny", "dpo")
+        prepare(run, "tiny", "dpo")
     assert read_json(run.stage_dir("tiny", "dpo") / "begun.json") == begun
 
 
 def test_nothing_is_trained_without_what_it_starts_from(run):
     shutil.rmtree(run.stage_dir("tiny", "solution-sft"))
     with pytest.raises(UserError, match="no weights; make them: make train MODEL=tiny STAGE=solution-sft"):
-        before(run, "tiny", "dpo")
+        prepare(run, "tiny", "dpo")
     assert not run.stage_dir("tiny", "dpo").exists()
 
 
 def test_a_training_that_did_not_finish_has_no_manifest(run):
-    before(run, "tiny", "dpo")
+    prepare(run, "tiny", "dpo")
     with pytest.raises(UserError, match="did not finish"):
-        after(run, "tiny", "dpo")
+        finish(run, "tiny", "dpo")
 
 
 @pytest.mark.parametrize("loss", [0.6931, math.log(2), 0.70])
@@ -92,7 +92,7 @@ def test_another_reference_is_found_out(losses, tmp_path):
         check_first_loss(losses, tmp_path)
 
 
-def finish(run, first_loss=0.6931):
+def came_to_its_end(run, first_loss=0.6931):
     """What LLaMA-Factory leaves of a dpo that came to its end."""
     state = {"log_history": [{"loss": first_loss, "step": 1}], "global_step": 1, "epoch": 1.0}
     write_json(output_dir(run, "tiny", "dpo") / "trainer_state.json", state)
@@ -100,32 +100,32 @@ def finish(run, first_loss=0.6931):
 
 
 def test_a_finished_dpo_with_another_reference_has_no_manifest(run):
-    before(run, "tiny", "dpo")
-    finish(run, first_loss=3.0)
+    prepare(run, "tiny", "dpo")
+    came_to_its_end(run, first_loss=3.0)
     with pytest.raises(UserError, match="ln 2"):
-        after(run, "tiny", "dpo")
+        finish(run, "tiny", "dpo")
     assert not (run.stage_dir("tiny", "dpo") / "manifest.json").exists()
 
 
 def test_a_manifest_says_what_was_recorded_at_the_start_and_is_not_rewritten(run, monkeypatch, capsys):
     folder = run.stage_dir("tiny", "dpo")
-    before(run, "tiny", "dpo")
+    prepare(run, "tiny", "dpo")
     begun = read_json(folder / "begun.json")
-    finish(run)
-    monkeypatch.setattr(training, "PACKAGES", ())  # another environment by then
-    after(run, "tiny", "dpo")
+    came_to_its_end(run)
+    monkeypatch.setattr(train, "PACKAGES", ())  # another environment by then
+    finish(run, "tiny", "dpo")
     made = read_json(folder / "manifest.json")
     assert list(begun["versions"]) == ["pydantic"] and {key: made[key] for key in begun} == begun
     text = (folder / "manifest.json").read_bytes()
-    before(run, "tiny", "dpo")
-    after(run, "tiny", "dpo")
+    prepare(run, "tiny", "dpo")
+    finish(run, "tiny", "dpo")
     assert (folder / "manifest.json").read_bytes() == text and "trained before" in capsys.readouterr().out
 
 
 def test_a_manifest_of_other_weights_is_not_taken_for_that_of_these(run):
-    before(run, "tiny", "dpo")
-    finish(run)
-    after(run, "tiny", "dpo")
+    prepare(run, "tiny", "dpo")
+    came_to_its_end(run)
+    finish(run, "tiny", "dpo")
     write(run.stage_dir("tiny", "dpo") / "model" / "model.safetensors", "other weights")
     with pytest.raises(UserError, match=r"is of another training than the files beside it \(weights.model"):
-        after(run, "tiny", "dpo")
+        finish(run, "tiny", "dpo")

@@ -33,9 +33,9 @@ class Row(Declared):
         return not self.tasks or task in self.tasks
 
     @property
-    def floor(self) -> bool:
-        """Whether it is a floor: a baseline that needs no language model."""
-        return self.filled_by.stage == "floor"
+    def baseline(self) -> bool:
+        """Whether it is a baseline: a baseline that needs no language model."""
+        return self.filled_by.stage == "baseline"
 
 
 class Column(Declared):
@@ -256,14 +256,14 @@ def _data_cells() -> Iterator[Cell]:
     for row in said["table1"]["rows"]:
         first = row["stage"] == "stage1"
         made = "make data" if first else f"make corrections MODEL={TABLE1_MODEL}"
-        file = "pools/manifest.json" if first else f"datasets/{TABLE1_MODEL}/dpo/corrections.jsonl"
+        file = "splits/manifest.json" if first else f"datasets/{TABLE1_MODEL}/dpo/corrections.jsonl"
         for metric in ("sft", "dpo"):
             if row[metric] is not None:
                 yield Cell("table1", f"{row['stage']} {row['task']}", row["domain"], f"rows {metric}",
                            str(row[metric]), made, file=file)
     for task, sources in said["table2"]["rows"].items():
         for source, count in sources.items():
-            yield Cell("table2", task, source, "rows", str(count), "make data", file="pools/manifest.json")
+            yield Cell("table2", task, source, "rows", str(count), "make data", file="splits/manifest.json")
 
 
 def _table_cells() -> Iterator[Cell]:

@@ -15,7 +15,7 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Declared, Run, checked, load_run, load_yaml
 from logreasoner.files import EXPERIMENTS
-from logreasoner.journal import Record, content, inner, whole_lines
+from logreasoner.generation.response_cache import Record, content, inner, whole_lines
 
 PRICES = EXPERIMENTS / "prices.yaml"
 
@@ -215,8 +215,9 @@ def report(run: Run) -> Iterator[str]:
 
 def main() -> None:
     """Say what a run's answers cost."""
-    arguments = cli.parser("logreasoner.costs", "What a run's answers cost, from the usage in its journals.", """
-python -m logreasoner.costs --run paper""")
+    arguments = cli.parser("logreasoner.generation.costs",
+                           "What a run's answers cost, from the usage in its journals.", """
+python -m logreasoner.generation.costs --run paper""")
     arguments.add_argument("--run", required=True)
 
     def show(given: argparse.Namespace) -> None:

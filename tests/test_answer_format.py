@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from logreasoner.answers import (
+from logreasoner.answer_format import (
     Trajectory,
     parse_label,
     parse_label_leniently,

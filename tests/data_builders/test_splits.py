@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_builders import normalise, pools
+from data_builders import normalise, splits
 from logreasoner import config
 from logreasoner.cli import UserError
 from logreasoner.files import ROOT, write_jsonl
-from logreasoner.records import Instance, read_instances
+from logreasoner.instances import Instance, read_instances
 
 RCA, PFP, LSM = "root_cause_analysis", "potential_failure_prediction", "log_semantic_matching"
 
@@ -65,7 +65,7 @@ def declare(name: str = "r", **changes: Any) -> config.Run:
 
 def built(run: config.Run) -> dict[str, list[Instance]]:
     names = ("stage1", "stage2", "examples", "test", "test_seen")
-    return {name: list(read_instances(run.pools / f"{name}.jsonl")) for name in names}
+    return {name: list(read_instances(run.splits / f"{name}.jsonl")) for name in names}
 
 
 EXTRA = st.builds(
@@ -84,72 +84,72 @@ def test_whatever_rows_repeat_each_other_sides_stay_apart_and_no_test_row_is_los
     train += [item for item in extra if item.split == "train"]
     test += [item for item in extra if item.split != "train"]
     run = config.Run("r", experiment(test_rows=cap))
-    _, drawn, cases = pools.build(run, train, test, handbook)
-    assert pools.proof(drawn, cases, list(run.tasks()))[2] == 0
+    _, drawn, cases = splits.build(run, train, test, handbook)
+    assert splits.proof(drawn, cases, list(run.tasks()))[2] == 0
     both = [item.id for item in drawn["test"] + drawn["test_seen"]]
     assert len(both) == len(set(both)) and (cap or set(both) == {item.id for item in test})
-    trained = [item for name in pools.TRAINING for item in drawn[name]]
+    trained = [item for name in splits.TRAINING for item in drawn[name]]
     assert len({item.id for item in trained}) == len(trained) and all(item.split != "ood" for item in trained)
 
 
 def test_disjoint_by_log_within_tasks_and_across_sides(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = declare()
-    pools.pool("r")
+    splits.make_splits("r")
     found = built(run)
     for task in (RCA, PFP, LSM):
         logs = {name: {item.masked for item in rows if item.task == task} for name, rows in found.items()}
         for one, other in combinations(("stage1", "stage2", "examples", "test"), 2):
             assert not logs[one] & logs[other], (task, one, other)
-        assert [sum(item.task == task for item in found[name]) for name in pools.TRAINING] == [6, 12, 3]
-    handbook = [json.loads(line) for line in (run.pools / "handbook.jsonl").read_text().splitlines()]
-    training = {item.masked for name in pools.TRAINING for item in found[name]}
+        assert [sum(item.task == task for item in found[name]) for name in splits.TRAINING] == [6, 12, 3]
+    handbook = [json.loads(line) for line in (run.splits / "handbook.jsonl").read_text().splitlines()]
+    training = {item.masked for name in splits.TRAINING for item in found[name]}
     training |= {"".join(case["symptom"].replace("/2/", "/[MASK]/").split()) for case in handbook}
     assert len(handbook) == 4
     assert not training & {item.masked for item in found["test"]}
     assert {item.masked for item in found["test_seen"]} <= training
     whole = {item.id for item in read_instances(data / "test.jsonl")}
     assert {item.id for item in found["test"] + found["test_seen"]} == whole
-    assert not [item for name in pools.TRAINING for item in found[name] if item.split == "ood"]
-    assert "M80:" not in "".join(item.text for name in pools.TRAINING for item in found[name] if item.task == PFP)
-    pools.show("r")
+    assert not [item for name in splits.TRAINING for item in found[name] if item.split == "ood"]
+    assert "M80:" not in "".join(item.text for name in splits.TRAINING for item in found[name] if item.task == PFP)
+    splits.show("r")
     assert "overlap in all: 0" in capsys.readouterr().out
 
 
 def test_training_rows_are_carved_only_where_needed(data: Path) -> None:
     run = declare()
-    pools.pool("r")
-    carved = Counter(item.task for name in pools.TRAINING for item in built(run)[name] if item.split == "test")
+    splits.make_splits("r")
+    carved = Counter(item.task for name in splits.TRAINING for item in built(run)[name] if item.split == "test")
     assert carved == {RCA: 21}
 
 
 def test_examples_show_different_labels(data: Path) -> None:
     run = declare()
-    pools.pool("r")
+    splits.make_splits("r")
     examples = built(run)["examples"]
     assert {item.label for item in examples if item.task == PFP} == {"True", "False"}
     assert len({item.label for item in examples if item.task == RCA}) == 3
 
 
-def test_a_short_group_gives_what_there_is_and_an_empty_pool_is_an_error(data: Path) -> None:
+def test_a_short_group_gives_what_there_is_and_an_empty_split_is_an_error(data: Path) -> None:
     declare("short", stage2={"samples": {PFP: {"huawei": 500}}}, tasks=[PFP])
     with pytest.raises(UserError, match=f"test: no instance for {PFP}"):
-        pools.pool("short")
+        splits.make_splits("short")
     run = declare("greedy", stage2={"samples": {RCA: {"huawei": 500}}}, tasks=[RCA])
     with pytest.raises(UserError, match=f"test: no instance for {RCA}"):
-        pools.pool("greedy")
-    assert not run.pools.exists()
+        splits.make_splits("greedy")
+    assert not run.splits.exists()
     declare("none", stage2={"samples": {RCA: {"cisco": 5}}}, tasks=[RCA])
     with pytest.raises(UserError, match="stage2: no instance for root_cause_analysis in cisco"):
-        pools.pool("none")
+        splits.make_splits("none")
 
 
 def test_the_cap_is_by_source_and_leaves_both_parts_one_sample(data: Path) -> None:
     run = declare("capped", test_rows=10)
-    pools.pool("capped")
+    splits.make_splits("capped")
     found = built(run)
     assert all(count <= 10 for count in Counter((i.task, i.source, i.split) for i in found["test"]).values())
     whole = declare("whole")
-    pools.pool("whole")
+    splits.make_splits("whole")
     assert {i.id for i in found["test"]} <= {i.id for i in built(whole)["test"]}
     assert [i.id for i in found["stage2"]] == [i.id for i in built(whole)["stage2"]]
 
@@ -158,22 +158,22 @@ def test_the_same_in_every_process(data: Path) -> None:
     run = declare()
     outputs = []
     for seed in ("1", "2"):
-        subprocess.run([sys.executable, "-m", "data_builders.pools", "--run", "r"], check=True, capture_output=True,
+        subprocess.run([sys.executable, "-m", "data_builders.splits", "--run", "r"], check=True, capture_output=True,
                        env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)})
-        outputs.append([(run.pools / f"{name}.jsonl").read_bytes() for name in pools.TRAINING])
+        outputs.append([(run.splits / f"{name}.jsonl").read_bytes() for name in splits.TRAINING])
     assert outputs[0] == outputs[1]
 
 
-@pytest.mark.parametrize("changed", ["the data", "a pool"])
-def test_pools_of_other_data_are_not_overwritten(data: Path, changed: str) -> None:
+@pytest.mark.parametrize("changed", ["the data", "a split"])
+def test_splits_of_other_data_are_not_overwritten(data: Path, changed: str) -> None:
     run = declare()
-    pools.pool("r")
-    path = data / "train.jsonl" if changed == "the data" else run.pools / "test.jsonl"
+    splits.make_splits("r")
+    path = data / "train.jsonl" if changed == "the data" else run.splits / "test.jsonl"
     with open(path, "a") as stream:
         stream.write(json.dumps(row(PFP, 999, "True", "train").as_json()) + "\n")
     edited = path.read_bytes()
-    with pytest.raises(UserError, match=f"{path.name} has changed since the pools of run r were drawn"):
-        pools.pool("r")
+    with pytest.raises(UserError, match=f"{path.name} has changed since the splits of run r were drawn"):
+        splits.make_splits("r")
     assert path.read_bytes() == edited
 
 
@@ -181,12 +181,12 @@ def test_missing_data_say_what_to_run(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.chdir(tmp_path)
     declare()
     with pytest.raises(UserError, match="make data"):
-        pools.pool("r")
+        splits.make_splits("r")
 
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), max_size=6), st.integers(0, 120))
 def test_shares_add_up_and_never_exceed(sizes: dict[str, int], count: int) -> None:
-    found = pools.shares(sizes, count)
+    found = splits.shares(sizes, count)
     assert sum(found.values()) == min(count, sum(sizes.values()))
     assert all(0 <= found.get(name, 0) <= size for name, size in sizes.items())
 
@@ -194,14 +194,14 @@ def test_shares_add_up_and_never_exceed(sizes: dict[str, int], count: int) -> No
 def test_tables_1_and_2_on_the_public_data(mirror: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     normalise.normalise(mirror, Path("build/data/public"))
     run = config.declare("r", config.resolve("paper", []))
-    pools.pool("r")
-    pools.show("r")
+    splits.make_splits("r")
+    splits.show("r")
     printed = capsys.readouterr().out
     assert "overlap in all: 0" in printed
     assert "Table 2" in printed
     found = built(run)
     assert (len(found["stage1"]), len(found["stage2"]), len(found["examples"])) == (1100, 7000, 12)
-    training = {item.masked for name in pools.TRAINING for item in found[name]}
+    training = {item.masked for name in splits.TRAINING for item in found[name]}
     assert not training & {item.masked for item in found["test"]}
     # What is kept of the test files: carving must stay as small as it is.
     rows = Counter(item.task for item in found["test"] if item.split != "ood")

@@ -5,12 +5,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from logreasoner.answers import Trajectory, parse_trajectory
-from logreasoner.chat import content, trouble
+from logreasoner.answer_format import Trajectory, parse_trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Task
 from logreasoner.files import read_jsonl
-from logreasoner.records import Instance
+from logreasoner.generation.generate import content, trouble
+from logreasoner.instances import Instance
 
 
 def texts(path: Path, ids: Iterable[str]) -> dict[str, str | None]:

@@ -6,7 +6,7 @@
     char-cosine      one threshold on the cosine between log and description, where instances have a description
 
 One model a task, all its sources together. Each sees what a language model sees: the log, the level masked where the
-task hides it, and the description. A task that a floor cannot answer is left out. Nothing here is random.
+task hides it, and the description. A task that a baseline cannot answer is left out. Nothing here is random.
 """
 
 import argparse
@@ -15,13 +15,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from eval.answered import read_test_pools, read_test_set
+from eval.predictions import read_test_set, read_test_splits
 from logreasoner import cli
-from logreasoner.answers import answer_element
+from logreasoner.answer_format import answer_element
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Task, identity, load_run
 from logreasoner.files import manifest, write_jsonl
-from logreasoner.records import Instance, mask_level
+from logreasoner.instances import Instance, mask_level
 
 Rows = Sequence[Instance]
 Text = tuple[str, str]  # log, description
@@ -116,23 +116,23 @@ def char_cosine(rules: Task, train: Rows, test: Rows) -> Answers | None:
     return found, {"threshold": threshold, "label_above": upper, "training_accuracy": float(right.max())}
 
 
-FLOORS: dict[str, Callable[[Task, Rows, Rows], Answers | None]] = {
+BASELINES: dict[str, Callable[[Task, Rows, Rows], Answers | None]] = {
     "majority": majority, "always-positive": always_positive, "tfidf-lr": tfidf_lr, "char-cosine": char_cosine}
 
 
-def by_task(run: Run, pools: Sequence[str]) -> Iterator[tuple[Task, Rows, Rows]]:
-    """Each task with its instances in training pools and in both test pools. Raises UserError where there are none."""
-    train = [item for name in pools for item in read_test_set(run.pools / f"{name}.jsonl")]
-    test = [item for part in read_test_pools(run) for item in part]
+def by_task(run: Run, splits: Sequence[str]) -> Iterator[tuple[Task, Rows, Rows]]:
+    """Each task with its instances in training splits and in both test splits. Raises UserError if it has none."""
+    train = [item for name in splits for item in read_test_set(run.splits / f"{name}.jsonl")]
+    test = [item for part in read_test_splits(run) for item in part]
     for name, rules in run.tasks().items():
         rows, asked = ([item for item in part if item.task == name] for part in (train, test))
         if not rows or not asked:
-            raise UserError(f"{run.pools}: {name} has {len(rows)} instances in {', '.join(pools)} and {len(asked)} to "
-                            "answer; make the pools of a run that declares samples of it")
+            raise UserError(f"{run.splits}: {name} has {len(rows)} instances in {', '.join(splits)} and {len(asked)} "
+                            "to answer; make the splits of a run that declares samples of it")
         yield rules, rows, asked
 
 
-def write_answers(run: Run, model: str, stage: str, out: Path, answers: Mapping[str, str], pools: Sequence[str],
+def write_answers(run: Run, model: str, stage: str, out: Path, answers: Mapping[str, str], splits: Sequence[str],
                   **facts: Any) -> None:
     """Write answers (instance id -> label) as responses in the OpenAI Batch format, and a manifest."""
     def body(label: str) -> dict[str, Any]:
@@ -140,17 +140,17 @@ def write_answers(run: Run, model: str, stage: str, out: Path, answers: Mapping[
 
     write_jsonl(out, ({"custom_id": key, "response": {"status_code": 200, "body": body(label)}, "error": None}
                       for key, label in answers.items()))
-    manifest(out, [run.pools / f"{name}.jsonl" for name in (*pools, "test", "test_seen")], run=run.name,
+    manifest(out, [run.splits / f"{name}.jsonl" for name in (*splits, "test", "test_seen")], run=run.name,
              model=model, identity=identity(run, model, stage), **facts)
     print(f"{out}: {len(answers):,} answers, tasks {','.join(facts['tasks'])}")
 
 
 def fitting(run: Run) -> list[str]:
-    """The floors that fit one of the run's tasks at least."""
+    """The baselines that fit one of the run's tasks at least."""
     asked = [(rules, train) for rules, train, _ in by_task(run, ["stage2"])]
     needs = {"always-positive": any(rules.positive for rules, _ in asked),
              "char-cosine": any(described(*each) for each in asked)}
-    return [name for name in FLOORS if needs.get(name, True)]
+    return [name for name in BASELINES if needs.get(name, True)]
 
 
 def _main(given: argparse.Namespace) -> None:
@@ -160,31 +160,31 @@ def _main(given: argparse.Namespace) -> None:
         return
     if given.out is None:
         raise UserError("--out is missing: where do the answers go?")
-    if given.model not in FLOORS or run.model(given.model).kind != "floor":
-        raise UserError(f"{given.model!r} is no floor; the floors are {', '.join(FLOORS)}")
+    if given.model not in BASELINES or run.model(given.model).kind != "baseline":
+        raise UserError(f"{given.model!r} is no baseline; the baselines are {', '.join(BASELINES)}")
     answers: dict[str, str] = {}
     fits = {}
     for rules, train, test in by_task(run, ["stage2"]):
-        found = FLOORS[given.model](rules, train, test)
+        found = BASELINES[given.model](rules, train, test)
         if found is not None:
             answers |= zip((item.id for item in test), found[0], strict=True)
             fits[rules.name] = {"trained_on": len(train), "answers": len(test), **found[1]}
             print(f"{rules.name}: {', '.join(f'{key} {value}' for key, value in fits[rules.name].items())}", flush=True)
     if not fits:
         raise UserError(f"{given.model} applies to no task of run {run.name} ({', '.join(run.tasks())})")
-    write_answers(run, given.model, "floor", given.out, answers, ["stage2"], tasks=list(fits), fits=fits,
+    write_answers(run, given.model, "baseline", given.out, answers, ["stage2"], tasks=list(fits), fits=fits,
                   answered_by=[{"method": given.model, "answers": len(answers)}],
                   versions={"scikit-learn": version("scikit-learn")})
 
 
 def main() -> None:
-    """Write a floor's answers."""
-    arguments = cli.parser("eval.floors", "Answer a run's test sets without a language model.", """
-python -m eval.floors --run paper
-python -m eval.floors --run paper --model tfidf-lr \\
-    --out build/runs/paper/predictions/tfidf-lr/floor/test.responses.jsonl""")
-    arguments.add_argument("--run", required=True, help="a run whose pools are drawn (make data)")
-    arguments.add_argument("--model", help=f"{', '.join(FLOORS)}; without it, those that fit the run are listed")
+    """Write a baseline's answers."""
+    arguments = cli.parser("eval.baselines", "Answer a run's test sets without a language model.", """
+python -m eval.baselines --run paper
+python -m eval.baselines --run paper --model tfidf-lr \\
+    --out build/runs/paper/predictions/tfidf-lr/baseline/test.responses.jsonl""")
+    arguments.add_argument("--run", required=True, help="a run whose splits are drawn (make data)")
+    arguments.add_argument("--model", help=f"{', '.join(BASELINES)}; without it, those that fit the run are listed")
     arguments.add_argument("--out", type=Path, help="responses, JSONL; with --model")
     cli.run(arguments, _main)
 

@@ -1,0 +1,1 @@
+"""Requests -> responses: live endpoints, batches, vLLM, the response cache, costs."""

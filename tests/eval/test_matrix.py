@@ -80,7 +80,7 @@ def test_make_knows_every_command_of_the_grid():
     for stage in trained:
         done = subprocess.run(["make", "-n", "train", "MODEL=llama3.1-8b", f"STAGE={stage}", "RUN=nobody"], cwd=ROOT,
                               capture_output=True, text=True, check=False)
-        assert f"training after --run nobody --model llama3.1-8b --stage {stage}" in done.stdout, done.stderr
+        assert f"train finish --run nobody --model llama3.1-8b --stage {stage}" in done.stdout, done.stderr
     said = subprocess.run(["make", "-pn", "help"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
     line = next(line for line in said.splitlines() if line.startswith("API := "))
     assert sorted(line.split()[2:]) == sorted(name for name, row in models().items() if row.kind == "api")

@@ -242,6 +242,22 @@ class Run:
         """Folder of a trained stage: adapter/ (LoRA) or none, model/ (complete weights), manifest.json."""
         return self.dir / "models" / model / stage
 
+    def predictions(self, model: str, stage: str, limit: int | None = None, samples: int = 1) -> Path:
+        """The responses of an evaluation; its requests and its journal lie beside it."""
+        return self.dir / "predictions" / model / stage / f"test{variant(limit, samples)}.responses.jsonl"
+
+    def results(self, limit: int | None = None, samples: int = 1) -> Path:
+        """Folder of scores and tables; those of a subset or of votes never lie beside the others."""
+        return self.dir / f"results{variant(limit, samples)}"
+
+    def result(self, model: str, stage: str, limit: int | None = None, samples: int = 1) -> Path:
+        """The scores of a model at a stage."""
+        return self.results(limit, samples) / model / stage / "result.json"
+
+    def log(self, name: str) -> Path:
+        """Where the output of a program that a step starts goes."""
+        return self.dir / "logs" / f"{name}.log"
+
     @property
     def training_seed(self) -> int:
         """The seed of the run's trainings: its own where one is declared (0 is one), else the run's."""
@@ -307,6 +323,11 @@ class Run:
     def tasks(self) -> dict[str, Task]:
         """The run's tasks by name."""
         return {name: task(name) for name in self.experiment.tasks}
+
+
+def variant(limit: int | None, samples: int) -> str:
+    """What the names of files and folders say of a subset and of votes: ".limit200.samples5"."""
+    return (f".limit{limit}" if limit else "") + (f".samples{samples}" if samples > 1 else "")
 
 
 def run_dir(name: str) -> Path:

@@ -1,6 +1,6 @@
-"""A task of one's own from a file of labelled logs, without code: columns, labels, checks, declarations, instances.
+"""Declare a custom task from a file of labelled logs, without code: columns, labels, checks, declarations, instances.
 
-It asks nothing that it can see: what it chose is printed with the flag that says otherwise. It writes, under
+Nothing is asked that the file shows: each choice is printed with the flag that changes it. Written are, under
 experiments, tasks/<name>.yaml, runs/<name>.yaml (the paper's run on this task) and runs/demo-<name>.yaml (the same for
 the demo's tiny model and teacher); and build/data/own/<name>/{train,test,handbook}.jsonl.
 """
@@ -9,8 +9,6 @@ import argparse
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ import yaml
 
 from data_builders import table_reader, task_checks
 from data_builders.sessions import positive, source_name
-from data_builders.table_reader import Incoming
+from data_builders.table_reader import Table
 from data_builders.task_checks import Findings, Rows
 from logreasoner import cli
 from logreasoner.answer_format import answer_element, parse_label
@@ -27,6 +25,7 @@ from logreasoner.config import Data
 from logreasoner.files import EXPERIMENTS, manifest, write_jsonl, writing
 from logreasoner.instances import LEVEL_MASK, Instance
 from logreasoner.prompts import controls
+from logreasoner.text_table import aligned
 
 HEADER = "# Written by data_builders.new_task; edit it as you like."
 MOST_LABELS, MOST_SOURCES, LEAST_OF_A_SOURCE = 20, 8, 20
@@ -41,6 +40,7 @@ EXAMPLES_SHOWN = 3
 STAGE1, STAGE2 = 150, 1000  # the paper's instances a source (section 4.1)
 DEMO_STAGE1, DEMO_STAGE2, DEMO_TEST = 48, 200, 60  # in all
 DEMO_USE = 0.6  # of the training logs: the rest teaches the tiny base the answer form
+ROLES = ("text", "label", "description", "source")
 
 EXAMPLES = """
 python -m data_builders.new_task --name disk-failures --from docs/tutorial/disk-failures.csv
@@ -49,60 +49,59 @@ python -m data_builders.new_task --name outages --from app.log --format lines --
 python -m data_builders.new_task --name nodes --from x.log --format '(?P<label>\\S+) (?P<host>\\S+) (?P<text>.*)'"""
 
 
-@dataclass
-class Chosen:
-    """What each column is for, "" for none, and why."""
+def choose_columns(table: Table, options: argparse.Namespace) -> tuple[dict[str, str], dict[str, str]]:
+    """Choose the column of each role ("" for none) by its flag, else by name and values; return columns and reasons.
 
-    text: str
-    label: str
-    description: str
-    source: str
-    why: dict[str, str]
-
-
-def choose(file: Incoming, given: argparse.Namespace) -> Chosen:
-    """The columns by the flags, else by what they are called and hold. Raises UserError where two are as likely."""
-    why = dict.fromkeys(("text", "label", "description", "source"), "as you say")
-    for name in (given.text, given.label, given.description, given.source, given.rule_column):
-        if name not in (None, "none", *file.columns):
-            raise UserError(f"{given.file}: has no column {name!r}; it has {', '.join(map(repr, file.columns))}")
-    full = {name: values for name in file.columns if (values := file.values(name))}
-    words = {name: sum(value.count(" ") + 1 for value in values) / len(values) for name, values in full.items()}
-    few = {name: len(set(values)) for name, values in full.items()}
-    named = [name for name in (given.label, given.description, given.source) if name]
-    free = [name for name in full if name not in named]
-    text = given.text
-    if not text:
-        called = [name for name in free if TEXTS.fullmatch(name.lower()) and words[name] >= 2]
-        text = max(called or free, key=lambda name: sum(map(len, full[name])), default=None)
-        why["text"] = f"the longest free text{' that is called so' if called else ''}"
-        if text is None:
-            raise UserError(f"{given.file}: no column is left for the log's text; name it with --text")
-    rest = [name for name in full if name not in (text, given.description, given.source)]
-    label = "" if given.label_rule else given.label
-    if label is None:
-        label, why["label"] = _label(given.file, rest, few, len(file.rows))
-    rest = [name for name in rest if name != label]
-    description, source = given.description, given.source
-    if description is None:
-        description = next((name for name in rest if DESCRIPTIONS.fullmatch(name.lower()) and words[name] >= 2), "")
-        why["description"] = "is called so" if description else "no column is called so"
-    if source is None:
-        source = next((name for name in rest if SOURCES.search(name.lower()) and _is_source(full[name])), "")
-        why["source"] = f"{few.get(source, 1)} values" if source else "one source: the file"
-    description, source = ("" if name == "none" else name for name in (description, source))
-    return Chosen(text, label, description, source, why)
+    Raises UserError where several are as likely.
+    """
+    columns = {role: getattr(options, role) for role in ROLES}
+    why = dict.fromkeys(ROLES, "as you say")
+    for name in (*columns.values(), options.rule_column):
+        if name not in (None, "none", *table.columns):
+            raise UserError(f"{options.file}: has no column {name!r}; it has {', '.join(map(repr, table.columns))}")
+    named = set(columns.values())
+    free = {name: values for name in table.columns if name not in named and (values := table.values(name))}
+    if not columns["text"]:
+        columns["text"], why["text"] = _text_column(options.file, free)
+    free.pop(columns["text"], None)
+    if options.label_rule:
+        columns["label"] = ""
+    elif columns["label"] is None:
+        columns["label"], why["label"] = _label_column(options.file, free, len(table.rows))
+    free.pop(columns["label"], None)
+    if columns["description"] is None:
+        called_so = [name for name in free if DESCRIPTIONS.fullmatch(name.lower()) and _is_prose(free[name])]
+        columns["description"] = called_so[0] if called_so else ""
+        why["description"] = "is called so" if called_so else "no column is called so"
+    if columns["source"] is None:
+        called_so = [name for name in free if SOURCES.search(name.lower()) and _is_source(free[name])]
+        columns["source"] = called_so[0] if called_so else ""
+        why["source"] = f"{len(set(free[called_so[0]]))} values" if called_so else "one source: the file"
+    return {role: "" if name == "none" else name for role, name in columns.items()}, why
 
 
-def _label(path: Path, columns: list[str], few: dict[str, int], rows: int) -> tuple[str, str]:
-    fit = [name for name in columns if 2 <= few[name] <= min(MOST_LABELS, max(2, rows // 4))]
-    called = [name for hint in LABELS for name in fit if hint in name.lower()]
-    if not called and len(fit) != 1:
-        held = ", ".join(f"{name!r} ({few[name]} values)" for name in columns) or "no other column"
-        raise UserError(f"{path}: which column is the label? A label has 2 to {MOST_LABELS} values; there is {held}. "
-                        "Name one with --label, or decide by a pattern with --label-rule 'ERROR|FATAL=abnormal'")
-    chosen = (called or fit)[0]
-    return chosen, f"{few[chosen]} values" + (", and is called so" if called else ", the only column with few")
+def _text_column(path: Path, values: dict[str, list[str]]) -> tuple[str, str]:
+    if not values:
+        raise UserError(f"{path}: no column is left for the log's text; name it with --text")
+    called_so = [name for name in values if TEXTS.fullmatch(name.lower()) and _is_prose(values[name])]
+    longest = max(called_so or values, key=lambda name: sum(map(len, values[name])))
+    return longest, f"the longest free text{' that is called so' if called_so else ''}"
+
+
+def _label_column(path: Path, values: dict[str, list[str]], rows: int) -> tuple[str, str]:
+    sizes = {name: len(set(texts)) for name, texts in values.items()}
+    possible = [name for name, size in sizes.items() if 2 <= size <= min(MOST_LABELS, max(2, rows // 4))]
+    called_so = [name for word in LABELS for name in possible if word in name.lower()]
+    if not called_so and len(possible) != 1:
+        columns = ", ".join(f"{name!r} ({size} values)" for name, size in sizes.items()) or "no other column"
+        raise UserError(f"{path}: which column is the label? A label has 2 to {MOST_LABELS} values; there is {columns}."
+                        " Name one with --label, or decide by a pattern with --label-rule 'ERROR|FATAL=abnormal'")
+    column = (called_so or possible)[0]
+    return column, f"{sizes[column]} values" + (", and is called so" if called_so else ", the only column with few")
+
+
+def _is_prose(values: list[str]) -> bool:
+    return sum(value.count(" ") + 1 for value in values) >= 2 * len(values)
 
 
 def _is_source(values: list[str]) -> bool:
@@ -111,216 +110,207 @@ def _is_source(values: list[str]) -> bool:
 
 
 def source_slug(value: str) -> str:
-    """What a source is called in files and commands: lower case letters, digits and hyphens."""
+    """Name a source for files and commands: lower case letters, digits and hyphens."""
     return re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-") or "other"
 
 
-def rules(given: list[str]) -> list[tuple[re.Pattern[str], str]]:
-    """--label-rule REGEX=LABEL, in order. Raises UserError for one that is not of that form."""
-    found = []
-    for rule in given:
-        pattern, equals, label = rule.rpartition("=")
-        try:
-            found.append((re.compile(pattern), label.strip()))
-        except re.error as error:
-            raise UserError(f"--label-rule {rule!r}: not a regular expression ({error})") from None
-        if not (equals and pattern and label.strip()):
+def _regex(flag: str, pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise UserError(f"{flag} {pattern!r}: not a regular expression ({error})") from None
+
+
+def read_labels(table: Table, columns: dict[str, str], options: argparse.Namespace) -> list[str]:
+    """Return each row's label, by the rules if there are any, else from its column with white space collapsed.
+
+    Labels that differ in case only are spelt as most rows spell them. Raises UserError for a rule of another form.
+    """
+    rules = []
+    for rule in options.label_rule:
+        pattern, _, label = rule.rpartition("=")
+        if not (pattern and label.strip()):
             raise UserError(f"--label-rule {rule!r}: should read REGEX=LABEL, such as 'ERROR|FATAL=abnormal'")
-    return found
+        rules.append((_regex("--label-rule", pattern), label.strip()))
+    if rules:
+        texts = [row[options.rule_column or columns["text"]] for row in table.rows]
+        labels = [next((label for regex, label in rules if regex.search(text)), options.other_label) for text in texts]
+    else:
+        labels = [" ".join(row[columns["label"]].split()) for row in table.rows]
+    spelling = {label.casefold(): label for label, _ in reversed(Counter(labels).most_common())}
+    return [spelling[label.casefold()] for label in labels]
 
 
-def labeller(given: argparse.Namespace, chosen: Chosen) -> Callable[[dict[str, str]], str]:
-    """Row -> label: by the rules where there are some, else the label column, white space collapsed."""
-    decided = rules(given.label_rule)
-    if not decided:
-        return lambda row: " ".join(row[chosen.label].split())
-    column = given.rule_column or chosen.text
-    return lambda row: next((label for pattern, label in decided if pattern.search(row[column])), given.other_label)
+def instances(table: Table, columns: dict[str, str], options: argparse.Namespace) -> Rows:
+    """Make an instance of each row; --mask hides what it matches in the log and its description."""
+    mask = _regex("--mask", options.mask) if options.mask else None
+    items = []
+    for row, line, label in zip(table.rows, table.lines, read_labels(table, columns, options), strict=True):
+        log, description = row[columns["text"]], row[columns["description"]] if columns["description"] else ""
+        if mask:
+            log, description = mask.sub(LEVEL_MASK, log), mask.sub(LEVEL_MASK, description)
+        source = source_slug(row[columns["source"]]) if columns["source"] else source_name(options.file)
+        checksum = hashlib.sha256(log.encode()).hexdigest()[:8]
+        items.append(Instance(f"{options.name}-{line}-{checksum}", options.name, source, log, label,
+                              description=description))
+    return items
 
 
-def instances(file: Incoming, chosen: Chosen, given: argparse.Namespace) -> Rows:
-    """One instance a row; labels that differ in case only are one, spelt as most rows do."""
-    label, name = labeller(given, chosen), given.name
-    written = [label(row) for row in file.rows]
-    spelt = {text.casefold(): text for text, _ in reversed(Counter(written).most_common())}
-    found = []
-    for row, number, said in zip(file.rows, file.lines, written, strict=True):
-        log, description = row[chosen.text], row[chosen.description] if chosen.description else ""
-        if given.mask:
-            log, description = (re.sub(given.mask, LEVEL_MASK, text) for text in (log, description))
-        source = source_slug(row[chosen.source]) if chosen.source else source_name(given.file)
-        found.append(Instance(f"{name}-{number}-{hashlib.sha256(log.encode()).hexdigest()[:8]}", name, source, log,
-                              spelt[said.casefold()], description=description))
-    return found
-
-
-def classes(items: Rows, chosen: Chosen, where: Path) -> list[str]:
-    """The labels, the most frequent first. Raises UserError for too many, or one that no answer could be read as."""
+def classes(items: Rows, column: str, path: Path) -> list[str]:
+    """List the labels, the most frequent first. Raises UserError for too many, or one that no answer can give."""
     labels = [label for label, _ in Counter(item.label for item in items if item.label).most_common()]
     if len(labels) > MOST_LABELS:
-        raise UserError(f"{where}: {chosen.label!r} has {len(labels):,} values (such as {labels[0]!r}); that is an id "
-                        f"rather than a label. At most {MOST_LABELS} are possible: name another column with --label")
+        raise UserError(f"{path}: {column!r} has {len(labels):,} values (such as {labels[0]!r}); that is an id rather "
+                        f"than a label. At most {MOST_LABELS} are possible: name another column with --label")
     for label in labels:
         readable = label.isprintable() and parse_label(answer_element(label), labels) == label
         if not readable or len(label) > 60 or controls(label):
-            raise UserError(f"{where}: {label[:60]!r} cannot be a label: a label is a short text without tags, and "
+            raise UserError(f"{path}: {label[:60]!r} cannot be a label: a label is a short text without tags, and "
                             "differs from the others in more than case, quotes and a full stop")
     return labels
 
 
-def guess_positive(labels: list[str]) -> tuple[str | None, str]:
-    """The positive class of two labels and why: the one that looks bad, else the rarer; none of more than two."""
+def choose_positive(labels: list[str], option: str | None) -> tuple[str | None, str]:
+    """Choose the positive class of two labels, and say why: the one that looks bad, else the rarer."""
+    if option:
+        if option not in labels:
+            raise UserError(f"--positive {option!r}: is not one of the labels {', '.join(labels)}")
+        return option, "as you say"
     if len(labels) != 2:
         return None, f"{len(labels)} classes: accuracy and weighted F1"
     bad = [label for label in labels if BAD.search(label)]
     return (bad[0], "looks like what is searched for") if len(bad) == 1 else (labels[-1], "the rarer of two")
 
 
-def declared_task(name: str, labels: list[str], positive_class: str | None, described: bool, window: int,
-                  question: str | None) -> dict[str, Any]:
-    """experiments/tasks/<name>.yaml."""
-    title = re.sub(r"[-_]+", " ", name).capitalize()
+def declare_task(options: argparse.Namespace, labels: list[str], positive_class: str | None,
+                 described: bool) -> dict[str, Any]:
+    """Return the content of experiments/tasks/<name>.yaml."""
+    title, window = re.sub(r"[-_]+", " ", options.name).capitalize(), options.window
     what = "log with its description" if described else "log" if window == 1 else f"window of {window} log lines"
-    asked = question or f"Classify the following {what} ({title.lower()}). Decide which it is: {', '.join(labels)}."
-    measured = ({"positive": positive_class, "metrics": ["precision", "recall", "f1"]} if positive_class else
-                {"metrics": ["accuracy", "weighted_f1"]})
-    return {"title": title, "question": asked, "labels": labels, **measured, "window": window, "described": described,
-            "paper": "none: a task of one's own"}
+    question = f"Classify the following {what} ({title.lower()}). Decide which it is: {', '.join(labels)}."
+    scoring = ({"positive": positive_class, "metrics": ["precision", "recall", "f1"]} if positive_class else
+               {"metrics": ["accuracy", "weighted_f1"]})
+    return {"title": title, "question": options.question or question, "labels": labels, **scoring, "window": window,
+            "described": described, "paper": "none: a custom task"}
 
 
-def sized(logs: Counter[str], most1: int, most2: int, use: float) -> tuple[dict[str, int], dict[str, int]]:
-    """Rows of stage 1 and stage 2 from each source: a fifth (five, if there are) and the rest of what may be used."""
-    rooms = {name: max(2, int(count * use) - EXAMPLES_SHOWN) for name, count in sorted(logs.items())}
-    first = {name: min(most1, max(5, room // 5), room // 2) for name, room in rooms.items()}
-    return first, {name: min(most2, rooms[name] - first[name]) for name in rooms}
+def declare_run(name: str, base: str, train: Rows, seed: int) -> dict[str, Any]:
+    """Return the content of a file in experiments/runs that extends `base`: paper, or demo for the tiny model."""
+    logs, demo = task_checks.logs_by_source(train), base == "demo"
+    most1, most2 = (DEMO_STAGE1 // len(logs), DEMO_STAGE2 // len(logs)) if demo else (STAGE1, STAGE2)
+    stage1, stage2 = {}, {}
+    for source, count in sorted(logs.items()):
+        usable = max(2, int(count * (DEMO_USE if demo else 1)) - EXAMPLES_SHOWN)
+        stage1[source] = min(max(1, most1), max(5, usable // 5), usable // 2)
+        stage2[source] = min(max(1, most2), usable - stage1[source])
+    # The paper selects two thirds; half leaves room for a teacher that is wrong more often on unknown logs.
+    select = max(1, sum(stage1.values()) // 2)
+    return {"extends": base, "title": f"{name}, {'tiny model' if demo else 'as in the paper'}", "seed": seed,
+            "tasks": [name], "data": Data(kind="own", name=name).model_dump(),
+            "stage1": {"handbook": 0, "samples": {name: stage1}, "select": select},
+            "stage2": {"samples": {name: stage2}}, "examples": EXAMPLES_SHOWN,
+            **({"test_rows": max(10, DEMO_TEST // len(logs))} if demo else {})}
 
 
-def declared_runs(name: str, train: Rows, seed: int) -> dict[str, dict[str, Any]]:
-    """experiments/runs/<name>.yaml, and demo-<name>.yaml for the tiny model."""
-    logs = task_checks.logs_by_source(train)
-    data = Data(kind="own", name=name).model_dump()
-    found = {}
-    for run, base, parts in ((name, "paper", sized(logs, STAGE1, STAGE2, 1)), (f"demo-{name}", "demo", sized(
-            logs, max(1, DEMO_STAGE1 // len(logs)), max(1, DEMO_STAGE2 // len(logs)), DEMO_USE))):
-        first, second = parts
-        # The paper selects two thirds; half leaves room for a teacher that is wrong more often on unknown logs.
-        found[run] = {"extends": base, "title": f"{name}, {'as in the paper' if base == 'paper' else 'tiny model'}",
-                      "seed": seed, "tasks": [name], "data": data,
-                      "stage1": {"handbook": 0, "samples": {name: first}, "select": max(1, sum(first.values()) // 2)},
-                      "stage2": {"samples": {name: second}}, "examples": EXAMPLES_SHOWN}
-    found[f"demo-{name}"]["test_rows"] = max(10, DEMO_TEST // len(logs))
-    return found
-
-
-def outputs(name: str, replace: bool) -> tuple[list[Path], Path]:
-    """The declarations to write and the folder. Raises UserError for a name that cannot be one or is taken."""
+def output_paths(name: str, replace: bool) -> tuple[list[Path], Path]:
+    """Return the declarations to write and the data's folder. Raises UserError for a name that is taken or not one."""
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,50}", name) or re.match(r"demo|smoke|paper|table|figure", name):
-        raise UserError(f"--name {name!r}: lower case letters, digits, '-' and '_', not beginning with demo, smoke, "
-                        "paper, table or figure, please")
-    paths = [EXPERIMENTS / "tasks" / f"{name}.yaml", EXPERIMENTS / "runs" / f"{name}.yaml",
-             EXPERIMENTS / "runs" / f"demo-{name}.yaml"]
+        raise UserError(f"--name {name!r}: must be lower case letters, digits, '-' and '_', and not begin with demo, "
+                        "smoke, paper, table or figure")
+    paths = [EXPERIMENTS / f"{file}.yaml" for file in (f"tasks/{name}", f"runs/{name}", f"runs/demo-{name}")]
     folder = Data(kind="own", name=name).folder
     for path in paths:
         if path.exists() and not path.read_text(encoding="utf-8").startswith(HEADER):
-            raise UserError(f"{path} is no task of your own; take another name")
-    there = next((path for path in (*paths, folder) if path.exists()), None)
-    if there and not replace:
-        raise UserError(f"{there} is there already; take another name, or --replace it")
+            raise UserError(f"{path} is not a custom task; choose another name")
+    existing = next((path for path in (*paths, folder) if path.exists()), None)
+    if existing and not replace:
+        raise UserError(f"{existing} is there already; choose another name, or --replace it")
     return paths, folder
 
 
-def show(file: Incoming, chosen: Chosen, given: argparse.Namespace, labels: list[str], items: Rows) -> str | None:
-    """Print what was seen and chosen; returns the positive class."""
-    positive_class, why = guess_positive(labels)
-    if given.positive:
-        if given.positive not in labels:
-            raise UserError(f"--positive {given.positive!r}: is not one of the labels {', '.join(labels)}")
-        positive_class, why = given.positive, "as you say"
-    counts = Counter(item.label for item in items)
-    print(f"{given.file}: {len(file.rows):,} rows, columns {', '.join(map(repr, file.columns))}")
-    rows = [(flag, repr(getattr(chosen, flag)) if getattr(chosen, flag) else "-", chosen.why[flag])
-            for flag in ("text", "label", "description", "source")]
-    if given.label_rule:
-        rows[1] = ("label-rule", " ".join(given.label_rule), f"else {given.other_label}")
-    rows.append(("positive", repr(positive_class) if positive_class else "-", why))
-    for flag, value, reason in rows:
-        print(f"  {f'--{flag}':<14} {value:<20} {reason}")
-    print("  labels         " + ", ".join(f"{label} {counts[label]:,}" for label in labels))
-    for note in file.notes:
+def show(table: Table, options: argparse.Namespace, choices: list[list[str]]) -> None:
+    """Print what was read, and what was chosen, each choice with its flag."""
+    print(f"{options.file}: {len(table.rows):,} rows, columns {', '.join(map(repr, table.columns))}")
+    print(aligned(choices, indent="  "))
+    for note in table.notes:
         print(f"note: {note}")
-    return positive_class
 
 
-def new_task(given: argparse.Namespace) -> None:
-    """Look at the file, say what is wrong with it, and write the task, its runs and its instances."""
-    paths, folder = outputs(given.name, given.replace)
-    try:
-        re.compile(given.mask or "")
-    except re.error as error:
-        raise UserError(f"--mask {given.mask!r}: not a regular expression ({error})") from None
-    file = table_reader.read(given.file, given.format, given.window, given.limit)
-    chosen = choose(file, given)
-    items = instances(file, chosen, given)
-    labels = classes(items, chosen, given.file)
-    positive_class = show(file, chosen, given, labels, items)
-    found = Findings()
-    if given.label_rule and (given.rule_column or chosen.text) == chosen.text and not given.mask:
-        found.warnings.append("the label is decided by words of the text itself, so a model can learn no more than the "
-                              "rule; hide them with --mask, or decide by another column with --rule-column")
-    kept = task_checks.usable(items, found)
-    task_checks.check(kept, labels, found)
-    train, test = ([], []) if found.errors else task_checks.split(kept, labels, given.test_share, given.seed, found)
-    for warning in found.warnings:
+def new_task(options: argparse.Namespace) -> None:
+    """Read the file, print what is wrong with it, and write the task, its runs and its instances."""
+    paths, folder = output_paths(options.name, options.replace)
+    table = table_reader.read(options.file, options.format, options.window, options.limit)
+    columns, why = choose_columns(table, options)
+    items = instances(table, columns, options)
+    labels = classes(items, columns["label"], options.file)
+    positive_class, why["positive"] = choose_positive(labels, options.positive)
+    choices = [[f"--{role}", repr(name) if name else "-", why[role]]
+               for role, name in (columns | {"positive": positive_class}).items()]
+    if options.label_rule:
+        choices[1] = ["--label-rule", " ".join(options.label_rule), f"else {options.other_label}"]
+    counts = Counter(item.label for item in items)
+    choices.append(["labels", str(len(labels)), ", ".join(f"{label} {counts[label]:,}" for label in labels)])
+    show(table, options, choices)
+    findings = Findings()
+    if options.label_rule and (options.rule_column or columns['text']) == columns['text'] and not options.mask:
+        findings.warnings.append("the label is decided by words of the text itself, so a model can learn no more than "
+                                 "the rule; hide them with --mask, or decide by another column with --rule-column")
+    items = task_checks.usable(items, findings)
+    task_checks.check(items, labels, findings)
+    train, test = ([], []) if findings.errors else task_checks.split(items, labels, options.test_share, options.seed,
+                                                                    findings)
+    for warning in findings.warnings:
         print(f"warning: {warning}")
-    if found.errors:
-        raise UserError(f"{given.file}: nothing was written: " + "; ".join(found.errors))
-    task = declared_task(given.name, labels, positive_class, bool(chosen.description), given.window, given.question)
-    runs = declared_runs(given.name, train, given.seed)
-    for path, value in zip(paths, (task, *runs.values()), strict=True):
+    if findings.errors:
+        raise UserError(f"{options.file}: nothing was written: " + "; ".join(findings.errors))
+    task = declare_task(options, labels, positive_class, bool(columns["description"]))
+    runs = [declare_run(options.name, base, train, options.seed) for base in ("paper", "demo")]
+    for path, content in zip(paths, [task, *runs], strict=True):
         with writing(path) as stream:
-            stream.write(f"{HEADER}\n{yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=118)}")
+            stream.write(f"{HEADER}\n{yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=118)}")
     parts = {"train": train, "test": test, "handbook": []}
     for part, rows in parts.items():
         write_jsonl(folder / f"{part}.jsonl", ({**item.as_json(), "split": part} for item in rows))
-    manifest(folder, [given.file], settings={key: str(value) for key, value in vars(given).items()},
-             columns={"text": chosen.text, "label": chosen.label, "source": chosen.source}, warnings=found.warnings,
+    manifest(folder, [options.file], settings={key: str(value) for key, value in vars(options).items()},
+             columns={role: columns[role] for role in ("text", "label", "source")}, warnings=findings.warnings,
              counts={part: dict(Counter(item.label for item in rows)) for part, rows in parts.items()})
-    print(f"wrote {', '.join(str(path.relative_to(EXPERIMENTS.parent)) for path in paths)} and {folder}: "
-          f"{len(train):,} training and {len(test):,} test logs\nThe question that a model is asked stands in "
-          f"{paths[0].relative_to(EXPERIMENTS.parent)}: make it say what you would tell a new colleague")
+    declarations = [str(path.relative_to(EXPERIMENTS.parent)) for path in paths]
+    print(f"wrote {', '.join(declarations)} and {folder}: {len(train):,} training and {len(test):,} test logs\n"
+          f"The question that a model is asked stands in {declarations[0]}: make it say what you would tell a new "
+          "colleague")
 
 
 def share(text: str) -> float:
-    """A share between 0.05 and 0.5, for argparse."""
+    """Parse a share between 0.05 and 0.5 for argparse."""
     if not re.fullmatch(r"0?\.\d+", text) or not 0.05 <= float(text) <= 0.5:
         raise argparse.ArgumentTypeError(f"{text!r} is not between 0.05 and 0.5")
     return float(text)
 
 
 def main() -> None:
-    """The command line."""
-    arguments = cli.parser("data_builders.new_task", "Declare a task of your own, from a file of labelled logs.",
-                           EXAMPLES)
-    add = arguments.add_argument
+    """Run the command line."""
+    parser = cli.parser("data_builders.new_task", "Declare a custom task from a file of labelled logs.", EXAMPLES)
+    add = parser.add_argument
     add("--name", required=True, help="of the task and its run: lower case letters, digits, - and _")
     add("--from", required=True, type=Path, dest="file", metavar="FILE",
         help=".csv, .tsv, .json, .jsonl, .parquet; raw lines with --format; also .gz or .zip")
-    for column in ("text", "label", "description", "source"):
-        add(f"--{column}", metavar="COLUMN", help="which column it is, instead of what is found" + (
-            "; none for none" if column in ("description", "source") else ""))
+    for role in ROLES:
+        none = "; none for none" if role in ("description", "source") else ""
+        add(f"--{role}", metavar="COLUMN", help=f"the column to use, instead of the one that is chosen{none}")
     add("--positive", metavar="LABEL", help="the class that precision, recall and F1 are about")
     add("--question", help="what a model is asked; it can be edited later")
     add("--mask", metavar="REGEX", help="what is hidden in every text, as [MASK]")
     add("--format", help="raw lines: bgl, spirit, thunderbird, lines, or a regular expression with named groups")
     add("--window", type=positive, default=1, help="raw lines: so many consecutive ones are a log (default 1)")
     add("--limit", type=positive, help="read so many rows")
-    add("--label-rule", action="append", default=[], metavar="REGEX=LABEL", help="repeatable; the first to fit counts")
+    add("--label-rule", action="append", default=[], metavar="REGEX=LABEL",
+        help="repeatable; the first that matches counts")
     add("--rule-column", metavar="COLUMN", help="where --label-rule looks (default: the text)")
-    add("--other-label", default="normal", help="the label where no rule fits (default: normal)")
+    add("--other-label", default="normal", help="the label where no rule matches (default: normal)")
     add("--test-share", type=share, default=0.2, help="of each class (default 0.2)")
     add("--seed", type=int, default=42)
-    add("--replace", action="store_true", help="write over a task of this name that was made here before")
-    cli.run(arguments, new_task)
+    add("--replace", action="store_true", help="overwrite a task of this name that was made here before")
+    cli.run(parser, new_task)
 
 
 if __name__ == "__main__":

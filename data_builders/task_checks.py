@@ -1,6 +1,6 @@
-"""What is said of a task of one's own before anything is trained, and which of its rows are tested on.
+"""Check the rows of a custom task before anything is trained, and divide them into training and test rows.
 
-Rows that cannot serve are left out (empty, unlabelled, repeated, labelled two ways). `Findings.errors` stop the task,
+Rows that are of no use are left out (empty, unlabelled, repeated, labelled two ways). `Findings.errors` stop the task,
 `warnings` do not. Training and test rows share no log, nor two that differ only in words that hold a digit.
 """
 
@@ -25,117 +25,116 @@ Rows = list[Instance]
 
 @dataclass
 class Findings:
-    """What was found: errors stop the task, warnings do not."""
+    """What the checks report: errors stop the task, warnings do not."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
 
 def template(item: Instance) -> str:
-    """A log without its numbers, names with a digit, levels and white space: near-duplicates are equal in it."""
+    """Return a log without numbers, names with a digit, levels and white space: near-duplicates are equal in it."""
     return "".join(re.sub(r"\b\w*\d\w*", "#", mask_level(item.text)).split())
 
 
-def usable(items: Rows, found: Findings) -> Rows:
-    """One row of each log and description that has one label; what is left out is warned about."""
-    def said(rows: Rows, what: str) -> None:
-        if rows:
-            shown = ", ".join(item.id for item in rows[:3])
-            found.warnings.append(f"rows {what}: {len(rows):,} left out ({shown}{', ...' if len(rows) > 3 else ''})")
-
-    said([item for item in items if not item.text.strip()], "without text")
-    said([item for item in items if item.text.strip() and not item.label], "without a label")
-    same: defaultdict[tuple[str, str], Rows] = defaultdict(list)
+def usable(items: Rows, findings: Findings) -> Rows:
+    """Return one row of each log and description that has one label; warn about the rows that are left out."""
+    empty = [item for item in items if not item.text.strip()]
+    unlabelled = [item for item in items if item.text.strip() and not item.label]
+    groups: defaultdict[tuple[str, str], Rows] = defaultdict(list)
     for item in items:
         if item.text.strip() and item.label:
-            same[item.masked, "".join(item.description.split())].append(item)
-    split = [part for part in same.values() if len({item.label for item in part}) > 1]
-    said([item for part in split for item in part], "with the same text and opposite labels")
-    kept = [part for part in same.values() if len({item.label for item in part}) == 1]
-    said([item for part in kept for item in part[1:]], "that repeat another")
-    return [part[0] for part in kept]
+            groups[item.masked, "".join(item.description.split())].append(item)
+    consistent = [rows for rows in groups.values() if len({item.label for item in rows}) == 1]
+    opposite = [item for rows in groups.values() if len({item.label for item in rows}) > 1 for item in rows]
+    repeated = [item for rows in consistent for item in rows[1:]]
+    for rows, what in ((empty, "without text"), (unlabelled, "without a label"),
+                       (opposite, "with the same text and opposite labels"), (repeated, "that repeat another")):
+        if rows:
+            ids = ", ".join(item.id for item in rows[:3]) + (", ..." if len(rows) > 3 else "")
+            findings.warnings.append(f"rows {what}: {len(rows):,} left out ({ids})")
+    return [rows[0] for rows in consistent]
 
 
-def check(items: Rows, labels: Sequence[str], found: Findings) -> None:
-    """Too few of a class, a label that stands in its text, texts that do not fit."""
+def check(items: Rows, labels: Sequence[str], findings: Findings) -> None:
+    """Report classes with too few logs, labels that stand in their texts, and texts that are too long."""
     counts = Counter(item.label for item in items)
     if len(labels) < 2:
-        found.errors.append(f"only one class ({', '.join(labels) or 'none'}): there is nothing to tell apart")
+        findings.errors.append(f"only one class ({', '.join(labels) or 'none'}): there is nothing to tell apart")
     for label in labels:
         if counts[label] < LEAST:
-            found.errors.append(f"{label!r} has {counts[label]} distinct logs; {LEAST} are the least that stage 1, "
-                                "stage 2, examples and test can share. Label more, or merge it with another class")
+            findings.errors.append(f"{label!r} has {counts[label]} distinct logs; {LEAST} are the least that stage 1, "
+                                   "stage 2, examples and test can share. Label more, or merge it with another class")
         elif counts[label] < FEW:
             tested = max(1, counts[label] // 5)
-            found.warnings.append(f"{label!r} has only {counts[label]} distinct logs: on the {tested} that are tested, "
-                                  f"its recall is known within some {98 / math.sqrt(tested):.0f} points. {FEW} and "
-                                  "more are better")
+            findings.warnings.append(f"{label!r} has only {counts[label]} distinct logs: on the {tested} that are "
+                                     f"tested, its recall is known within some {98 / math.sqrt(tested):.0f} points. "
+                                     f"{FEW} and more are better")
     if len(items) < SMALL:
-        found.warnings.append(f"{len(items):,} distinct logs in all; the paper trains on 1,000 and more a source")
-    _tell_tale(items, labels, found)
+        findings.warnings.append(f"{len(items):,} distinct logs in all; the paper trains on 1,000 and more a source")
+    _check_labels_in_texts(items, labels, findings)
     cutoff = int(config.stages()["solution-sft"].arguments["cutoff_len"])
     room = config.decoding()["serving"]["max_model_len"] - config.decoding()["evaluation"]["max_tokens"] - FRAME
-    for most, what in ((cutoff - FRAME, f"are dropped in training (cutoff_len {cutoff:,})"),
-                       (room, "may not fit into the model's context in evaluation (serving.max_model_len)")):
-        long = [item for item in items if len(item.text) > most * CHARACTERS]
+    for tokens, what in ((cutoff - FRAME, f"are dropped in training (cutoff_len {cutoff:,})"),
+                         (room, "may not fit into the model's context in evaluation (serving.max_model_len)")):
+        long = [item for item in items if len(item.text) > tokens * CHARACTERS]
         if long:
-            found.warnings.append(f"{len(long):,} texts are longer than some {most * CHARACTERS:,} characters and "
-                                  f"{what}: {long[0].id} has {max(len(item.text) for item in long):,}. Cut them")
+            findings.warnings.append(f"{len(long):,} texts are longer than some {tokens * CHARACTERS:,} characters and "
+                                     f"{what}: {long[0].id} has {max(len(item.text) for item in long):,}. Cut them")
 
 
-def _tell_tale(items: Rows, labels: Sequence[str], found: Findings) -> None:
+def _check_labels_in_texts(items: Rows, labels: Sequence[str], findings: Findings) -> None:
     for label in labels:
         word = re.compile(rf"(?<![\w-]){re.escape(label)}(?![\w-])", re.IGNORECASE)
-        rows, hits = Counter(item.label == label for item in items), Counter(
-            item.label == label for item in items if word.search(item.text))
-        mine, theirs = (hits[own] / max(1, rows[own]) for own in (True, False))
-        if mine >= SHARE and mine > TIMES * theirs:
-            found.warnings.append(f"the label {label!r} stands in {mine:.0%} of its own texts and in {theirs:.0%} of "
-                                  f"the others: a model need not reason. Hide it with --mask '{re.escape(label)}'")
+        own = [bool(word.search(item.text)) for item in items if item.label == label]
+        others = [bool(word.search(item.text)) for item in items if item.label != label]
+        own_share, other_share = (sum(hits) / max(1, len(hits)) for hits in (own, others))
+        if own_share >= SHARE and own_share > TIMES * other_share:
+            findings.warnings.append(f"the label {label!r} stands in {own_share:.0%} of its own texts and in "
+                                     f"{other_share:.0%} of the others: a model need not reason. Hide it with "
+                                     f"--mask '{re.escape(label)}'")
 
 
-def split(items: Rows, labels: Sequence[str], share: float, seed: int, found: Findings) -> tuple[Rows, Rows]:
-    """(train, test): about `share` of each class is tested on, by whole templates where the class has enough."""
+def split(items: Rows, labels: Sequence[str], share: float, seed: int, findings: Findings) -> tuple[Rows, Rows]:
+    """Divide rows into (train, test): about `share` of each class, by whole templates where the class has enough."""
     groups: defaultdict[str, Rows] = defaultdict(list)
-    first: dict[str, str] = {}  # equal logs are one template even where the level was written otherwise
+    templates: dict[str, str] = {}  # of each log's first row: equal logs stay together, however the level is written
     for item in items:
-        groups[first.setdefault(item.masked, template(item))].append(item)
-    tested: set[str] = set()
+        groups[templates.setdefault(item.masked, template(item))].append(item)
+    test_ids: set[str] = set()
     for label in labels:
-        mine = [rows for rows in groups.values() if _most(rows) == label]
-        wanted = max(1, round(share * sum(map(len, mine))))
-        taken = _taken(mine, wanted, f"{seed} {label}")
-        if 2 * sum(map(len, taken)) < wanted:
-            texts: defaultdict[str, Rows] = defaultdict(list)
-            for item in (item for rows in mine for item in rows):
-                texts[item.masked].append(item)
-            taken = _taken(list(texts.values()), wanted, f"{seed} {label}")
-            found.warnings.append(f"most logs of {label!r} differ only in numbers, so the like of a tested one is "
-                                  "trained on: its score flatters")
-        tested |= {item.id for rows in taken for item in rows}
+        own = [rows for rows in groups.values() if _main_label(rows) == label]
+        wanted = max(1, round(share * sum(map(len, own))))
+        drawn = _draw(own, wanted, f"{seed} {label}")
+        if 2 * len(drawn) < wanted:
+            logs: defaultdict[str, Rows] = defaultdict(list)
+            for rows in own:
+                for item in rows:
+                    logs[item.masked].append(item)
+            drawn = _draw(list(logs.values()), wanted, f"{seed} {label}")
+            findings.warnings.append(f"most logs of {label!r} differ only in numbers, so near-duplicates of tested "
+                                     "ones are trained on: its score is too high")
+        test_ids |= {item.id for item in drawn}
     for label in labels:
-        if not any(item.label == label and item.id in tested for item in items):
-            found.errors.append(f"no log of {label!r} can be set aside for the test; label more, or merge it")
-    return [item for item in items if item.id not in tested], [item for item in items if item.id in tested]
+        if not any(item.label == label and item.id in test_ids for item in items):
+            findings.errors.append(f"no log of {label!r} can be set aside for the test; label more, or merge it")
+    return [item for item in items if item.id not in test_ids], [item for item in items if item.id in test_ids]
 
 
-def _most(rows: Rows) -> str:
+def _main_label(rows: Rows) -> str:
     return Counter(item.label for item in rows).most_common(1)[0][0]
 
 
-def _taken(groups: list[Rows], wanted: int, seed: str) -> list[Rows]:
-    """Groups with about so many rows in all, never all of them, none that overshoots by half."""
+def _draw(groups: list[Rows], count: int, seed: str) -> Rows:
+    """Draw whole groups with about so many rows in all: never all groups, none that overshoots by half."""
     order = sorted(groups, key=lambda rows: rows[0].id)
     random.Random(seed).shuffle(order)
-    taken: list[Rows] = []
-    have = 0
+    drawn: Rows = []
     for rows in order[:-1]:
-        if have < wanted and have + len(rows) <= max(wanted * 1.5, 1):
-            taken.append(rows)
-            have += len(rows)
-    return taken
+        if len(drawn) < count and len(drawn) + len(rows) <= max(count * 1.5, 1):
+            drawn += rows
+    return drawn
 
 
 def logs_by_source(items: Iterable[Instance]) -> Counter[str]:
-    """How many distinct logs each source has; a log that several have counts for the first."""
+    """Count the distinct logs of each source; a log that several have counts for the first."""
     return Counter({item.masked: item.source for item in reversed(list(items))}.values())

@@ -217,8 +217,11 @@ def test_ten_megabytes_on_one_line_are_one_line(place, command):
     assert command(sessions, "--format", "bgl", "--window", 2, "--source", "s", "--out", out, path) == 0
     assert [len(line) for line in next(read_instances(out)).log] == [10_000_000, 1]
     assert [len(line) for line in analyze.rows(str(path))][1:] == [len(HEADERS[0]) + 1]
+    table = place / "given.jsonl"
+    table.write_bytes(as_jsonl([{"text": "x" * 10_000_000}]))
     with pytest.raises(UserError, match="longer than 1 MiB"):
-        table_reader._rows(path, [(1, {"text": "x" * 10_000_000})])
+        table_reader.read(table)
+    table.unlink()
     path.write_bytes(b"x" * (sessions.LONGEST + sessions.BLOCK + 1))
     with pytest.raises(UserError, match="a line is longer than"):
         list(sessions.lines(path))

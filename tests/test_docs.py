@@ -1,13 +1,18 @@
-"""What the documents name exists: targets, modules, paths; and the repository names nothing of the machine it is on."""
+"""What README and docs name exists: targets, modules, pages, folders, numbers; and requirements are pinned."""
 
 import re
 import subprocess
+import textwrap
 
 import pytest
 
+from logreasoner.answer_format import parse_trajectory
 from logreasoner.files import ROOT
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [README, *PAGES]
+LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
 
 
 def texts():
@@ -25,7 +30,39 @@ def test_every_module_named_can_be_run():
         assert (ROOT / (module.replace(".", "/") + ".py")).exists(), module
 
 
-@pytest.mark.parametrize("path", re.findall(r"^    ([a-z_]+/) ", (ROOT / "README.md").read_text(), re.MULTILINE))
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(document):
+    targets = {link for link in LINK.findall(document.read_text()) if "://" not in link}
+    assert sorted(link for link in targets if not (document.parent / link).exists()) == []
+
+
+def test_the_readme_is_short_and_links_every_page():
+    text = README.read_text()
+    assert len(text.splitlines()) <= 150
+    assert {f"docs/{page.name}" for page in PAGES} <= set(LINK.findall(text))
+
+
+@pytest.mark.parametrize("document", [README, ROOT / "docs" / "baselines.md"], ids=lambda path: path.name)
+def test_measured_numbers_are_those_of_the_results(document):
+    scores = set(re.findall(r"\d+\.\d \[\d+\.\d, \d+\.\d\]", document.read_text()))
+    results = (ROOT / "docs" / "results.md").read_text()
+    assert scores and sorted(score for score in scores if score not in results) == []
+
+
+def test_the_example_is_what_training_and_scoring_accept():
+    """The solution and both sides of the pair are in the answer format; the correction keeps step 1 and changes step 2."""
+    blocks = re.findall(r"(?:^    .*\n)+", README.read_text(), re.MULTILINE)
+    solution = parse_trajectory(textwrap.dedent(blocks[1]), ["normal", "abnormal"])
+    assert solution is not None and solution.answer == "abnormal"
+    columns = [(line[:53], line[53:]) for line in textwrap.dedent(blocks[2]).splitlines()]
+    rejected, chosen = (parse_trajectory("\n".join(line.rstrip() for line in column[1:]), ["normal", "abnormal"])
+                        for column in zip(*columns, strict=True))
+    assert rejected is not None and chosen is not None
+    assert (rejected.answer, chosen.answer) == ("normal", "abnormal")
+    assert rejected.steps[0] == chosen.steps[0] and rejected.steps[1] != chosen.steps[1]
+
+
+@pytest.mark.parametrize("path", re.findall(r"^    ([a-z_/]+/) ", README.read_text(), re.MULTILINE))
 def test_the_map_shows_folders_that_exist(path):
     assert path == "build/" or (ROOT / path).is_dir()
 

@@ -50,7 +50,7 @@ def test_measured_numbers_are_those_of_the_results(document):
 
 
 def test_the_example_is_what_training_and_scoring_accept():
-    """The solution and both sides of the pair are in the answer format; the correction keeps step 1 and changes step 2."""
+    """Solution and pair are in the answer format; the correction keeps step 1 and changes step 2."""
     blocks = re.findall(r"(?:^    .*\n)+", README.read_text(), re.MULTILINE)
     solution = parse_trajectory(textwrap.dedent(blocks[1]), ["normal", "abnormal"])
     assert solution is not None and solution.answer == "abnormal"

@@ -16,13 +16,13 @@ PLACE = "who/what/abc123/a folder/data.json"
 
 
 class Server(BaseHTTPRequestHandler):
-    asked: list[str] = []
+    ranges: list[str] = []
     files: dict[str, bytes] = {}
 
     def do_GET(self) -> None:  # noqa: N802
         content = self.files.get(unquote(self.path).lstrip("/"))
         start = int(self.headers.get("Range", "bytes=0-")[6:-1])
-        self.asked.append(self.headers.get("Range", ""))
+        self.ranges.append(self.headers.get("Range", ""))
         if content is None:
             self.send_error(404)
             return
@@ -47,7 +47,7 @@ class Server(BaseHTTPRequestHandler):
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     httpd = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True).start()
-    Server.asked, Server.files = [], {PLACE: CONTENT, "ad/raw.gz": CONTENT}
+    Server.ranges, Server.files = [], {PLACE: CONTENT, "ad/raw.gz": CONTENT}
     address = f"http://127.0.0.1:{httpd.server_port}"
     monkeypatch.setattr(fetch, "ORIGIN", address)
     yield address
@@ -57,12 +57,12 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def small_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"title": "t", "licence": "l", "citation": "c", "feeds": "f"}
+    described = {"title": "t", "licence": "l", "citation": "c", "feeds": "f"}
     monkeypatch.delenv("DATA_MIRROR", raising=False)
     monkeypatch.setattr(fetch, "catalogue", lambda: {
-        "small": fetch.Source(**told, group="default", repo="who/what", commit="abc123", files=[fetch.File(
+        "small": fetch.Source(**described, group="default", repo="who/what", commit="abc123", files=[fetch.File(
             path="a folder/data.json", bytes=len(CONTENT), sha256=hashlib.sha256(CONTENT).hexdigest())]),
-        "raw": fetch.Source(**told, group="ad", files=[fetch.File(path="raw.gz", url="http://127.0.0.1:9/raw.gz")]),
+        "raw": fetch.Source(**described, group="ad", files=[fetch.File(path="raw.gz", url="http://127.0.0.1:9/raw.gz")]),
     })
 
 
@@ -70,17 +70,17 @@ def test_from_the_origin_and_twice(server: str, tmp_path: Path, capsys: pytest.C
     fetch.fetch("default", [], tmp_path)
     assert (tmp_path / PLACE).read_bytes() == CONTENT
     fetch.fetch("default", [], tmp_path)
-    assert Server.asked == [""]
+    assert Server.ranges == [""]
     assert "0 brought now" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("there", [1000, len(CONTENT)])
-def test_goes_on_where_it_was(server: str, tmp_path: Path, there: int) -> None:
+@pytest.mark.parametrize("size", [1000, len(CONTENT)])
+def test_a_stopped_download_resumes(server: str, tmp_path: Path, size: int) -> None:
     part = tmp_path / (PLACE + ".part")
     part.parent.mkdir(parents=True)
-    part.write_bytes(CONTENT[:there])
+    part.write_bytes(CONTENT[:size])
     fetch.fetch("default", [], tmp_path)
-    assert Server.asked == [f"bytes={there}-"]
+    assert Server.ranges == [f"bytes={size}-"]
     assert (tmp_path / PLACE).read_bytes() == CONTENT
     assert not part.exists()
 
@@ -91,7 +91,7 @@ def test_mirror_folder_and_address_come_first(server: str, tmp_path: Path, monke
     (mirror / PLACE).write_bytes(CONTENT)
     monkeypatch.setenv("DATA_MIRROR", str(mirror))
     fetch.fetch("default", [], tmp_path / "one")
-    assert Server.asked == []
+    assert Server.ranges == []
     monkeypatch.setenv("DATA_MIRROR", server + "/")
     monkeypatch.setattr(fetch, "ORIGIN", "http://127.0.0.1:9")
     fetch.fetch("default", [], tmp_path / "two")

@@ -38,21 +38,21 @@ class Handler(socketserver.BaseRequestHandler):
 
 @pytest.fixture(scope="module")
 def server():
-    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as made:
-        made.daemon_threads, made.replies = True, []
-        threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
-        yield made
-        made.shutdown()
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads, server.replies = True, []
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield server
+        server.shutdown()
 
 
 @pytest.fixture
 def catalogue(server, monkeypatch):
     """One file, whose size and checksum are known, at the server."""
     monkeypatch.delenv("DATA_MIRROR", raising=False)
-    told = {"title": "t", "licence": "l", "citation": "c", "feeds": "f", "group": "default"}
+    described = {"title": "t", "licence": "l", "citation": "c", "feeds": "f", "group": "default"}
     file = fetch.File(path="a.json", url=f"http://127.0.0.1:{server.server_address[1]}/a.json", bytes=len(CONTENT),
                       sha256=CHECKSUM)
-    monkeypatch.setattr(fetch, "catalogue", lambda: {"one": fetch.Source(**told, files=[file])})
+    monkeypatch.setattr(fetch, "catalogue", lambda: {"one": fetch.Source(**described, files=[file])})
 
 
 STATUS = st.sampled_from([b"200 OK", b"206 Partial Content", b"301 Moved", b"404 No", b"416 No", b"500 No", b"99 x",
@@ -67,19 +67,19 @@ BODY = st.sampled_from([CONTENT, CONTENT[:7], CONTENT[7:], CONTENT + b"more", b"
                         b"ffffffffffffffff\r\n"]) | st.binary(max_size=60)
 REPLY = st.binary(max_size=60) | st.builds(
     lambda status, headers, body: b"HTTP/1.1 " + status + b"\r\n" + b"".join(
-        each + b"\r\n" for each in headers) + b"\r\n" + body, STATUS, st.lists(HEADER, max_size=3), BODY)
+        header + b"\r\n" for header in headers) + b"\r\n" + body, STATUS, st.lists(HEADER, max_size=3), BODY)
 
 
-@given(replies=st.lists(REPLY, max_size=4), there=st.none() | st.sampled_from([CONTENT[:7], CONTENT, CONTENT + b"x"]))
-@example(replies=[b"HTTP/1.1 416 No\r\n\r\n"] * 3, there=None)
+@given(replies=st.lists(REPLY, max_size=4), partial=st.none() | st.sampled_from([CONTENT[:7], CONTENT, CONTENT + b"x"]))
+@example(replies=[b"HTTP/1.1 416 No\r\n\r\n"] * 3, partial=None)
 @settings(max_examples=60 * (10 if LONG else 1), deadline=None,
           suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-def test_a_download_is_right_or_nothing_and_the_next_one_is_right(tmp_path, server, catalogue, replies, there):
+def test_a_download_is_right_or_refused_and_the_next_one_is_right(tmp_path, server, catalogue, replies, partial):
     raw = Path(tempfile.mkdtemp(dir=tmp_path)) / "raw"
     target = raw / "ad" / "a.json"
     target.parent.mkdir(parents=True)
-    if there is not None:
-        target.with_name("a.json.part").write_bytes(there)
+    if partial is not None:
+        target.with_name("a.json.part").write_bytes(partial)
     server.replies = list(replies)
     try:
         fetch.fetch("default", [], raw)
@@ -89,14 +89,14 @@ def test_a_download_is_right_or_nothing_and_the_next_one_is_right(tmp_path, serv
         server.replies = []
         try:
             fetch.fetch("default", [], raw)
-        except UserError as again:  # what had come was wrong, and is gone now
-            assert "nothing of it was kept" in str(again)
+        except UserError as again:  # the bytes that had arrived were wrong, and are removed now
+            assert "it was removed" in str(again)
             fetch.fetch("default", [], raw)
     assert target.read_bytes() == CONTENT
     assert {path.name for path in raw.parent.rglob("*") if path.is_file()} == {"a.json", "fetch.lock"}
 
 
-def test_an_answer_that_does_not_end_is_left(tmp_path, server, catalogue):
+def test_an_endless_response_is_cut(tmp_path, server, catalogue):
     server.replies = [b"HTTP/1.1 200 OK\r\n\r\n" + bytes(ENDLESS)] * fetch.TRIES
     with pytest.raises(UserError, match=r"a\.json.*more than 5,120 bytes"):
         fetch.fetch("default", [], tmp_path)

@@ -63,7 +63,7 @@ def declare(name: str = "r", **changes: Any) -> config.Run:
     return config.declare(name, experiment(**changes))
 
 
-def built(run: config.Run) -> dict[str, list[Instance]]:
+def read_splits(run: config.Run) -> dict[str, list[Instance]]:
     names = ("stage1", "stage2", "examples", "test", "test_seen")
     return {name: list(read_instances(run.splits / f"{name}.jsonl")) for name in names}
 
@@ -95,22 +95,22 @@ def test_whatever_rows_repeat_each_other_sides_stay_apart_and_no_test_row_is_los
 def test_disjoint_by_log_within_tasks_and_across_sides(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = declare()
     splits.make_splits("r")
-    found = built(run)
+    drawn = read_splits(run)
     for task in (RCA, PFP, LSM):
-        logs = {name: {item.masked for item in rows if item.task == task} for name, rows in found.items()}
+        logs = {name: {item.masked for item in rows if item.task == task} for name, rows in drawn.items()}
         for one, other in combinations(("stage1", "stage2", "examples", "test"), 2):
             assert not logs[one] & logs[other], (task, one, other)
-        assert [sum(item.task == task for item in found[name]) for name in splits.TRAINING] == [6, 12, 3]
+        assert [sum(item.task == task for item in drawn[name]) for name in splits.TRAINING] == [6, 12, 3]
     handbook = [json.loads(line) for line in (run.splits / "handbook.jsonl").read_text().splitlines()]
-    training = {item.masked for name in splits.TRAINING for item in found[name]}
+    training = {item.masked for name in splits.TRAINING for item in drawn[name]}
     training |= {"".join(case["symptom"].replace("/2/", "/[MASK]/").split()) for case in handbook}
     assert len(handbook) == 4
-    assert not training & {item.masked for item in found["test"]}
-    assert {item.masked for item in found["test_seen"]} <= training
+    assert not training & {item.masked for item in drawn["test"]}
+    assert {item.masked for item in drawn["test_seen"]} <= training
     whole = {item.id for item in read_instances(data / "test.jsonl")}
-    assert {item.id for item in found["test"] + found["test_seen"]} == whole
-    assert not [item for name in splits.TRAINING for item in found[name] if item.split == "ood"]
-    assert "M80:" not in "".join(item.text for name in splits.TRAINING for item in found[name] if item.task == PFP)
+    assert {item.id for item in drawn["test"] + drawn["test_seen"]} == whole
+    assert not [item for name in splits.TRAINING for item in drawn[name] if item.split == "ood"]
+    assert "M80:" not in "".join(item.text for name in splits.TRAINING for item in drawn[name] if item.task == PFP)
     splits.show("r")
     assert "overlap in all: 0" in capsys.readouterr().out
 
@@ -118,14 +118,14 @@ def test_disjoint_by_log_within_tasks_and_across_sides(data: Path, capsys: pytes
 def test_training_rows_are_carved_only_where_needed(data: Path) -> None:
     run = declare()
     splits.make_splits("r")
-    carved = Counter(item.task for name in splits.TRAINING for item in built(run)[name] if item.split == "test")
+    carved = Counter(item.task for name in splits.TRAINING for item in read_splits(run)[name] if item.split == "test")
     assert carved == {RCA: 21}
 
 
 def test_examples_show_different_labels(data: Path) -> None:
     run = declare()
     splits.make_splits("r")
-    examples = built(run)["examples"]
+    examples = read_splits(run)["examples"]
     assert {item.label for item in examples if item.task == PFP} == {"True", "False"}
     assert len({item.label for item in examples if item.task == RCA}) == 3
 
@@ -143,15 +143,15 @@ def test_a_short_group_gives_what_there_is_and_an_empty_split_is_an_error(data: 
         splits.make_splits("none")
 
 
-def test_the_cap_is_by_source_and_leaves_both_parts_one_sample(data: Path) -> None:
+def test_test_rows_are_limited_by_source_and_test_seen_shrinks_alike(data: Path) -> None:
     run = declare("capped", test_rows=10)
     splits.make_splits("capped")
-    found = built(run)
-    assert all(count <= 10 for count in Counter((i.task, i.source, i.split) for i in found["test"]).values())
+    drawn = read_splits(run)
+    assert all(count <= 10 for count in Counter((i.task, i.source, i.split) for i in drawn["test"]).values())
     whole = declare("whole")
     splits.make_splits("whole")
-    assert {i.id for i in found["test"]} <= {i.id for i in built(whole)["test"]}
-    assert [i.id for i in found["stage2"]] == [i.id for i in built(whole)["stage2"]]
+    assert {i.id for i in drawn["test"]} <= {i.id for i in read_splits(whole)["test"]}
+    assert [i.id for i in drawn["stage2"]] == [i.id for i in read_splits(whole)["stage2"]]
 
 
 def test_the_same_in_every_process(data: Path) -> None:
@@ -186,9 +186,9 @@ def test_missing_data_say_what_to_run(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @given(st.dictionaries(st.text(max_size=3), st.integers(0, 50), max_size=6), st.integers(0, 120))
 def test_shares_add_up_and_never_exceed(sizes: dict[str, int], count: int) -> None:
-    found = splits.shares(sizes, count)
-    assert sum(found.values()) == min(count, sum(sizes.values()))
-    assert all(0 <= found.get(name, 0) <= size for name, size in sizes.items())
+    result = splits.shares(sizes, count)
+    assert sum(result.values()) == min(count, sum(sizes.values()))
+    assert all(0 <= result.get(name, 0) <= size for name, size in sizes.items())
 
 
 def test_tables_1_and_2_on_the_public_data(mirror: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -199,12 +199,12 @@ def test_tables_1_and_2_on_the_public_data(mirror: Path, workdir: Path, capsys: 
     printed = capsys.readouterr().out
     assert "overlap in all: 0" in printed
     assert "Table 2" in printed
-    found = built(run)
-    assert (len(found["stage1"]), len(found["stage2"]), len(found["examples"])) == (1100, 7000, 12)
-    training = {item.masked for name in splits.TRAINING for item in found[name]}
-    assert not training & {item.masked for item in found["test"]}
+    drawn = read_splits(run)
+    assert (len(drawn["stage1"]), len(drawn["stage2"]), len(drawn["examples"])) == (1100, 7000, 12)
+    training = {item.masked for name in splits.TRAINING for item in drawn[name]}
+    assert not training & {item.masked for item in drawn["test"]}
     # What is kept of the test files: carving must stay as small as it is.
-    rows = Counter(item.task for item in found["test"] if item.split != "ood")
+    rows = Counter(item.task for item in drawn["test"] if item.split != "ood")
     assert rows[LSM] > 6000
     assert rows[PFP] > 7500
     assert rows[RCA] > 1600

@@ -1,18 +1,16 @@
-"""The public files, as downloaded -> instances: build/data/public/{train,test,handbook}.jsonl.
+"""Turn the public files, as downloaded, into instances: build/data/public/{train,test,handbook}.jsonl.
 
-Which file becomes what stands in experiments/sources.yaml; each layout has one reader here. Training rows come from
+experiments/sources.yaml says what each file becomes; each layout has one reader here. Training rows come from
 LogPrompt's templates and KnowLog's train files. Potential failure prediction has test files only, but its labels are
 exactly "risk level <= 4", so the logs of KnowLog's train files that no failure file has give labelled rows too.
 """
 
-import argparse
 import hashlib
 import re
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,40 +40,42 @@ Row = dict[str, Any]
 Reader = Callable[[Path, File], Iterator[Row]]
 
 
-def _listed(path: Path) -> list[Any]:
+def _read_list(path: Path) -> Iterator[tuple[str, Any]]:
+    """Yield the values of a JSON list, each with its place (rows count from 1)."""
     rows = read_json(path)
     if not isinstance(rows, list):
         raise UserError(f"{path}: expected a JSON list, found {type(rows).__name__}; fetch the file again")
-    return rows
+    for number, row in enumerate(rows, 1):
+        yield f"{path}: row {number}", row
 
 
 def pairs(path: Path, file: File) -> Iterator[Row]:
-    """KnowLog's rows [[log, description], 0 or 1]. Raises UserError naming the row (from 1)."""
-    for number, row in enumerate(_listed(path), 1):
+    """Read KnowLog's rows [[log, description], 0 or 1]. Raises UserError naming the row."""
+    for where, row in _read_list(path):
         match row:
             case [[str(log), str(description)], int(label)] if label in (0, 1):
                 yield {"log": log, "description": description, "label": str(bool(label))}
             case _:
-                raise UserError(f"{path}: row {number}: expected [[log, description], 0 or 1]; mend or remove the row")
+                raise UserError(f"{where}: expected [[log, description], 0 or 1]; correct or remove the row")
 
 
 def instructions(path: Path, file: File) -> Iterator[Row]:
-    """LogInstruct's rows {"instruction", "input", "output"}. Raises UserError naming the row (from 1)."""
-    for number, row in enumerate(_listed(path), 1):
+    """Read LogInstruct's rows {"instruction", "input", "output"}. Raises UserError naming the row."""
+    for where, row in _read_list(path):
         match row:
             case {"input": str(log), "output": str(label)}:
                 yield {"log": mask_level(log) if file.task == PFP else log, "label": label, "raw": log}
             case _:
-                raise UserError(f"{path}: row {number}: expected texts under input and output; mend or remove the row")
+                raise UserError(f"{where}: expected texts under input and output; correct or remove the row")
 
 
 def templates(path: Path, file: File) -> Iterator[Row]:
-    """LogPrompt's sheets with the columns log and label (1: abnormal). Raises UserError naming the row (from 1)."""
+    """Read LogPrompt's sheets with the columns log and label (1: abnormal). Raises UserError naming the row."""
     import pandas
 
     try:
         with zipfile.ZipFile(path) as archive:
-            if sum(part.file_size for part in archive.infolist()) > LARGEST_SHEET:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST_SHEET:
                 raise ValueError(f"more than {LARGEST_SHEET >> 20} MiB, unpacked")
         sheet = pandas.read_excel(path, dtype=str, keep_default_na=False, engine="openpyxl")
     except Exception as error:  # openpyxl raises what its zip and XML layers raise
@@ -84,35 +84,25 @@ def templates(path: Path, file: File) -> Iterator[Row]:
         raise UserError(f"{path}: the columns log and label are needed; found {', '.join(map(str, sheet.columns))}")
     for number, (log, label) in enumerate(zip(sheet["log"], sheet["label"], strict=True), 1):
         if not log.strip() or label not in ("0", "1"):
-            raise UserError(f"{path}: row {number}: needs a log and a label 0 or 1, found {label!r}; mend the row")
+            raise UserError(f"{path}: row {number}: needs a log and a label 0 or 1, found {label!r}; correct the row")
         yield {"log": log, "label": "abnormal" if label == "1" else "normal"}
 
 
-def system_log(path: Path, file: File, *, layout: str, said: Counter[str]) -> Iterator[Row]:
-    """A raw log as sessions; `said` receives the line that reports what became of its lines."""
-    counts: Counter[str] = Counter()
-    yield from sessions(path, layout, WINDOW, file.source, counts, limit=LIMIT, seed=SEED)
-    said[report(file.source, WINDOW, counts)] += 1
-
-
-def reader(layout: str, said: Counter[str]) -> Reader:
-    """The reader of a layout named in sources.yaml."""
-    known: dict[str, Reader] = {"pairs": pairs, "instructions": instructions, "templates": templates}
-    return known[layout] if layout in known else partial(system_log, layout=layout, said=said)
+READERS: dict[str, Reader] = {"pairs": pairs, "instructions": instructions, "templates": templates}
 
 
 class Ids:
-    """Stable ids: task, source and content; a row that a file repeats gets -2, -3, ... in file order."""
+    """Makes stable ids of task, source and content; a row that a file repeats gets -2, -3, ... in file order."""
 
     def __init__(self) -> None:
         self.seen: Counter[str] = Counter()
 
     def of(self, task: str, source: str, *content: str) -> str:
-        """The id of the next row with this content."""
+        """Return the id of the next row with this content."""
         initials = "".join(word[0] for word in task.split("_"))
-        found = f"{initials}-{source}-{hashlib.sha256('|'.join(content).encode()).hexdigest()[:12]}"
-        self.seen[found] += 1
-        return found if self.seen[found] == 1 else f"{found}-{self.seen[found]}"
+        key = f"{initials}-{source}-{hashlib.sha256('|'.join(content).encode()).hexdigest()[:12]}"
+        self.seen[key] += 1
+        return key if self.seen[key] == 1 else f"{key}-{self.seen[key]}"
 
 
 def _instance(row: Row, file: File, ids: Ids, where: str) -> Instance:
@@ -128,26 +118,29 @@ def _instance(row: Row, file: File, ids: Ids, where: str) -> Instance:
                      "vendor": vendor if network else "", "device": device if network else ""}, where)
 
 
-def chosen(raw: Path) -> Iterator[tuple[Source, File, Path]]:
-    """The catalogue's files to read: all but stand-ins for what is there. Raises UserError for one that is missing."""
+def files_to_read(raw: Path) -> list[tuple[Source, File, Path]]:
+    """List the catalogue's files with a task: the complete logs that are there, and stand-ins for those that are not.
+
+    Raises UserError for a file that is missing.
+    """
     files = [(source, file, raw / source.place(file)) for source in catalogue().values() for file in source.files]
-    there = {file.source for source, file, path in files if source.group == "ad" and path.exists()}
-    for source, file, path in files:
-        if not file.task or file.stands_in_for in there or (source.group == "ad" and file.source not in there):
-            continue
+    complete = {file.source for source, file, path in files if source.group == "ad" and path.exists()}
+    files = [(source, file, path) for source, file, path in files if file.task
+             and file.stands_in_for not in complete and (source.group != "ad" or file.source in complete)]
+    for _, _, path in files:
         if not path.exists():
             raise UserError(f"{path}: no such file; bring it with: python -m data_builders.fetch")
-        yield source, file, path
+    return files
 
 
 def failures(rows: Iterable[Instance], known: set[str], ids: Ids) -> Iterator[Instance]:
-    """Failure prediction rows from semantic matching's training logs that no failure file has (`known`, masked)."""
-    done: set[tuple[str, str]] = set()
+    """Make failure prediction rows of semantic matching's logs that no failure file has (`known`, masked)."""
+    seen: set[tuple[str, str]] = set()
     for row in rows:
         level = LEVEL.match(row.text)
-        if level is None or row.masked in known or (row.source, row.text) in done:
+        if level is None or row.masked in known or (row.source, row.text) in seen:
             continue
-        done.add((row.source, row.text))
+        seen.add((row.source, row.text))
         yield replace(row, id=ids.of(PFP, row.source, row.text), task=PFP, log=mask_level(row.text), description="",
                       label=str(int(level[1]) <= FAILURE))
 
@@ -158,90 +151,87 @@ def steps(text: str) -> list[str]:
     A numbered "End." counts and stays: other steps send the reader there, it is the last box of the flowchart.
     """
     text = " ".join(text.split())
-    cut, pieces = len(text) >= CUT and text[-1] not in ".!?", []
+    cut, result = len(text) >= CUT and text[-1] not in ".!?", []
     number, start = 0, 0
     while True:
         # A number opens a step where a sentence has ended; "go to step 2." does not.
         mark = re.compile(rf"(?:^|(?<=[.:;,!?)\]·])|Procedure)\s*{number + 1}\s?[.)]\s*(?=\D)").search(text, start)
         if number:
-            pieces.append(text[start:mark.start() if mark else None].strip())
+            result.append(text[start:mark.start() if mark else None].strip())
         if mark is None:
             break
         number, start = number + 1, mark.end()
-    pieces = pieces[:-1] if cut else pieces
-    return [piece for piece in pieces if piece]
+    return [step for step in (result[:-1] if cut else result) if step]
 
 
 def handbook(files: Iterable[tuple[File, Path]], ids: Ids, counts: Counter[str]) -> Iterator[Row]:
-    """Stand-ins for the paper's handbook cases: {id, source, vendor, symptom, analysis: steps}, after its filters."""
+    """Make stand-ins for the paper's handbook cases, after its filters: {id, source, vendor, symptom, analysis}."""
     seen: set[str] = set()
     for file, path in files:
         for row in instructions(path, file):
             symptom, analysis = " ".join(row["log"].split()), steps(row["label"])
-            same = "".join(mask_level(symptom).split())
+            key = "".join(mask_level(symptom).split())
             counts["handbook rows read"] += 1
             if len(analysis) < MIN_STEPS:
                 counts[f"handbook rows with fewer than {MIN_STEPS} steps"] += 1
             elif len(symptom.partition(":")[2].split()) < MIN_WORDS:
                 counts["handbook rows with an overly brief symptom"] += 1
-            elif same in seen:
+            elif key in seen:
                 counts["handbook rows repeated"] += 1
             else:
-                seen.add(same)
+                seen.add(key)
                 yield {"id": ids.of("handbook", file.source, symptom), "source": file.source,
                        "vendor": file.source.partition("-")[0], "symptom": symptom, "analysis": analysis}
 
 
-def instances(raw: Path, ids: Ids, counts: Counter[str]) -> Iterator[Instance]:
-    """Every instance of the catalogue but the derived ones, in its order."""
-    for source, file, path in chosen(raw):
-        if file.task == "handbook":
-            continue
-        rows = reader(file.layout or source.layout, counts)(path, file)
+def instances(files: list[tuple[Source, File, Path]], ids: Ids, counts: Counter[str],
+              reports: list[str]) -> Iterator[Instance]:
+    """Yield every instance of the files; `reports` receives a line for each raw log."""
+    for source, file, path in files:
+        layout, lines = file.layout or source.layout, Counter[str]()
+        rows = READERS[layout](path, file) if layout in READERS else sessions(
+            path, layout, WINDOW, file.source, lines, limit=LIMIT, seed=SEED)
         for number, row in enumerate(rows, 1):
             item = _instance(row, file, ids, f"{path}: row {number}")
             if item.task == LSM and item.split == "train" and not item.description.strip():
                 counts["semantic matching training rows without a description left out"] += 1
             else:
                 yield item
+        if layout not in READERS:
+            reports.append(report(file.source, WINDOW, lines))
 
 
 def normalise(raw: Path, out: Path) -> None:
     """Write train.jsonl, test.jsonl and handbook.jsonl with a manifest. Raises UserError naming file and row."""
-    ids, counts = Ids(), Counter[str]()
-    files = list(chosen(raw))
-    found = list(instances(raw, ids, counts))
-    train = [item for item in found if item.split == "train"]
-    test = [item for item in found if item.split != "train"]
-    failing = {item.masked for item in test if item.task == PFP}
-    train += failures([item for item in train if item.task == LSM], failing, ids)
+    ids, counts, reports = Ids(), Counter[str](), list[str]()
+    files = files_to_read(raw)
+    items = list(instances([row for row in files if row[1].task != "handbook"], ids, counts, reports))
+    train = [item for item in items if item.split == "train"]
+    test = [item for item in items if item.split != "train"]
+    known = {item.masked for item in test if item.task == PFP}
+    train += failures([item for item in train if item.task == LSM], known, ids)
     cases = list(handbook([(file, path) for _, file, path in files if file.task == "handbook"], ids, counts))
-    for name, rows in (("train", [i.as_json() for i in train]), ("test", [i.as_json() for i in test]),
+    for name, rows in (("train", [item.as_json() for item in train]), ("test", [item.as_json() for item in test]),
                        ("handbook", cases)):
         write_jsonl(out / f"{name}.jsonl", rows)
-    rows_by = {name: dict(sorted(Counter(f"{item.task} {item.source}" for item in side).items()))
-               for name, side in (("train", train), ("test", test))}
-    manifest(out, [path for _, _, path in files], rows={**rows_by, "handbook": len(cases)}, notes=dict(counts),
+    sizes = {name: dict(sorted(Counter(f"{item.task} {item.source}" for item in side).items()))
+             for name, side in (("train", train), ("test", test))}
+    notes = [*reports, *(f"{count:,} {what}" for what, count in counts.items())]
+    manifest(out, [path for _, _, path in files], rows={**sizes, "handbook": len(cases)}, notes=notes,
              files={name: sha256(out / f"{name}.jsonl") for name in ("train", "test", "handbook")})
-    for text, number in counts.items():
-        print(text if number == 1 and " lines -> " in text else f"{number:,} {text}")
-    stand_ins = sorted({file.source for _, file, _ in files if file.stands_in_for})
-    if stand_ins:
-        print(f"anomaly detection is tested on samples ({', '.join(stand_ins)}), not on the paper's complete logs; "
+    print("\n".join(notes))
+    if stand_ins := sorted({file.source for _, file, _ in files if file.stands_in_for}):
+        print(f"anomaly detection is tested on excerpts ({', '.join(stand_ins)}), not on the paper's complete logs; "
               "make data-ad brings those")
     print(f"{out}: {len(train):,} training rows, {len(test):,} test rows, {len(cases):,} handbook cases")
 
 
 def main() -> None:
-    """The command line."""
-    arguments = cli.parser("data_builders.normalise", "Turn the downloaded public files into instances.", EXAMPLES)
-    arguments.add_argument("--raw", type=Path, default=RAW, help="where fetch put the files, or a mirror")
-    arguments.add_argument("--out", type=Path, default=OUT, help="folder for train.jsonl, test.jsonl, handbook.jsonl")
-
-    def run(given: argparse.Namespace) -> None:
-        normalise(given.raw, given.out)
-
-    cli.run(arguments, run)
+    """Run the command line."""
+    parser = cli.parser("data_builders.normalise", "Turn the downloaded public files into instances.", EXAMPLES)
+    parser.add_argument("--raw", type=Path, default=RAW, help="where fetch put the files, or a mirror")
+    parser.add_argument("--out", type=Path, default=OUT, help="folder for train.jsonl, test.jsonl, handbook.jsonl")
+    cli.run(parser, lambda options: normalise(options.raw, options.out))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A person's decisions on thoughts and corrections: the file that holds them and what they let into a dataset.
+"""Read and append a person's decisions on thoughts and corrections, and apply them to a dataset's rows.
 
 The paper's authors checked every thought by hand. Decisions lie in build/runs/<run>/review/, in thoughts.jsonl and
 corrections.<model>.jsonl (corrections.<model>.<stage>.jsonl for the corrections of another stage than dpo), one JSON
@@ -9,10 +9,10 @@ object a line. `make review` appends such lines from a web page; any editor will
     {"id": "p-3", "decision": "edited", "thought": {"problem_overview": "", "key_challenges": [""], ...}}
     {"id": "p-4", "decision": "edited", "correction": {"first_error": 2, "reason": "", "steps": [""], ...}}
 
-The last line on an id counts; the decision "" takes the earlier ones back. An edit has the form that the teacher is
-asked for and passes the same rules. `of` is a digest of what was shown: a line about an answer that was made anew
-since counts no more; a line without `of` always does. Once there is a file, what is undecided is left out; without
-one everything valid goes in.
+The last line on an id counts; the decision "" withdraws the earlier ones. An edit has the form that the teacher is
+asked for and passes the same rules. `of` is a digest of what was shown: a line about an answer that has been generated
+again since does not count; a line without `of` always does. Once there is a file, undecided rows are left out; without
+one all valid rows are used.
 """
 
 import contextlib
@@ -36,13 +36,14 @@ from logreasoner.instances import by_id, read_instances
 
 Row = dict[str, Any]
 VALID = ("valid", "accepted")  # outcomes that need no edit
+DECISIONS = ("accepted", "edited", "rejected")
 
 
 @dataclass(frozen=True)
 class Review:
-    """What is reviewed, by id and in the order it is shown; `kind` is the field of an edit, thought or correction.
+    """The rows to review, by id and in the order they are shown; `kind` is the field of an edit: thought, correction.
 
-    `check` gives the row as an edit changes it, or None and why the edit is not valid.
+    `check` returns the row as an edit changes it, or None and why the edit is not valid.
     """
 
     kind: str
@@ -51,78 +52,76 @@ class Review:
     check: Callable[[Row, Any], tuple[Row | None, str]]
 
     def files(self) -> list[Path]:
-        """The review file, if there is one: an input of what it decides."""
+        """Return the review file, if there is one: an input of the dataset."""
         return [self.path] if self.path.exists() else []
 
     def decisions(self) -> dict[str, Row]:
-        """The line that counts for each id; its "kept" is the row that goes in. Raises UserError for a wrong line."""
-        found: dict[str, Row] = {}
+        """Return the line that counts for each id, with `row` as it is used. Raises UserError for a wrong line."""
+        lines: dict[str, Row] = {}
         for file in self.files():
             for number, line in read_jsonl(file):
                 row = self.rows.get(str(line.get("id")))
-                if "of" in line and (row is None or line["of"] != _shown(row)):
+                if "of" in line and (row is None or line["of"] != _digest(row)):
                     continue
                 if row is None:
                     raise UserError(f"{file}:{number}: no {self.kind} has id {line.get('id')!r}")
-                found[row["id"]] = {**line, "id": row["id"], "where": f"{file}:{number}: "}
-        return {key: {**line, "kept": self._kept(line)} for key, line in found.items() if line.get("decision") != ""}
+                lines[row["id"]] = {**line, "id": row["id"], "where": f"{file}:{number}: "}
+        return {key: {**line, "row": self._apply(line)} for key, line in lines.items() if line.get("decision") != ""}
 
-    def _kept(self, line: Row) -> Row | None:
-        """The row as a line lets it in, None if it does not. Raises UserError if the line is not a decision."""
+    def _apply(self, line: Row) -> Row | None:
+        """Return the row as a line decides it, None if it rejects it. Raises UserError if it is not a decision."""
         row, decision, where = self.rows[line["id"]], line.get("decision"), line.get("where", "")
-        if decision not in ("accepted", "edited", "rejected"):
+        if decision not in DECISIONS:
             raise UserError(f"{where}decision must be accepted, edited or rejected, not {decision!r}")
         if decision == "accepted" and row["outcome"] not in VALID:
             raise UserError(f"{where}{row['id']} is not valid ({row['outcome']}); edit or reject it")
         if decision != "edited":
             return row if decision == "accepted" else None
-        changed, why = self.check(row, line.get(self.kind))
-        if changed is None:
+        edited, why = self.check(row, line.get(self.kind))
+        if edited is None:
             raise UserError(f"{where}the edited {self.kind} of {row['id']} is not valid ({why})")
-        return changed
+        return edited
 
-    def kept(self) -> tuple[list[Row], dict[str, int] | str]:
-        """The rows that go in and what was decided; "not reviewed" without a file, when everything valid goes in."""
+    def accepted(self) -> tuple[list[Row], dict[str, int] | str]:
+        """Return the rows to use and the decisions counted; all valid rows and "not reviewed" without a file."""
         valid = [row for row in self.rows.values() if row["outcome"] in VALID]
         if not self.files():
             return valid, "not reviewed"
         decisions = self.decisions()
-        verdicts = [line["decision"] for line in decisions.values()]
-        counts = {each: verdicts.count(each) for each in ("accepted", "edited", "rejected")}
-        kept = [decisions[key]["kept"] for key in self.rows if key in decisions]
-        undecided = sum(row["id"] not in decisions for row in valid)
-        return [row for row in kept if row], {**counts, "undecided": undecided}
+        counts = {name: sum(line["decision"] == name for line in decisions.values()) for name in DECISIONS}
+        rows = [decisions[key]["row"] for key in self.rows if key in decisions and decisions[key]["row"]]
+        return rows, {**counts, "undecided": sum(row["id"] not in decisions for row in valid)}
 
-    def decide(self, given: Any, who: str) -> None:
+    def decide(self, decision: Any, reviewer: str) -> None:
         """Append one decision (id, decision, an edit) with who and when. Raises UserError if it is not valid."""
-        row = self.rows.get(str(given.get("id"))) if isinstance(given, dict) else None
+        row = self.rows.get(str(decision.get("id"))) if isinstance(decision, dict) else None
         if row is None:
             raise UserError(f"no {self.kind} has such an id")
-        line = {"id": row["id"], **{key: given[key] for key in ("decision", self.kind) if key in given}}
-        self._kept(line)
-        line |= {"who": who, "when": datetime.now(UTC).isoformat(timespec="seconds"), "of": _shown(row)}
+        line = {"id": row["id"], **{key: decision[key] for key in ("decision", self.kind) if key in decision}}
+        self._apply(line)
+        line |= {"who": reviewer, "when": datetime.now(UTC).isoformat(timespec="seconds"), "of": _digest(row)}
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as lock:  # other tabs and other reviewers' servers wait here
             fcntl.flock(lock, fcntl.LOCK_EX)
             append_lines(self.path, [line])
 
 
-def _shown(row: Row) -> str:
-    """A digest of what a reviewer judges."""
+def _digest(row: Row) -> str:
+    """Return a digest of what a reviewer judges."""
     return digest([row.get(key) for key in ("problem", "thought", "flawed", "text")])[:16]
 
 
 def draft(row: Row) -> Row:
-    """What an edit begins with: the answer as far as it can be read."""
-    written = row.get("thought", row.get("text"))
-    if isinstance(written, str):
+    """Return what an edit begins with: the answer as far as it can be parsed."""
+    answer = row.get("thought", row.get("text"))
+    if isinstance(answer, str):
         with contextlib.suppress(ValueError):
-            written = json_object(written)
-    return written if isinstance(written, dict) else {}
+            answer = json_object(answer)
+    return answer if isinstance(answer, dict) else {}
 
 
 def thoughts(run: Run) -> Review:
-    """The thoughts of a run, each with the problem and the raw analysis that it abstracts."""
+    """Load the thoughts of a run, each with the problem and the raw analysis that it abstracts."""
     analyses = {row["id"]: row["analysis"] for row in stage1.selected(run)}
     rows = {row["id"]: {**row, "analysis": analyses.get(row["id"])}
             for _, row in read_jsonl(stage1.folder(run) / "thoughts.jsonl")}
@@ -139,7 +138,7 @@ def _thought(row: Row, edit: Any) -> tuple[Row | None, str]:
 
 
 def corrections(run: Run, model: str, stage: str) -> Review:
-    """A model's corrections that `stage` holds, each with the flawed solution and the true label."""
+    """Load a model's corrections that `stage` holds, each with the flawed solution and the true label."""
     tasks, items = run.tasks(), by_id(read_instances(run.splits / "stage2.jsonl"))
     flawed = {row["id"]: row for row in stage2.wrong(run, model, run.stage(stage).samples.solutions)}
     rows = {row["id"]: {**row, "label": flawed[row["id"]]["label"],

@@ -1,7 +1,7 @@
-"""The web page of `make review`: a person accepts, edits or rejects thoughts and corrections (data_builders.review).
+"""Serve the web page of `make review`, on which a person accepts, edits or rejects thoughts and corrections.
 
-Served by the standard library. Gradio's page loads a script from a CDN, its server asks its makers for the newest
-version, and neither sets a content policy; this one works offline, and log text on it stays text.
+It is served by the standard library: Gradio's page loads a script from a CDN, its server asks its makers for the newest
+version, and neither sets a content policy. This one works offline, and log text on it stays text.
 """
 
 import argparse
@@ -33,18 +33,18 @@ HEADERS = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff
 
 
 class Page(ThreadingHTTPServer):
-    """Reviews by name under a secret path, which keeps out other users of the machine and other sites' requests."""
+    """Serves reviews under a secret path, which keeps out other users of the machine and other sites' requests."""
 
     daemon_threads = True
 
-    def __init__(self, address: tuple[str, int], reviews: dict[str, Review], who: str):
+    def __init__(self, address: tuple[str, int], reviews: dict[str, Review], reviewer: str):
         super().__init__(address, Handler)
-        self.reviews, self.who, self.secret = reviews, who, secrets.token_urlsafe(16)
-        self.local = f"[{address[0]}]" in LOOPBACK or address[0] in LOOPBACK
+        self.reviews, self.reviewer, self.secret = reviews, reviewer, secrets.token_urlsafe(16)
+        self.local = address[0] in LOOPBACK or f"[{address[0]}]" in LOOPBACK
         self.url = f"http://{address[0]}:{self.server_address[1]}/{self.secret}/{next(iter(reviews))}/"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A browser that goes away is no error; anything else is shown as usual."""
+        """Show an error, unless a browser has closed its connection."""
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
@@ -56,119 +56,122 @@ class Handler(BaseHTTPRequestHandler):
     timeout = 60  # seconds that one request may keep its thread
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing about each request: the terminal is the reviewer's."""
+        """Print nothing about requests: the terminal is the reviewer's."""
 
-    def _send(self, status: int, kind: str, data: bytes) -> None:
+    def _send(self, status: int, kind: str, content: bytes) -> None:
         self.send_response(status)
-        for name, value in {**HEADERS, "Content-Type": f"{kind}; charset=utf-8", "Content-Length": len(data)}.items():
-            self.send_header(name, str(value))
+        for name, value in (HEADERS | {"Content-Type": f"{kind}; charset=utf-8"}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(data)
+        self.wfile.write(content)
 
-    def _answer(self, make: Callable[..., Row], *given: Any) -> None:
-        """Send what `make` returns as JSON; what a person has to mend comes as {"error": ...}."""
+    def _send_json(self, make: Callable[..., Row], *arguments: Any) -> None:
+        """Send what `make` returns; an error that a person can correct is sent as {"error": message}."""
         try:
-            status, value = 200, make(*given)
+            status, value = 200, make(*arguments)
         except (UserError, OSError, ValueError, RecursionError) as error:
             status, value = 422, {"error": str(error)}
         self._send(status, "application/json", json.dumps(value).encode())
 
-    def _asked(self) -> tuple[Review | None, str]:
-        """The review that a path names, None without the secret, and the rest of the path.
+    def _route(self) -> tuple[Review | None, str]:
+        """Return the review that the path names, None without the secret, and the rest of the path.
 
-        None also for a page that reached loopback by a name of its own (DNS rebinding).
+        None also for a request to loopback under another host's name (DNS rebinding).
         """
-        called = re.sub(r":[0-9]*\Z", "", self.headers.get("Host", ""))
-        if self.server.local and called not in LOOPBACK:
-            return None, ""
+        host = re.sub(r":[0-9]*\Z", "", self.headers.get("Host", ""))
         _, secret, name, *rest = [*self.path.partition("?")[0].split("/"), "", ""]
-        known = hmac.compare_digest(secret.encode(), self.server.secret.encode())
-        return self.server.reviews.get(name) if known else None, "/".join(rest).rstrip("/")
+        allowed = hmac.compare_digest(secret.encode(), self.server.secret.encode())
+        if not allowed or (self.server.local and host not in LOOPBACK):
+            return None, ""
+        return self.server.reviews.get(name), "/".join(rest).rstrip("/")
 
     def do_GET(self) -> None:
-        """The page, its parts, the state or one row."""
-        found, part = self._asked()
+        """Send the page, its parts, the state or one row."""
+        shown, part = self._route()
         number = part.removeprefix("item/")
-        if found and part in FILES:
+        if shown and part in FILES:
             self._send(200, FILES[part], (TEMPLATES / (part or "review.html")).read_bytes())
-        elif found and part == "state":
-            self._answer(self._state, found)
-        elif found and re.fullmatch("[0-9]{1,9}", number) and int(number) < len(found.rows):
-            self._answer(item, found, int(number))
+        elif shown and part == "state":
+            self._send_json(self._state, shown)
+        elif shown and re.fullmatch("[0-9]{1,9}", number) and int(number) < len(shown.rows):
+            self._send_json(item, shown, int(number))
         else:
             self._send(404, "text/plain", b"not found; the page is at the address that make review printed\n")
 
     def do_POST(self) -> None:
-        """One decision, from the page itself."""
-        found, part = self._asked()
+        """Take one decision, from the page itself."""
+        shown, part = self._route()
         origin, size = self.headers.get("Origin", "").partition("//")[2], self.headers.get("Content-Length", "")
-        if not found or part != "decide" or origin != self.headers.get("Host"):
+        if not shown or part != "decide" or origin != self.headers.get("Host"):
             self._send(403, "text/plain", b"decisions are taken from the page alone\n")
         elif not re.fullmatch("[0-9]{1,7}", size) or int(size) > 2**20:
             self._send(413, "text/plain", b"too large\n")
         else:
-            self._answer(self._state, found, self.rfile.read(int(size)))
+            self._send_json(self._state, shown, self.rfile.read(int(size)))
 
-    def _state(self, found: Review, decision: bytes = b"") -> Row:
+    def _state(self, shown: Review, decision: bytes = b"") -> Row:
         if decision:
-            found.decide(json.loads(decision), self.server.who)
-        decisions = found.decisions()
-        return {"names": list(self.server.reviews), "kind": found.kind, "file": str(found.path), "who": self.server.who,
-                "decided": [decisions[key]["decision"] if key in decisions else "" for key in found.rows]}
+            shown.decide(json.loads(decision), self.server.reviewer)
+        decisions = shown.decisions()
+        return {"names": list(self.server.reviews), "kind": shown.kind, "file": str(shown.path),
+                "who": self.server.reviewer,
+                "decided": [decisions[key]["decision"] if key in decisions else "" for key in shown.rows]}
 
 
-def item(found: Review, number: int) -> Row:
-    """One row as the page shows it: with the decision on it, what an edit begins with, and why it is not valid."""
-    row = list(found.rows.values())[number]
-    line, draft = found.decisions().get(row["id"], {"decision": ""}), review.draft(row)
-    why = "" if row["outcome"] in review.VALID else found.check(row, draft)[1] or row["outcome"]
-    return {**row, "why": why, "draft": line[found.kind] if line["decision"] == "edited" else draft,
-            "decision": {key: line.get(key, "") for key in ("decision", "who", "when")}}
+def item(shown: Review, number: int) -> Row:
+    """Return one row as the page shows it: its decision, what an edit begins with, and why it is not valid."""
+    row = list(shown.rows.values())[number]
+    decision, draft = shown.decisions().get(row["id"], {"decision": ""}), review.draft(row)
+    why = "" if row["outcome"] in review.VALID else shown.check(row, draft)[1] or row["outcome"]
+    return {**row, "why": why, "draft": decision[shown.kind] if decision["decision"] == "edited" else draft,
+            "decision": {key: decision.get(key, "") for key in ("decision", "who", "when")}}
 
 
 def reviews(run: Run, model: str, stage: str) -> dict[str, Review]:
-    """What there is to review: thoughts, and the corrections of a model. Raises UserError if there is neither."""
-    found = {}
+    """Return the reviews that have rows: thoughts, and a model's corrections. Raises UserError if there is none."""
+    result = {}
     if (run.dataset("shared", "thought-sft") / "thoughts.jsonl").exists():
-        found["thoughts"] = review.thoughts(run)
+        result["thoughts"] = review.thoughts(run)
     if (run.dataset(model, stage) / "corrections.jsonl").exists():
-        found["corrections"] = review.corrections(run, model, stage)
-    if not any(each.rows for each in found.values()):
+        result["corrections"] = review.corrections(run, model, stage)
+    result = {name: shown for name, shown in result.items() if shown.rows}
+    if not result:
         raise UserError(f"{run.dir}: nothing to review yet; do: make thoughts, or make corrections")
-    return {name: each for name, each in found.items() if each.rows}
+    return result
 
 
-def serve(given: argparse.Namespace) -> None:
-    """Serve the page until Ctrl-C or SIGTERM, then say how far the review is.
+def serve(options: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C or SIGTERM, then print how many rows are decided.
 
-    Raises UserError for a line that is no decision.
+    Raises UserError for a line of a review file that is not a decision.
     """
     cli.stop_on_sigterm()
-    found = reviews(load_run(given.run), given.model, given.stage)
-    for each in found.values():
-        each.decisions()
+    shown = reviews(load_run(options.run), options.model, options.stage)
+    for one in shown.values():
+        one.decisions()
     git = subprocess.run(["git", "config", "user.name"], cwd=ROOT, capture_output=True, text=True, check=False)
-    who = given.who or git.stdout.strip() or os.environ.get("USER", "unknown")
-    with Page((given.host, given.port), found, who) as page:
-        print(f"review as {who} (Ctrl-C ends): {page.url}", flush=True)
+    reviewer = options.who or git.stdout.strip() or os.environ.get("USER", "unknown")
+    with Page((options.host, options.port), shown, reviewer) as page:
+        print(f"review as {reviewer} (Ctrl-C ends): {page.url}", flush=True)
         with contextlib.suppress(KeyboardInterrupt):
             page.serve_forever()
-    for each in found.values():
-        print(f"\n{each.path}: {len(each.decisions()):,} of {len(each.rows):,} {each.kind}s decided")
+    for one in shown.values():
+        print(f"\n{one.path}: {len(one.decisions()):,} of {len(one.rows):,} {one.kind}s decided")
 
 
 def main() -> None:
-    """Serve the review page."""
-    arguments = cli.parser("data_builders.review_page", "Review thoughts and corrections on a web page.", """
+    """Run the command line."""
+    parser = cli.parser("data_builders.review_page", "Review thoughts and corrections on a web page.", """
 python -m data_builders.review_page --run paper
 python -m data_builders.review_page --run paper --model qwen2.5-7b --port 8600 --who 'Ada Lovelace'""")
-    arguments.add_argument("--run", required=True)
-    arguments.add_argument("--model", default="", help="also review this model's corrections")
-    arguments.add_argument("--stage", default="dpo", help="the stage that holds the corrections (default: dpo)")
-    arguments.add_argument("--who", default="", help="the reviewer's name (default: git's user.name, else $USER)")
-    arguments.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
-    arguments.add_argument("--port", type=int, default=0, help="default: any free port")
-    cli.run(arguments, serve)
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--model", default="", help="also review this model's corrections")
+    parser.add_argument("--stage", default="dpo", help="the stage that holds the corrections (default: dpo)")
+    parser.add_argument("--who", default="", help="the reviewer's name (default: git's user.name, else $USER)")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=0, help="default: any free port")
+    cli.run(parser, serve)
 
 
 if __name__ == "__main__":

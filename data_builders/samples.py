@@ -39,7 +39,7 @@ def part(rows: list[Row], share: float, seed: int) -> list[Row]:
 def thoughts(run: Run, stage: str) -> tuple[list[Row], dict[str, Any]]:
     """D_thought (equation 1): prompt x, response (C_high, T_high)."""
     path, reviewed = stage1.folder(run) / "thoughts.jsonl", review.thoughts(run)
-    kept, decided = reviewed.kept()
+    kept, decided = reviewed.accepted()
     kept = part(kept, run.stage(stage).samples.share, run.experiment.seed)
     return [{"id": row["id"], "task": row["task"],
              "prompt": prompts.render("thought_sft", problem=row["problem"]),
@@ -104,7 +104,7 @@ def pairs(run: Run, stage: str, model: str) -> tuple[list[Row], dict[str, Any]]:
     if declared.corrections:
         reviewed = review.corrections(run, model, declared.corrections)
         inputs += [run.dataset(model, declared.corrections) / "corrections.jsonl", *reviewed.files()]
-        kept, facts["review"] = reviewed.kept()
+        kept, facts["review"] = reviewed.accepted()
         chosen = {row["id"]: row["chosen"] for row in kept}
     return [{"id": row["id"], "task": row["task"],
              "prompt": prompts.solution(items[row["id"]], run.tasks()[row["task"]]),

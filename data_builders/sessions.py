@@ -1,11 +1,11 @@
-"""Raw system logs -> labelled sessions: fixed windows of consecutive lines (section 4.3.1).
+"""Cut raw system logs into labelled sessions: fixed windows of consecutive lines (section 4.3.1).
 
     python -m data_builders.sessions --format bgl --window 20 --limit 1000000 --out bgl.jsonl BGL.zip
 
 The model sees the message only: BGL's Content (not the node, type, component or level), and for Spirit and Thunderbird
 what follows "component[pid]:". That is also how the training templates of LogPrompt look. A session is abnormal if the
 label column of any of its lines is not "-". Lines without a complete header (and blank ones) cannot be told from noise:
-they are skipped and counted, never shown. Plain `lines` carry no labels, so their label is "": what scores refuses it.
+they are skipped and counted, never shown. Plain `lines` carry no labels, so their label is "", which scoring refuses.
 """
 
 import argparse
@@ -40,18 +40,18 @@ python -m data_builders.sessions --format lines --out mine.jsonl /var/log/syslog
 
 
 def _bgl(line: bytes) -> Parsed | None:
-    """Label Timestamp Date Node Time NodeRepeat Type Component Level Content."""
+    """Parse Label Timestamp Date Node Time NodeRepeat Type Component Level Content."""
     try:
         label, stamp, _, _, _, _, _, _, level, content = line.split(b" ", 9)
     except ValueError:
         if line.count(b" ") != 8:
             return None
-        label, stamp, *_, level, content = *line.split(b" "), b""  # it says nothing
+        label, stamp, *_, level, content = *line.split(b" "), b""  # an empty message
     return (label, level, content) if stamp.isdigit() else None
 
 
 def _syslog(line: bytes) -> Parsed | None:
-    """Label Timestamp Date User Month Day Time Location Component[PID]: Content (Spirit and Thunderbird)."""
+    """Parse Label Timestamp Date User Month Day Time Location Component[PID]: Content (Spirit and Thunderbird)."""
     fields = line.split(None, 8)
     if len(fields) < 8 or not fields[1].isdigit():
         return None
@@ -70,7 +70,8 @@ LAYOUTS: dict[str, Callable[[bytes], Parsed | None]] = {
 }
 
 
-def _member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
+def _choose_member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
+    """Return the archive's only log, else its only file, unless one is named."""
     files = [info.filename for info in archive.infolist()
              if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
     logs = [name for name in files if name.endswith(".log")]
@@ -78,26 +79,26 @@ def _member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
         if member in files:
             return member
         raise UserError(f"{path}: has no file {member!r}; it has {', '.join(files[:10])}")
-    for found in (logs, files):
-        if len(found) == 1:
-            return found[0]
+    for names in (logs, files):
+        if len(names) == 1:
+            return names[0]
     raise UserError(f"{path}: should hold exactly one log file, holds {len(files)} files ({', '.join(files[:10])}); "
                     "name one with --member")
 
 
-def _opened(path: Path, member: str | None) -> BinaryIO:
+def _open(path: Path, member: str | None) -> BinaryIO:
     with open(path, "rb") as stream:
         magic = stream.read(4)
     if path.suffix == ".zip" or magic == b"PK\x03\x04":
         archive = zipfile.ZipFile(path)
-        return cast(BinaryIO, archive.open(_member(archive, path, member)))
+        return cast(BinaryIO, archive.open(_choose_member(archive, path, member)))
     if path.suffix == ".gz" or magic[:2] == b"\x1f\x8b":
         return cast(BinaryIO, gzip.open(path))
     return open(path, "rb")
 
 
 def _tar_header(block: bytes) -> bool:
-    """Whether these bytes carry the checksum of a tar archive's beginning: a log may say "ustar" as well."""
+    """Return whether these bytes have the checksum of a tar header: a log may contain "ustar" as well."""
     import tarfile
 
     try:
@@ -110,7 +111,7 @@ def _tar_header(block: bytes) -> bool:
 def blocks(path: Path, member: str | None = None) -> Generator[bytes, None, None]:
     """Yield a log's bytes, unpacked, a block at a time. Raises UserError for a file or archive that cannot be read."""
     try:
-        with _opened(path, member) as stream:
+        with _open(path, member) as stream:
             block = stream.read(BLOCK)
             if block[257:262] == b"ustar" and _tar_header(block[:512]):
                 raise UserError(f"{path}: is a tar archive; unpack it and give the log file itself")
@@ -121,7 +122,7 @@ def blocks(path: Path, member: str | None = None) -> Generator[bytes, None, None
         raise UserError(f"{path}: no such file") from None
     except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.filename:
-            raise  # of the file; what names none comes from wrong numbers in the archive
+            raise  # an error of the file; one without a name comes from wrong numbers in the archive
         raise UserError(f"{path}: the archive cannot be read ({error or 'it ends too early'}); download it again, "
                         "or unpack it and give the log file itself") from None
 
@@ -132,12 +133,12 @@ def batches(path: Path, member: str | None = None) -> Generator[list[bytes], Non
     with closing(blocks(path, member)) as source:
         for block in source:
             returns = b"\r" in block or rest.endswith(b"\r")
-            found = block.split(b"\n")
-            found[0] = rest + found[0]
-            rest = found.pop()
+            batch = block.split(b"\n")
+            batch[0] = rest + batch[0]
+            rest = batch.pop()
             if len(rest) > LONGEST:
                 raise UserError(f"{path}: a line is longer than {LONGEST >> 20} MiB; this is not a line-based log")
-            yield [line.removesuffix(b"\r") for line in found] if returns else found
+            yield [line.removesuffix(b"\r") for line in batch] if returns else batch
     if rest:
         yield [rest.removesuffix(b"\r")]
 
@@ -145,12 +146,12 @@ def batches(path: Path, member: str | None = None) -> Generator[list[bytes], Non
 def lines(path: Path, member: str | None = None) -> Generator[bytes, None, None]:
     """Yield a log's lines without their ends, one by one; memory does not grow with the log."""
     with closing(batches(path, member)) as source:
-        for found in source:
-            yield from found
+        for batch in source:
+            yield from batch
 
 
 def count_lines(path: Path, member: str | None = None) -> int:
-    """How many lines there are, the last one with or without an end."""
+    """Count the lines, the last one with or without an end."""
     total, last = 0, b"\n"
     for block in blocks(path, member):
         total += block.count(b"\n")
@@ -159,7 +160,7 @@ def count_lines(path: Path, member: str | None = None) -> int:
 
 
 def _between(source: Iterable[list[bytes]], start: int, stop: int | None) -> Iterator[list[bytes]]:
-    """The lines from start (counted from 0) to before stop."""
+    """Yield the lines from start (counted from 0) to before stop."""
     for batch in source:
         yield batch[max(start, 0):stop]
         start -= len(batch)
@@ -169,9 +170,9 @@ def _between(source: Iterable[list[bytes]], start: int, stop: int | None) -> Ite
 
 def windows(rows: Iterable[list[bytes]], layout: str, window: int, source: str, counts: Counter[str],
             first: int = 1, level: bool = False) -> Iterator[dict[str, Any]]:
-    """Yield the sessions of consecutive lines as JSON-ready instances; `counts` receives what was seen.
+    """Yield the sessions of consecutive lines as JSON-ready instances; `counts` receives lines, sessions and labels.
 
-    The lines come in lists of any length; first is the number of the first one. With level, BGL's level stands before
+    The lines come in lists of any length; first is the number of the first one. With level, BGL's level is put before
     each message. Raises UserError for a session that would fill the memory.
     """
     parse = LAYOUTS[layout]
@@ -179,24 +180,24 @@ def windows(rows: Iterable[list[bytes]], layout: str, window: int, source: str, 
     labels: list[bytes] = []
     contents: list[bytes] = []
     for batch in rows:
-        # Columns instead of a loop over lines: with millions of them, Python's own work for each takes the time.
+        # Columns instead of a loop over lines: with millions of them, the loop itself takes most of the time.
         parsed = list(map(parse, batch))
-        if found := list(filter(None, parsed)):
-            said, levels, messages = zip(*found, strict=True)
+        if complete := list(filter(None, parsed)):
+            alerts, levels, messages = zip(*complete, strict=True)
             numbers += compress(range(first, first + len(batch)), parsed)
-            labels += said
+            labels += alerts
             contents += map(b" ".join, zip(levels, messages, strict=True)) if level else messages
         first += len(batch)
         counts["lines"] += len(batch)
-        counts["malformed"] += len(batch) - len(found)
+        counts["malformed"] += len(batch) - len(complete)
         whole = len(contents) - len(contents) % window
         counts["sessions"] += whole // window
-        for at in range(0, whole, window):
-            joined = b"\n".join(contents[at:at + window])
-            normal = labels[at:at + window].count(b"-") == window
+        for start in range(0, whole, window):
+            joined = b"\n".join(contents[start:start + window])
+            normal = labels[start:start + window].count(b"-") == window
             label = "" if layout == "lines" else "normal" if normal else "abnormal"
             counts[label] += 1
-            yield {"id": f"{source}-{numbers[at]}-{hashlib.sha256(joined).hexdigest()[:12]}",
+            yield {"id": f"{source}-{numbers[start]}-{hashlib.sha256(joined).hexdigest()[:12]}",
                    "task": "anomaly_detection", "source": source,
                    "log": joined.decode("utf-8", "replace").split("\n"), "label": label, "split": "test"}
         del numbers[:whole], labels[:whole], contents[:whole]
@@ -208,7 +209,7 @@ def windows(rows: Iterable[list[bytes]], layout: str, window: int, source: str, 
 
 def sessions(path: Path, layout: str, window: int, source: str, counts: Counter[str], *, limit: int | None = None,
              seed: int | None = None, level: bool = False, member: str | None = None) -> Iterator[dict[str, Any]]:
-    """Sessions of a log file: of its first `limit` lines, with a seed of one random block of `limit` lines.
+    """Yield the sessions of a log's first `limit` lines, with a seed those of one random block of `limit` lines.
 
     Raises UserError for a layout without a level, an unreadable archive, and a log in which no line has the layout.
     """
@@ -217,69 +218,69 @@ def sessions(path: Path, layout: str, window: int, source: str, counts: Counter[
     start = 0
     if seed is not None and limit is not None:
         start = random.Random(seed).randint(0, max(0, count_lines(path, member) - limit))
-    with closing(batches(path, member)) as source_lines:
-        chosen = _between(source_lines, start, None if limit is None else start + limit)
-        yield from windows(chosen, layout, window, source, counts, start + 1, level)
+    with closing(batches(path, member)) as log:
+        part = _between(log, start, None if limit is None else start + limit)
+        yield from windows(part, layout, window, source, counts, start + 1, level)
     if counts["malformed"] == counts["lines"] > 0:
         raise UserError(f"{path}: none of {counts['lines']:,} lines has the {layout} layout; is --format right?")
 
 
 def source_name(path: Path) -> str:
-    """What a log is called if nobody says: BGL_2k.log is bgl-2k."""
+    """Name a log after its file: BGL_2k.log is bgl-2k."""
     stem = re.sub(r"(\.(gz|zip|log|txt))+$", "", path.name, flags=re.IGNORECASE)
     return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "log"
 
 
 def report(name: str, window: int, counts: Counter[str]) -> str:
-    """One line that says what became of every line."""
+    """Return one line of text that accounts for every line of a log."""
     labelled = "labels unknown" if counts[""] else f"{counts['abnormal']:,} abnormal"
     return (f"{name}: {counts['lines']:,} lines -> {counts['sessions']:,} sessions of {window} lines, {labelled}; "
             f"{counts['malformed']:,} malformed lines skipped, {counts['dropped']:,} of a short last window dropped")
 
 
-def build(given: argparse.Namespace) -> None:
-    """Write the sessions of one log file and say what was seen."""
-    if given.out.exists() and given.input.exists() and given.out.samefile(given.input):
-        raise UserError(f"{given.out}: --out is the log itself; name another file")
+def build(options: argparse.Namespace) -> None:
+    """Write the sessions of one log file, and print what they are."""
+    if options.out.exists() and options.input.exists() and options.out.samefile(options.input):
+        raise UserError(f"{options.out}: --out is the log itself; name another file")
     counts: Counter[str] = Counter()
-    source = given.source or source_name(given.input)
+    source = options.source or source_name(options.input)
     if "#" in source:
-        raise UserError(f"--source {source!r}: '#' is kept for sample numbers; choose another name")
-    found = sessions(given.input, given.format, given.window, source, counts, limit=given.limit, seed=given.seed,
-                     level=given.level, member=given.member)
+        raise UserError(f"--source {source!r}: '#' is reserved for the numbers of votes; choose another name")
+    rows = sessions(options.input, options.format, options.window, source, counts, limit=options.limit,
+                    seed=options.seed, level=options.level, member=options.member)
     if sys.stderr.isatty():
         from tqdm import tqdm
 
-        found = iter(tqdm(found, unit=" sessions"))
-    with hashing(given.input) as checksum:
-        write_jsonl(given.out, found)
-        inputs = {given.input: checksum()}
-    settings = {key: getattr(given, key) for key in ("format", "window", "limit", "seed", "level", "member")}
-    manifest(given.out, inputs, source=source, settings=settings, counts=counts)
-    print(report(str(given.input), given.window, counts))
+        rows = iter(tqdm(rows, unit=" sessions"))
+    with hashing(options.input) as checksum:
+        write_jsonl(options.out, rows)
+        inputs = {options.input: checksum()}
+    settings = {key: getattr(options, key) for key in ("format", "window", "limit", "seed", "level", "member")}
+    manifest(options.out, inputs, source=source, settings=settings, counts=counts)
+    print(report(str(options.input), options.window, counts))
 
 
 def positive(text: str) -> int:
-    """A whole number from 1, for argparse."""
+    """Parse a whole number from 1 for argparse."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
     return int(text)
 
 
 def main() -> None:
-    """The command line."""
-    arguments = cli.parser("data_builders.sessions", "Cut a raw log into labelled sessions of consecutive lines.",
-                           EXAMPLES)
-    arguments.add_argument("--format", required=True, choices=LAYOUTS, help="how a line is laid out")
-    arguments.add_argument("--window", type=positive, default=20, help="lines of a session (default: 20, the paper's)")
-    arguments.add_argument("--limit", type=positive, help="read so many lines (default: all)")
-    arguments.add_argument("--seed", type=int, help="with --limit: one random block instead of the first lines")
-    arguments.add_argument("--level", action="store_true", help="show BGL's level before each message")
-    arguments.add_argument("--source", help="name of the source (default: from the file's name)")
-    arguments.add_argument("--member", help="which file of a zip archive that holds several")
-    arguments.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
-    arguments.add_argument("input", type=Path, metavar="INPUT", help="a log: plain, .gz or .zip")
-    cli.run(arguments, build)
+    """Run the command line."""
+    parser = cli.parser("data_builders.sessions", "Cut a raw log into labelled sessions of consecutive lines.",
+                        EXAMPLES)
+    parser.add_argument("--format", required=True, choices=LAYOUTS, help="the layout of a line")
+    parser.add_argument("--window", type=positive, default=20, help="lines of a session (default: 20, the paper's)")
+    parser.add_argument("--limit", type=positive, help="read so many lines (default: all)")
+    parser.add_argument("--seed", type=int, help="with --limit: one random block instead of the first lines")
+    parser.add_argument("--level", action="store_true", help="show BGL's level before each message")
+    parser.add_argument("--source", help="name of the source (default: from the file's name)")
+    parser.add_argument("--member", help="which file of a zip archive that holds several")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
+    parser.add_argument("input", type=Path, metavar="INPUT", help="a log: plain, .gz or .zip")
+    cli.run(parser, build)
 
 
 if __name__ == "__main__":

@@ -13,29 +13,29 @@ const section = (title, ...children) => make("section", "", make("h2", "", title
 const text = (value) => typeof value === "string" ? value : value == null ? "" : JSON.stringify(value, null, 1);
 const texts = (value) => Array.isArray(value) ? value.map(text) : [];
 const words = (value) => text(value).trim().split(/\s+/).join(" ");
-const say = (message) => { $("message").textContent = message; };
+const showMessage = (message) => { $("message").textContent = message; };
 
-async function ask(path, options) {
-  let answer;
+async function request(path, options) {
+  let response;
   try {
-    answer = await fetch(path, options);
+    response = await fetch(path, options);
   } catch {
     throw Error("the server does not answer; start make review again and open the address it prints");
   }
-  const value = answer.headers.get("content-type").startsWith("application/json") ? await answer.json()
-    : {error: await answer.text()};
+  const value = response.headers.get("content-type").startsWith("application/json") ? await response.json()
+    : {error: await response.text()};
   if (value.error) throw Error(value.error);
   return value;
 }
 
-// One request at a time: a key pressed while one is under way does nothing.
-async function doing(work) {
+// One action at a time: a key pressed while one is running does nothing.
+async function run(action) {
   if (busy) return;
   busy = true;
   try {
-    await work();
+    await action();
   } catch (error) {
-    say(error.message);
+    showMessage(error.message);
   } finally {
     busy = false;
   }
@@ -43,29 +43,29 @@ async function doing(work) {
 
 async function show(number) {
   at = Math.min(Math.max(number, 0), state.decided.length - 1);
-  item = await ask("item/" + at);
+  item = await request("item/" + at);
   state.decided[at] = item.decision.decision;
-  say("");
+  showMessage("");
   draw(false);
   window.scrollTo(0, 0);
 }
 
-// The first undecided one after the current, from the beginning if there is none behind it; -1 if all are decided.
-function undecided(from) {
+// The first undecided row from a number on, else from the beginning; -1 if all are decided.
+function firstUndecided(from) {
   const later = state.decided.indexOf("", from);
   return later >= 0 ? later : state.decided.indexOf("");
 }
 
-async function goOn() {
-  const next = undecided(at + 1);
+async function showNextUndecided() {
+  const next = firstUndecided(at + 1);
   await show(next < 0 ? at : next);
-  if (next < 0) say("All are decided.");
+  if (next < 0) showMessage("All are decided.");
 }
 
 async function decide(decision, edit) {
   const body = JSON.stringify({id: item.id, decision, [state.kind]: edit});
-  Object.assign(state, await ask("decide", {method: "POST", body}));
-  await goOn();
+  Object.assign(state, await request("decide", {method: "POST", body}));
+  await showNextUndecided();
 }
 
 function draw(editing) {
@@ -80,7 +80,7 @@ function draw(editing) {
   $("verdict").className = decision || "undecided";
   $("verdict").textContent = (decision || "undecided") + (who ? ` by ${who}` : "") + (when ? `, ${when}` : "");
   form = editing ? (state.kind === "thought" ? thoughtForm() : correctionForm()) : null;
-  const shown = form ? form.node : state.kind === "thought" ? thought() : corrected();
+  const shown = form ? form.node : state.kind === "thought" ? thought() : correction();
   const wrong = item.why && decision !== "edited"
     ? [make("p", "why", `Not valid: ${item.why}. Edit it into a valid one, or reject it.`)] : [];
   $("main").replaceChildren(...(state.kind === "thought"
@@ -100,8 +100,8 @@ function thought() {
   const {problem_overview, key_challenges, reasoning_steps} = item.draft;
   if (!texts(reasoning_steps).length) return section("The teacher's answer", make("pre", "", text(item.thought)));
   return make("article", "", section("Problem overview", make("p", "", text(problem_overview))),
-    section("Key challenges", make("ul", "", ...texts(key_challenges).map((each) => make("li", "", each)))),
-    section("Reasoning steps", make("ol", "", ...texts(reasoning_steps).map((each) => make("li", "", each)))));
+    section("Key challenges", make("ul", "", ...texts(key_challenges).map((challenge) => make("li", "", challenge)))),
+    section("Reasoning steps", make("ol", "", ...texts(reasoning_steps).map((step) => make("li", "", step)))));
 }
 
 function thoughtForm() {
@@ -120,11 +120,11 @@ function firstFlawed() {
   return Number.isInteger(item.draft.first_error) ? item.draft.first_error : item.flawed.steps.length + 1;
 }
 
-// Steps with marks: those before the first flawed one are kept; behind it, those that the other side lacks differ.
+// Steps with marks: those before the first flawed one are unchanged; after it, those that the other side lacks differ.
 function marked(steps, others, label, className) {
   const first = firstFlawed(), rows = steps.map((step, index) => {
     const differs = index + 1 >= first && words(step) !== words(others[index]);
-    const row = make("li", index + 1 < first ? "kept" : differs ? className : "", step);
+    const row = make("li", index + 1 < first ? "unchanged" : differs ? className : "", step);
     if (index + 1 === first) row.prepend(make("b", "tag", label), " ");
     return row;
   });
@@ -142,29 +142,29 @@ function flawed() {
     answer(item.flawed.answer, "flaw", firstFlawed() === steps.length + 1));
 }
 
-function corrected() {
+function correction() {
   const steps = texts(item.draft.steps);
   if (!steps.length) return section("The teacher's answer", make("pre", "", text(item.text)));
-  return section("Corrected", marked(steps, item.flawed.steps, "corrected from here", "mend"),
-    answer(text(item.draft.answer), "mend"), make("p", "reason", make("b", "", "Why: "), text(item.draft.reason)));
+  return section("Corrected", marked(steps, item.flawed.steps, "corrected from here", "corrected"),
+    answer(text(item.draft.answer), "corrected"), make("p", "reason", make("b", "", "Why: "), text(item.draft.reason)));
 }
 
 function correctionForm() {
-  const given = item.flawed.steps, begun = texts(item.draft.steps);
+  const original = item.flawed.steps, draft = texts(item.draft.steps);
   const first = make("input", ""), reason = area(text(item.draft.reason), "Why that step is flawed");
-  Object.assign(first, {type: "number", min: 1, max: given.length + 1, value: firstFlawed()});
+  Object.assign(first, {type: "number", min: 1, max: original.length + 1, value: firstFlawed()});
   first.ariaLabel = "First flawed step";
-  const steps = list("Corrected steps", begun.length ? begun : given);
-  const keep = () => steps.areas().forEach((each, index) => {
-    each.readOnly = index + 1 < first.value;
-    if (each.readOnly && index < given.length) each.value = given[index];
+  const steps = list("Corrected steps", draft.length ? draft : original);
+  const lockPrefix = () => steps.areas().forEach((area, index) => {
+    area.readOnly = index + 1 < first.value;
+    if (area.readOnly && index < original.length) area.value = original[index];
   });
-  first.addEventListener("input", keep);
-  keep();
+  first.addEventListener("input", lockPrefix);
+  lockPrefix();
   return {
     node: make("article", "",
-      section("First flawed step", first, ` of ${given.length}; ${given.length + 1}: only the conclusion`), steps.node,
-      section("Why that step is flawed", reason), answer(item.label, "mend")),
+      section("First flawed step", first, ` of ${original.length}; ${original.length + 1}: only the conclusion`), steps.node,
+      section("Why that step is flawed", reason), answer(item.label, "corrected")),
     value: () => ({first_error: Number(first.value), reason: reason.value.trim(), steps: steps.values(),
                    answer: item.label}),
   };
@@ -177,34 +177,34 @@ function area(value, label) {
   return node;
 }
 
-// Texts that can be changed, added and taken out.
-function list(title, begun) {
+// Texts that can be changed, added and removed.
+function list(title, initial) {
   const rows = make("ol", "editing"), more = make("button", "", "Add one");
   const add = (value) => {
-    const out = make("button", "", "×"), text = area(value, `${title}, ${rows.children.length + 1}`);
-    const row = make("li", "", text, out);
-    Object.assign(out, {type: "button", ariaLabel: "take out"});
-    out.addEventListener("click", () => row.remove());
+    const remove = make("button", "", "×"), text = area(value, `${title}, ${rows.children.length + 1}`);
+    const row = make("li", "", text, remove);
+    Object.assign(remove, {type: "button", ariaLabel: "remove"});
+    remove.addEventListener("click", () => row.remove());
     rows.append(row);
     return text;
   };
-  begun.forEach(add);
+  initial.forEach(add);
   more.addEventListener("click", () => add("").focus());
   const areas = () => [...rows.querySelectorAll("textarea")];
-  const values = () => areas().map((each) => each.value.trim()).filter(Boolean);
+  const values = () => areas().map((area) => area.value.trim()).filter(Boolean);
   return {node: section(title, rows, more), areas, values};
 }
 
-// ---- what a person does
+// ---- actions and keys
 const actions = {
-  accept: () => doing(() => item.decision.decision === "edited" ? decide("edited", item.draft) : decide("accepted")),
-  reject: () => doing(() => decide("rejected")),
+  accept: () => run(() => item.decision.decision === "edited" ? decide("edited", item.draft) : decide("accepted")),
+  reject: () => run(() => decide("rejected")),
   edit: () => draw(true),
-  save: () => doing(() => decide("edited", form.value())),
-  cancel: () => { say(""); draw(false); },
-  next: () => doing(() => show(at + 1)),
-  previous: () => doing(() => show(at - 1)),
-  undecided: () => doing(goOn),
+  save: () => run(() => decide("edited", form.value())),
+  cancel: () => { showMessage(""); draw(false); },
+  next: () => run(() => show(at + 1)),
+  previous: () => run(() => show(at - 1)),
+  undecided: () => run(showNextUndecided),
   help: () => $("helping").showModal(),
 };
 const KEYS = {a: "accept", e: "edit", r: "reject", j: "next", ArrowRight: "next", k: "previous", ArrowLeft: "previous",
@@ -223,8 +223,8 @@ document.addEventListener("keydown", (event) => {
 for (const id of Object.keys(actions)) $(id).addEventListener("click", () => item && actions[id]());
 window.addEventListener("beforeunload", (event) => form && event.preventDefault());
 
-doing(async () => {
-  state = await ask("state");
+run(async () => {
+  state = await request("state");
   document.title = `Review: ${state.kind}s`;
   $("file").textContent = state.file;
   for (const name of state.names) {
@@ -232,5 +232,5 @@ doing(async () => {
     link.href = `../${name}/`;
     $("names").append(link);
   }
-  await show(Math.max(undecided(0), 0));
+  await show(Math.max(firstUndecided(0), 0));
 });

@@ -49,8 +49,8 @@ def run(workdir) -> Run:
     return run
 
 
-def lines(found):
-    return [line for _, line in read_jsonl(found.path)]
+def lines(thoughts):
+    return [line for _, line in read_jsonl(thoughts.path)]
 
 
 def pairs(run):
@@ -66,15 +66,15 @@ def test_without_a_review_every_accepted_correction_goes_in(run):
 
 
 def test_pairs_honour_what_was_decided(run):
-    found = review.corrections(run, MODEL, "dpo")
-    found.decide({"id": "p-1", "decision": "accepted"}, "Ada")
-    found.decide({"id": "p-1", "decision": "rejected"}, "Bo")
-    found.decide({"id": "p-2", "decision": "edited", "correction": {**CORRECTION, "steps": ["A fan stopped.", "Hot!"]}},
-                 "Ada")
+    corrections = review.corrections(run, MODEL, "dpo")
+    corrections.decide({"id": "p-1", "decision": "accepted"}, "Ada")
+    corrections.decide({"id": "p-1", "decision": "rejected"}, "Bo")
+    edit = {**CORRECTION, "steps": ["A fan stopped.", "Hot!"]}
+    corrections.decide({"id": "p-2", "decision": "edited", "correction": edit}, "Ada")
     rows, manifest = pairs(run)
     assert rows == {"p-2": CHOSEN.format("Hot!")}  # p-0 is undecided
     assert manifest["review"] == {"accepted": 0, "edited": 1, "rejected": 1, "undecided": 1}
-    assert str(found.path) in manifest["inputs"]
+    assert str(corrections.path) in manifest["inputs"]
 
 
 def test_a_review_of_other_corrections_leaves_these_alone(run):
@@ -83,17 +83,17 @@ def test_a_review_of_other_corrections_leaves_these_alone(run):
 
 
 def test_each_decision_is_one_line_with_who_and_when(run):
-    found = review.thoughts(run)
-    found.decide({"id": "p-0", "decision": "accepted"}, "Ada")
-    found.decide({"id": "p-2", "decision": "edited", "thought": THOUGHT}, "Bo")
-    assert [list(line) for line in lines(found)] == [["id", "decision", "who", "when", "of"],
+    thoughts = review.thoughts(run)
+    thoughts.decide({"id": "p-0", "decision": "accepted"}, "Ada")
+    thoughts.decide({"id": "p-2", "decision": "edited", "thought": THOUGHT}, "Bo")
+    assert [list(line) for line in lines(thoughts)] == [["id", "decision", "who", "when", "of"],
                                                      ["id", "decision", "thought", "who", "when", "of"]]
-    kept, counts = found.kept()
-    assert [row["id"] for row in kept] == ["p-0", "p-2"] and kept[1]["thought"] == THOUGHT
+    rows, counts = thoughts.accepted()
+    assert [row["id"] for row in rows] == ["p-0", "p-2"] and rows[1]["thought"] == THOUGHT
     assert counts == {"accepted": 1, "edited": 1, "rejected": 0, "undecided": 1}
 
 
-@pytest.mark.parametrize(("given", "said"), [
+@pytest.mark.parametrize(("decision", "message"), [
     (7, "no thought has such an id"),
     ({"id": ["p-0"], "decision": "accepted"}, "no thought has such an id"),
     ({"id": "p-0", "decision": ["accepted"]}, "must be accepted"),
@@ -102,14 +102,14 @@ def test_each_decision_is_one_line_with_who_and_when(run):
     ({"id": "p-0", "decision": "edited", "thought": {**THOUGHT, "reasoning_steps": ["One.", "See eth0.", "Decide."]}},
      "instance detail in a step: eth0"),
 ])
-def test_what_is_no_decision_is_not_written(run, given, said):
-    found = review.thoughts(run)
-    with pytest.raises(UserError, match=said):
-        found.decide(given, "Ada")
-    assert not found.path.exists()
+def test_what_is_no_decision_is_not_written(run, decision, message):
+    thoughts = review.thoughts(run)
+    with pytest.raises(UserError, match=message):
+        thoughts.decide(decision, "Ada")
+    assert not thoughts.path.exists()
 
 
-@pytest.mark.parametrize(("change", "said"), [
+@pytest.mark.parametrize(("change", "message"), [
     ({"steps": ["A fan started.", "Heat follows."]}, "prefix not kept"),
     ({"steps": ["A fan stopped.", "No  matter."]}, "flawed step repeated"),
     ({"answer": "False"}, "wrong answer"),
@@ -117,8 +117,8 @@ def test_what_is_no_decision_is_not_written(run, given, said):
     ({"steps": ["A fan stopped.", "Heat.\n3. And more"]}, "not in form"),
     ({"first_error": 9}, "out of range"),
 ])
-def test_an_edited_correction_passes_the_teachers_rules(run, change, said):
-    with pytest.raises(UserError, match=said):
+def test_an_edited_correction_passes_the_teachers_rules(run, change, message):
+    with pytest.raises(UserError, match=message):
         review.corrections(run, MODEL, "dpo").decide(
             {"id": "p-0", "decision": "edited", "correction": {**CORRECTION, **change}}, "Ada")
 
@@ -127,18 +127,18 @@ def test_a_decision_on_an_answer_that_was_made_anew_counts_no_more(run):
     review.corrections(run, MODEL, "dpo").decide({"id": "p-0", "decision": "rejected"}, "Ada")
     path = run.dataset(MODEL, "solution-sft") / "solutions.jsonl"
     write_jsonl(path, [{**row, "steps": ["A fan stopped.", "Who cares?"]} for _, row in read_jsonl(path)])
-    found = review.corrections(run, MODEL, "dpo")
-    assert found.decisions() == {}
-    found.decide({"id": "p-0", "decision": "accepted"}, "Ada")
-    assert set(found.decisions()) == {"p-0"}
+    corrections = review.corrections(run, MODEL, "dpo")
+    assert corrections.decisions() == {}
+    corrections.decide({"id": "p-0", "decision": "accepted"}, "Ada")
+    assert set(corrections.decisions()) == {"p-0"}
 
 
 def test_a_file_written_by_hand_counts_and_its_last_line_may_be_open(run):
-    found = review.thoughts(run)
-    found.path.parent.mkdir(parents=True)
-    found.path.write_text('\n{"id": "p-1", "decision": "accepted"}\n{"id": "p-1", "decision": ""}')
-    found.decide({"id": "p-0", "decision": "accepted"}, "Ada")
-    assert set(found.decisions()) == {"p-0"} and len(lines(found)) == 3
+    thoughts = review.thoughts(run)
+    thoughts.path.parent.mkdir(parents=True)
+    thoughts.path.write_text('\n{"id": "p-1", "decision": "accepted"}\n{"id": "p-1", "decision": ""}')
+    thoughts.decide({"id": "p-0", "decision": "accepted"}, "Ada")
+    assert set(thoughts.decisions()) == {"p-0"} and len(lines(thoughts)) == 3
 
 
 def test_a_line_is_appended_under_a_lock(run, monkeypatch):
@@ -156,9 +156,9 @@ def test_a_line_is_appended_under_a_lock(run, monkeypatch):
 
 def test_two_processes_append_whole_lines(run):
     source = ("import sys; from data_builders import review; from logreasoner.config import load_run\n"
-              "found = review.thoughts(load_run('t'))\n"
+              "thoughts = review.thoughts(load_run('t'))\n"
               "edit = {'problem_overview': 'x ' * 9999, 'key_challenges': ['Few.'], 'reasoning_steps': ['One.'] * 3}\n"
-              "for _ in range(40): found.decide({'id': 'p-0', 'decision': 'edited', 'thought': edit}, sys.argv[1])")
+              "for _ in range(40): thoughts.decide({'id': 'p-0', 'decision': 'edited', 'thought': edit}, sys.argv[1])")
     first, second = ([sys.executable, "-c", source, who] for who in "ab")
     environment = {"PYTHONPATH": str(ROOT)}
     with running(first, 60, env=environment) as one, running(second, 60, env=environment) as other:
@@ -240,6 +240,6 @@ def test_ctrl_c_and_sigterm_end_the_program_alike(run, ignored, ends):
             process.send_signal(number)
         assert ask(url)[0] == 200
         process.send_signal(ends)
-        said, errors = process.communicate()
+        output, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
-    assert "1 of 3 thoughts decided" in said and "0 of 3 corrections decided" in said
+    assert "1 of 3 thoughts decided" in output and "0 of 3 corrections decided" in output

@@ -1,4 +1,4 @@
-"""The model card beside exported weights: every statement from the run's files, what none says called unknown."""
+"""Write the model card beside exported weights: every statement is from the run's files; what none says is unknown."""
 
 import argparse
 import json
@@ -23,38 +23,30 @@ NOT_SHOWN = re.compile(r"(logging|save|report|do)_|.*(_dir|_path|dataset)$")  # 
 TOY = 10_000_000  # weights; below, no language was learnt
 
 
-def escaped(value: Any) -> str:
-    """Text on one line of Markdown, without the characters that could become markup."""
-    return re.sub(r"([\\`*_{}\[\]<>|#!~$&])", r"\\\1", " ".join(str(value).split()))
-
-
-def fenced(text: str) -> str:
-    """Text as a code block that nothing inside can end."""
-    fence = "`" * max(3, *(1 + len(found) for found in re.findall("`+", text)), 0)
-    return f"{fence}text\n{text}\n{fence}"
-
-
 def trained(run: Run, name: str, stage: str) -> list[dict[str, Any]]:
-    """The trainings that lead to a stage, first to last: manifest, dataset, recipe and samples as they stand."""
+    """List the trainings that lead to a stage, first to last: manifest, dataset, recipe and samples.
+
+    Raises UserError where a file is not the one that the stage was trained with.
+    """
     before = run.stage(stage).starts_from
-    found = [] if before in ("base", "init") else trained(run, name, before)
+    parents = [] if before in ("base", "init") else trained(run, name, before)
     where = run.stage_dir(name, stage) / "manifest.json"
     made = read_json(where)
-    if found and made["inputs"]["parent"] != known(run, name, before):
+    if parents and made["inputs"]["parent"] != known(run, name, before):
         raise UserError(f"{where}: was trained from other weights of {before} than are there now; train it again")
     data = run.dataset(name, stage) / f"{run.stage(stage).dataset}.json"
     for path, key in ((data, "dataset"), (run.recipe(name, stage), "recipe")):
         if not path.exists() or sha256(path) != made["inputs"][key]:
             raise UserError(f"{path}: is not there, or not what {stage} was trained with; train it again")
     facts = read_json(f"{data}.manifest.json")
-    samples = [read_json(path) for each in facts["inputs"] if (path := Path(f"{each}.manifest.json")).exists()]
+    samples = [read_json(path) for file in facts["inputs"] if (path := Path(f"{file}.manifest.json")).exists()]
     recipe = {key: value for key, value in load_yaml(run.recipe(name, stage)).items() if not NOT_SHOWN.match(key)}
-    return [*found, {"stage": run.stage(stage), "name": stage, "made": made, "data": facts, "recipe": recipe,
-                     "review": next((each["review"] for each in samples if "review" in each), None)}]
+    return [*parents, {"stage": run.stage(stage), "name": stage, "made": made, "data": facts, "recipe": recipe,
+                       "review": next((part["review"] for part in samples if "review" in part), None)}]
 
 
 def weights(folder: Path) -> int:
-    """How many weights the safetensors files of a folder hold, by their headers."""
+    """Count the weights in the safetensors files of a folder, by their headers."""
     total = 0
     for path in sorted(folder.glob("*.safetensors")):
         with open(path, "rb") as stream:
@@ -64,7 +56,7 @@ def weights(folder: Path) -> int:
 
 
 def sources(run: Run) -> list[dict[str, Any]]:
-    """The public sources (experiments/sources.yaml) whose files the run's data was made of."""
+    """List the public sources (experiments/sources.yaml) whose files the run's data was made of."""
     path = run.experiment.data.folder / "manifest.json"
     read = list(read_json(path)["inputs"]) if run.experiment.data.kind == "public" and path.exists() else []
     return [row for row in load_yaml(EXPERIMENTS / "sources.yaml").values()
@@ -73,37 +65,38 @@ def sources(run: Run) -> list[dict[str, Any]]:
 
 
 def scores(results: Results, name: str, stage: str) -> list[tuple[str, str, str, list[str], list[str]]]:
-    """(task, source, test set, [this model's scores, its base's], the baselines') by test set; one line if alike."""
-    def said(key: tuple[str, str], *at: str) -> str:
-        row = results.get(key, {}).get((at[0], at[1], at[2]))
-        return cell(row.metrics, task(at[0]).metrics, row.n, row.unparsed) if row else ""
+    """List (task, source, test set, [this model's scores, its base's], the baselines'), a row a test set."""
+    def text(key: tuple[str, str], where: tuple[str, str, str]) -> str:
+        row = results.get(key, {}).get(where)
+        return cell(row.metrics, task(where[0]).metrics, row.n, row.unparsed) if row else ""
 
     baselines = {key: models()[key[0]].title for key in results if key[1] == "baseline"}
-    mine, found = results.get((name, stage), {}), []
-    for where in sorted({at[:2] for at in mine}):
-        cells = {test_set: ([said((name, at), *where, test_set) for at in (stage, "base")],
-                            [f"{title}: {text}" for key, title in baselines.items()
-                             if (text := said(key, *where, test_set))])
-                 for test_set in TEST_SETS if (*where, test_set) in mine}
-        if len(cells) == 2 and cells["all"] == cells["disjoint"]:
-            cells = {" = ".join(cells): cells["all"]}
-        found += [(*where, test_set, *both) for test_set, both in cells.items()]
-    return found
+    own, rows = results.get((name, stage), {}), []
+    for task_name, source in sorted({(task_name, source) for task_name, source, _ in own}):
+        by_test_set = {}
+        for test_set in TEST_SETS:
+            if (where := (task_name, source, test_set)) in own:
+                beside = [f"{title}: {score}" for key, title in baselines.items() if (score := text(key, where))]
+                by_test_set[test_set] = [text((name, at), where) for at in (stage, "base")], beside
+        if len(by_test_set) == 2 and by_test_set["all"] == by_test_set["disjoint"]:
+            by_test_set = {" = ".join(by_test_set): by_test_set["all"]}
+        rows += [(task_name, source, test_set, *texts) for test_set, texts in by_test_set.items()]
+    return rows
 
 
 def render(run: Run, name: str, stage: str) -> str:
-    """The card as Markdown. Raises UserError for a base model, and where the files of the lineage disagree."""
+    """Render the card as Markdown. Raises UserError for a base model, and where files of the lineage disagree."""
     declared = run.check(name, stage)
     if declared.kind != "open" or stage == "base":
-        raise UserError(f"{name} at {stage} was not trained here, so there is nothing to write a card of")
+        raise UserError(f"{name} at {stage} was not trained here, so it gets no model card")
     chain, base, rules = trained(run, name, stage), run.weights(name, "base"), run.tasks()
     drawn, shown = run.splits / "manifest.json", next(iter(rules.values()))
     example = Instance("example", shown.name, "card", "(the log, or a session line by line)", "")
-    jinja = environment(TEMPLATES, {"md": escaped, "fenced": fenced}, keep_trailing_newline=True)
-    return jinja.get_template("model_card.md.j2").render(
+    template = environment(TEMPLATES, {}, keep_trailing_newline=True).get_template("model_card.md.j2")
+    return template.render(
         run=run, name=name, stage=stage, model=declared, chain=chain, base=None if path_like(base) else base,
         count=weights(run.stage_dir(name, stage) / "model"), toy=TOY, sources=sources(run),
-        scripted="scripted" in (run.mark, *(each["made"]["mark"] for each in chain)),
+        scripted="scripted" in (run.mark, *(step["made"]["mark"] for step in chain)),
         splits=read_json(drawn) if drawn.exists() else None, scores=scores(load_results(run), name, stage),
         tasks=rules, prompt=prompts.solution(example, shown), decoding=decoding()["evaluation"], commit=commit(),
         answer=Trajectory(("(a step)", "(the next)"), shown.labels[0]).render())

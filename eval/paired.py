@@ -17,32 +17,32 @@ RESAMPLES = 10_000  # the smallest p of the bootstrap is 2 / (RESAMPLES + 1)
 
 def joint_table(items: Iterable[Instance], a: Mapping[str, Answer], b: Mapping[str, Answer], labels: Sequence[str]
                 ) -> "np.ndarray[Any, Any]":
-    """Counts of shape (labels, labels + 1, labels + 1): truth, a's strict answer, b's; last columns are unparsed."""
+    """Count instances by (true label, a's strict answer, b's); the last column of an answer is unparsed."""
     import numpy as np
 
     cells = Counter((item.label, a[item.id].strict, b[item.id].strict) for item in items)
     columns = (*labels, None)
-    return np.array([[[cells[truth, one, other] for other in columns] for one in columns] for truth in labels])
+    return np.array([[[cells[truth, left, right] for right in columns] for left in columns] for truth in labels])
 
 
 def mcnemar(b: int, c: int) -> float:
-    """Two-sided p of McNemar's exact test; b and c count the instances that only one of the two has right."""
+    """Return the two-sided p of McNemar's exact test; b and c count the instances that only one model has right."""
     from scipy.stats import binomtest
 
     return float(binomtest(b, b + c).pvalue) if b + c else 1.0
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's step-down adjusted p values, in the order of `ps`."""
-    adjusted, worst = [0.0] * len(ps), 0.0
+    """Adjust p values by Holm's step-down method, in the order of `ps`."""
+    adjusted, largest = [0.0] * len(ps), 0.0
     for rank, at in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        worst = max(worst, min(1.0, (len(ps) - rank) * ps[at]))
-        adjusted[at] = worst
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[at]))
+        adjusted[at] = largest
     return adjusted
 
 
 def compared(table: "np.ndarray[Any, Any]", rules: Task) -> list[dict[str, Any]]:
-    """For accuracy and the task's F1: both scores, a - b with its 95% interval, and p.
+    """Test accuracy and the task's F1: both scores, a - b with its 95% interval, and p.
 
     The bootstrap resamples instances, which is one multinomial draw over the joint table; both answers to an instance
     stay together. Its p is two-sided: twice the share of draws on the other side of 0, these counted in.
@@ -59,14 +59,14 @@ def compared(table: "np.ndarray[Any, Any]", rules: Task) -> list[dict[str, Any]]
     rows = []
     for name in ("accuracy", *(metric for metric in rules.metrics if metric.endswith("f1"))):
         a, b = (float(side[name]) for side in points)
-        moved = resampled[0][name] - resampled[1][name]
-        low, high = np.percentile(moved, [2.5, 97.5])
+        differences = resampled[0][name] - resampled[1][name]
+        low, high = np.percentile(differences, [2.5, 97.5])
         row = {"n": n, "metric": name, "a": a, "b": b, "difference": a - b, "low": float(low), "high": float(high)}
         if name == "accuracy":
             row |= {"test": "McNemar, exact", "only_a_right": only_a, "only_b_right": only_b,
                     "p": mcnemar(only_a, only_b)}
         else:
-            beyond = min(int((moved <= 0).sum()), int((moved >= 0).sum()))
+            beyond = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
             row |= {"test": "paired bootstrap", "p": min(1.0, 2 * (beyond + 1) / (RESAMPLES + 1))}
         rows.append(row)
     return rows

@@ -1,29 +1,30 @@
 """Results of a run -> the paper's Tables 3-5, measured beside published; for a scripted teacher a demo table instead.
 
-Each row of a table has a line for what the paper prints and one for each test set; baselines stand below, since a
-constant answer beats many published cells (docs/evaluation.md).
+A table has a block for each test file. In a block a method has a row for what the paper prints and one for each test
+set; baselines stand below, since a constant answer beats many published cells (docs/evaluation.md).
 """
 
 import argparse
 import csv
 import io
-import re
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
 from eval.predictions import add_limit_and_samples
 from eval.provenance import check_weights, described, make_again, split_hashes
-from eval.score import cell, summary
+from eval.score import summary
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, checked, differences, identity, load_run, models, stages, task
 from logreasoner.files import EXPERIMENTS, TEMPLATES, manifest, read_json, writing
-from logreasoner.paper import Column, Row, published
+from logreasoner.paper import NAMES, Column, Row, published
 from logreasoner.templating import environment
+from logreasoner.text_table import aligned
 
 if TYPE_CHECKING:
     import pandas
@@ -32,15 +33,14 @@ TEST_SETS = ("disjoint", "all")
 HEADER = ("table", "row", "column", "metric", "test_set", "published", "value", "low", "high", "n", "unparsed", "seen",
           "lenient", "lenient_unparsed", "state")
 NUMBERS = ("published", "value", "low", "high", "n", "unparsed", "seen", "lenient", "lenient_unparsed")
-NOT_RUN, NO_ROWS, NOT_FIT, NOT_PRINTED = "not run", "no such logs", "does not fit", "-"
+NOT_RUN, NO_ROWS, NOT_FIT = "not run", "no such logs", "does not fit"
 MAIN = ("base", "thought-sft", "solution-sft", "dpo")
-TEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
-    ">": r"\textgreater{}", "|": r"\textbar{}"}
+TERMINAL = 120  # columns
+METRICS = 3  # in a block; four with intervals are wider than a terminal
 
 
 class Lenient(BaseModel):
-    """What a lenient reader of the same answers finds (docs/evaluation.md)."""
+    """The scores of the same answers when they are read leniently (docs/evaluation.md)."""
 
     unparsed: int
     counts: list[list[int]]
@@ -79,15 +79,98 @@ Cell = Scored | str  # or why there is none
 Results = dict[tuple[str, str], dict[tuple[str, str, str], Scored]]  # (model, stage) -> (task, source, test set)
 
 
+class TextRow(NamedTuple):
+    """A row of a block as text; `method` is empty where it is the row above's."""
+
+    method: str
+    test_set: str
+    metrics: list[str]
+    n: str = ""
+    unparsed: str = ""
+    seen: str = ""
+    baseline: bool = False
+
+    def cells(self, seen: bool) -> list[str]:
+        """The cells below Block.header."""
+        return [self.method, self.test_set, *self.metrics, self.n, self.unparsed, *([self.seen] if seen else [])]
+
+
+@dataclass(frozen=True)
+class Block:
+    """The rows of all methods on one test file."""
+
+    title: str
+    metrics: list[str]
+    rows: list[TextRow]
+
+    @property
+    def seen(self) -> bool:
+        """Whether training has seen some of the logs, so that the block has a column of their counts."""
+        return any(row.seen for row in self.rows)
+
+    @property
+    def header(self) -> list[str]:
+        """The names of the columns."""
+        return ["Method", "test set", *(NAMES.get(name, name) for name in self.metrics), "n", "unparsed",
+                *(["seen"] if self.seen else [])]
+
+    @property
+    def cells(self) -> list[list[str]]:
+        """The rows below the header."""
+        return [row.cells(self.seen) for row in self.rows]
+
+    def plain(self) -> str:
+        """The block as aligned text of at most TERMINAL columns: names of methods are wrapped."""
+        table = [self.header, *([cli.plain(cell) for cell in row] for row in self.cells)]
+        others = aligned([row[1:] for row in table], left=1 + len(self.metrics)).splitlines()
+        width = max(12, TERMINAL - 2 - max(map(len, others)))
+        lines = []
+        for method, text in zip((row[0] for row in table), others, strict=True):
+            first, *further = textwrap.wrap(method, width, subsequent_indent="  ") or [""]
+            lines += [(first, text), *((part, "") for part in further)]
+        return aligned(lines)
+
+
 @dataclass(frozen=True)
 class Line:
-    """A method of a table: printed cells (None where the paper has no such row), and measured ones by test set."""
+    """A method of a sheet: for each column the metrics as printed (empty where they are not), and measured cells."""
 
     key: str
     title: str
-    printed: list[str] | None
-    cells: dict[str, list[Cell]]
+    printed: list[list[str]]
+    cells: dict[str, list[Cell]]  # by test set
     baseline: bool = False
+
+    def rows(self, at: int, metrics: list[str], printed: list[str]) -> Iterator[TextRow]:
+        """Yield the rows of a block; none where the method does not fit the task."""
+        texts = [("published", printed, ("", "", ""))] if any(printed) else []
+        disjoint, everything = (self.cells[test_set][at] for test_set in TEST_SETS)
+        if isinstance(everything, Scored):
+            scored = [*zip(TEST_SETS, (disjoint, everything), strict=True)]
+            for name, cell in scored if everything.seen else [(" = ".join(TEST_SETS), everything)]:
+                texts += _texts(name, cell, metrics)
+        elif everything == NOT_RUN and not texts:
+            texts = [(NOT_RUN, [""] * len(metrics), ("", "", ""))]
+        for number, (name, values, counts) in enumerate(texts):
+            yield TextRow("" if number else self.title, name, values, *counts, self.baseline)
+
+
+def _texts(name: str, cell: Cell, metrics: list[str]) -> Iterator[tuple[str, list[str], tuple[str, str, str]]]:
+    """(what a row is, percents with intervals, (n, unparsed, seen)); a second row where a lenient reading differs."""
+    if isinstance(cell, str):
+        yield f"{name}: {cell}", [""] * len(metrics), ("", "", "")
+        return
+    seen = f"{cell.seen:,}" if cell.seen else ""
+    yield name, [percent(cell.metrics[metric]) for metric in metrics], (f"{cell.n:,}", f"{cell.unparsed:,}", seen)
+    if cell.lenient.unparsed != cell.unparsed:
+        yield (f"{name}, lenient", [percent(cell.lenient.metrics[metric]) for metric in metrics],
+               (f"{cell.n:,}", f"{cell.lenient.unparsed:,}", seen))
+
+
+def percent(score: Mapping[str, float]) -> str:
+    """`61.2 [58.0, 64.1]`: a score with its 95% interval."""
+    value, low, high = (100 * score[part] for part in ("value", "low", "high"))
+    return f"{value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 @dataclass(frozen=True)
@@ -98,83 +181,57 @@ class Sheet:
     title: str
     columns: list[Column]
     lines: list[Line]
+    further: int = 0  # columns at the end that the paper lacks
 
-    @property
-    def groups(self) -> list[tuple[str, int]]:
-        """Neighbouring columns of one group, as (group, how many)."""
-        found: list[tuple[str, int]] = []
-        for column in self.columns:
-            same = bool(found) and found[-1][0] == column.group
-            found[-1:] = [(column.group, found[-1][1] + 1)] if same else [*found[-1:], (column.group, 1)]
-        return found
-
-    def shown(self, line: Line) -> Iterator[tuple[str, list[str]]]:
-        """The text rows of a method: (what they are, cells); nothing more below a published row that was not run."""
-        if line.printed is not None:
-            yield "published", line.printed
-        texts = [[_text(one, column) for one, column in zip(line.cells[test_set], self.columns, strict=True)]
-                 for test_set in TEST_SETS]
-        none = all(text in (NOT_RUN, NOT_FIT) for text in texts[0])
-        if none and line.printed is None:
-            yield "measured", texts[0]
-        elif texts[0] == texts[1] and not none:
-            yield " = ".join(TEST_SETS), texts[0]
-        elif not none:
-            yield from zip(TEST_SETS, texts, strict=True)
-
-
-def _text(one: Cell, column: Column) -> str:
-    if isinstance(one, str):
-        return one
-    seen = f" seen={one.seen:,}" if one.seen else ""
-    other = " / ".join(f"{100 * one.lenient.metrics[name]['value']:.1f}" for name in column.metrics)
-    lenient = f" (read leniently: {other} u={one.lenient.unparsed:,})" if one.lenient.unparsed != one.unparsed else ""
-    return cell(one.metrics, column.metrics, one.n, one.unparsed) + seen + lenient
-
-
-def results_dir(run: Run, limit: int | None = None, samples: int = 1) -> Path:
-    """Where results lie: those of a stratified sample or of voting samples never beside the others."""
-    return run.dir / f"results{f'.limit{limit}' if limit else ''}{f'.samples{samples}' if samples > 1 else ''}"
+    def blocks(self) -> Iterator[Block]:
+        """Yield one block a column; a task of more than METRICS metrics has several."""
+        for at, column in enumerate(self.columns):
+            for first in range(0, len(column.metrics), METRICS):
+                part = slice(first, first + METRICS)
+                rows = [row for line in self.lines
+                        for row in line.rows(at, column.metrics[part], line.printed[at][part])
+                        if row.test_set != NOT_RUN or at < len(self.columns) - self.further]
+                yield Block(f"{column.group} {column.title}".strip(), column.metrics[part], rows)
 
 
 def load_results(run: Run, limit: int | None = None, samples: int = 1) -> Results:
-    """All results of a run.
+    """Load all results of a run.
 
     Raises UserError for one of another run, declaration, teacher or test set, or of other weights than are there now.
     """
-    found: Results = {}
-    for path in sorted(results_dir(run, limit, samples).glob("*/*/result.json")):
+    results: Results = {}
+    for path in sorted(run.results(limit, samples).glob("*/*/result.json")):
         result = read_result(run, path)
-        found[result.model, result.stage] = {(row.task, row.source, row.test_set): row for row in result.results}
-    return found
+        results[result.model, result.stage] = {(row.task, row.source, row.test_set): row for row in result.results}
+    return results
 
 
 def read_result(run: Run, path: Path) -> Result:
-    """One result of a run, .../<model>/<stage>/result.json; raises UserError as load_results does."""
+    """Read one result of a run, .../<model>/<stage>/result.json; raises UserError as load_results does."""
     result = checked(Result, read_json(path), f"{path}: not a result of eval.score --run")
     name, stage = path.parts[-3:-1]
     again = make_again(run, name, stage)
-    wanted = {"run": run.name, "model": name, "stage": stage, "teacher": run.mark,
-              "identity": identity(run, name, stage), "splits": split_hashes(run)}
-    if changed := differences({key: getattr(result, key) for key in wanted}, wanted):
+    expected = {"run": run.name, "model": name, "stage": stage, "teacher": run.mark,
+                "identity": identity(run, name, stage), "splits": split_hashes(run)}
+    if changed := differences({key: getattr(result, key) for key in expected}, expected):
         raise UserError(f"{path}: scored under other settings or other test instances than those of run {run.name} "
                         f"({changed[0]}); results are never mixed: {again}, or move it away")
     check_weights(run, name, stage, result.answered_by, path, again)
     return result
 
 
-def answerers(run: Run, folder: Path, results: Results) -> list[tuple[str, str]]:
-    """(model/stage, who gave its answers) for each result of language models and encoders."""
-    found = []
+def answerers(run: Run, results: Results, limit: int | None, samples: int) -> list[tuple[str, str]]:
+    """List (model/stage, who gave its answers) for each result of language models and encoders."""
+    rows = []
     for name, stage in _ordered(results):
-        by = read_result(run, folder / name / stage / "result.json").answered_by
+        by = read_result(run, run.result(name, stage, limit, samples)).answered_by
         if stage != "baseline":
-            found.append((f"{name}/{stage}", "; ".join(map(described, by)) or "not stated: a response file of its own"))
-    return found
+            rows.append((f"{name}/{stage}", "; ".join(map(described, by)) or "not known: a response file from outside"))
+    return rows
 
 
 def pooled(rows: list[Scored]) -> Scored:
-    """One task's sources as one test set: confusion matrices added up and scored anew."""
+    """Score one task's sources as one test set: their confusion matrices added up."""
     first, rules = rows[0], task(rows[0].task)
     strict = _sum([row.confusion["counts"] for row in rows])
     lenient = _sum([row.lenient.counts for row in rows])
@@ -189,39 +246,43 @@ def _sum(matrices: list[list[list[int]]]) -> list[list[int]]:
 
 def _cells(columns: list[Column], scored: dict[tuple[str, str, str], Scored] | None, row: Row | None = None
            ) -> dict[str, list[Cell]]:
-    def one(column: Column, test_set: str) -> Cell:
+    def cell(column: Column, test_set: str) -> Cell:
         key = (column.task, column.source)
         if scored is None or (*key, "all") not in scored:
             return NOT_FIT if row is not None and not row.fits(column.task) else NOT_RUN
         return scored.get((*key, test_set), NO_ROWS)
 
-    return {test_set: [one(column, test_set) for column in columns] for test_set in TEST_SETS}
+    return {test_set: [cell(column, test_set) for column in columns] for test_set in TEST_SETS}
+
+
+def _nothing_printed(columns: list[Column]) -> list[list[str]]:
+    return [[""] * len(column.metrics) for column in columns]
 
 
 def paper_sheets(run: Run, results: Results) -> list[Sheet]:
     """Tables 3-5: the paper's rows in its order, then measured rows that the paper lacks, then the baselines.
 
-    Sources of the tables' tasks that the paper does not print (samples, security devices) become columns at the end.
+    Sources of the tables' tasks that the paper does not print (2,000-line logs, security devices) become columns at
+    the end.
     """
     declared = published()
     filled = {(row.filled_by.model, row.filled_by.stage) for row in declared.rows.values()}
     sheets = []
     for table in declared.tables:
-        columns = [*(_here(run, column) for column in table.columns), *_further(run, table.columns, results)]
+        further = _further(run, table.columns, results)
+        columns = [*(_here(run, column) for column in table.columns), *further]
         methods: list[Line] = []
         baselines: list[Line] = []
         for key, row in declared.rows.items():
             if not any(row.fits(column.task) for column in columns):
                 continue
             cells = _cells(columns, results.get((row.filled_by.model, row.filled_by.stage)), row)
-            printed = table.printed(key)
-            printed += [" / ".join(NOT_PRINTED for _ in column.metrics) for column in columns[len(printed):]]
-            line = Line(key, row.title, printed if key in table.published else None, cells, row.baseline)
-            (baselines if row.baseline else methods).append(line)
-        methods += [Line("/".join(key), f"{_title(key[0])}, {key[1]}", None, _cells(columns, results[key]))
-                    for key in _ordered(results) if key not in filled]
+            printed = [cell.split(" / ") for cell in table.printed(key)] + _nothing_printed(further)
+            (baselines if row.baseline else methods).append(Line(key, row.title, printed, cells, row.baseline))
+        methods += [Line("/".join(key), f"{_title(key[0])}, {key[1]}", _nothing_printed(columns),
+                         _cells(columns, results[key])) for key in _ordered(results) if key not in filled]
         sheets.append(Sheet(str(table.number), f"{table.title} (the paper's Table {table.number})", columns,
-                            methods + baselines))
+                            methods + baselines, len(further)))
     return sheets
 
 
@@ -233,9 +294,9 @@ def _further(run: Run, columns: list[Column], results: Results) -> list[Column]:
     """Columns for measured sources that the paper's table lacks, by task."""
     shown = {(column.task, _here(run, column).source) for column in columns}
     metrics = {column.task: column.metrics for column in columns}
-    found = sorted({key[:2] for scored in results.values() for key in scored if key[0] in metrics} - shown)
-    return [Column(task=name, source=source, group="not in the paper", title=f"{task(name).title}, {source}",
-                   metrics=metrics[name]) for name, source in found]
+    keys = sorted({key[:2] for scored in results.values() for key in scored if key[0] in metrics} - shown)
+    return [Column(task=name, source=source, group="", title=f"{task(name).title}, {source} (not in the paper)",
+                   metrics=metrics[name]) for name, source in keys]
 
 
 def demo_sheet(run: Run, results: Results) -> Sheet:
@@ -249,18 +310,19 @@ def demo_sheet(run: Run, results: Results) -> Sheet:
             groups.setdefault((name, "", test_set), []).append(row)
         totals[key] = {group: pooled(rows) for group, rows in groups.items()}
     baselines = [key for key in _ordered(results) if key[1] == "baseline"]
-    methods = dict.fromkeys(each for key in _ordered(results) if key not in baselines
-                            for each in ([(key[0], stage) for stage in MAIN] if key[1] in MAIN else [key]))
+    methods = dict.fromkeys(method for key in _ordered(results) if key not in baselines
+                            for method in ([(key[0], stage) for stage in MAIN] if key[1] in MAIN else [key]))
     several = len({name for name, _ in methods}) > 1
-    lines = [Line("/".join(key), f"{_title(key[0])}, {key[1]}" if several else key[1], None,
+    nothing, declared = _nothing_printed(columns), published().rows
+    lines = [Line("/".join(key), f"{_title(key[0])}, {key[1]}" if several else key[1], nothing,
                   _cells(columns, totals.get(key))) for key in methods]
-    lines += [Line("/".join(key), f"baseline: {_title(key[0])}", None, _cells(columns, totals[key],
-                                                                                   published().rows.get(key[0])), True)
-              for key in baselines]
-    shown = " and ".join(dict.fromkeys(_title(name) for name, _ in methods))
+    lines += [Line("/".join(key), f"Baseline: {_title(key[0])}", nothing,
+                   _cells(columns, totals[key], declared.get(key[0])), True) for key in baselines]
     scripted = run.mark == "scripted"
     title = "Demonstration: scripted teacher" if scripted else run.experiment.title
-    return Sheet("demo" if scripted else run.name, f"{title}, model {shown}", columns, lines)
+    if titles := " and ".join(dict.fromkeys(_title(name) for name, _ in methods)):
+        title += f", model {titles}"
+    return Sheet("demo" if scripted else run.name, title, columns, lines)
 
 
 def _title(name: str) -> str:
@@ -277,30 +339,19 @@ def csv_rows(sheets: list[Sheet]) -> Iterator[tuple[str, ...]]:
     for sheet in sheets:
         for line in sheet.lines:
             for test_set, cells in line.cells.items():
-                for at, (column, one) in enumerate(zip(sheet.columns, cells, strict=True)):
-                    texts = line.printed[at].split(" / ") if line.printed else [""] * len(column.metrics)
+                for column, cell, printed in zip(sheet.columns, cells, line.printed, strict=True):
                     where = f"{column.task}/{column.source}".rstrip("/")
-                    for metric, text in zip(column.metrics, texts, strict=True):
-                        yield (sheet.name, line.key, where, metric, test_set,
-                               text.partition(" ")[0].replace(NOT_PRINTED, ""),
-                               *_numbers(one, metric, "baseline" if line.baseline else "measured"))
+                    for metric, text in zip(column.metrics, printed, strict=True):
+                        yield (sheet.name, line.key, where, metric, test_set, text.partition(" ")[0],
+                               *_numbers(cell, metric, "baseline" if line.baseline else "measured"))
 
 
-def _numbers(one: Cell, metric: str, state: str) -> tuple[str, ...]:
-    if isinstance(one, str):
-        return *[""] * 8, one
-    percents = [f"{100 * one.metrics[metric][part]:.4f}" for part in ("value", "low", "high")]
-    lenient = f"{100 * one.lenient.metrics[metric]['value']:.4f}"
-    return *percents, str(one.n), str(one.unparsed), str(one.seen), lenient, str(one.lenient.unparsed), state
-
-
-def render(template: str, **values: Any) -> str:
-    """A file of templates/, with filters that escape for LaTeX and for Markdown's table cells."""
-    text: str = environment(TEMPLATES, {
-        "tex": lambda text: "".join(TEX.get(char, char) for char in " ".join(text.split())),
-        "md": lambda text: re.sub(r"[|<`\\]|(?<=\])\(", r"\\\g<0>", " ".join(text.split())),  # no HTML, no links
-    }, keep_trailing_newline=True).get_template(template).render(**values)
-    return text
+def _numbers(cell: Cell, metric: str, state: str) -> tuple[str, ...]:
+    if isinstance(cell, str):
+        return *[""] * 8, cell
+    percents = [f"{100 * cell.metrics[metric][part]:.4f}" for part in ("value", "low", "high")]
+    lenient = f"{100 * cell.lenient.metrics[metric]['value']:.4f}"
+    return *percents, str(cell.n), str(cell.unparsed), str(cell.seen), lenient, str(cell.lenient.unparsed), state
 
 
 def sheets_of(run: Run, results: Results) -> list[Sheet]:
@@ -311,40 +362,46 @@ def sheets_of(run: Run, results: Results) -> list[Sheet]:
 
 
 def frame(run: Run, limit: int | None = None, samples: int = 1) -> "pandas.DataFrame":
-    """tables.csv as a data frame with numbers as numbers: HEADER's columns, a row for each cell and test set."""
+    """Return tables.csv as a data frame with numbers as numbers: HEADER's columns, a row for each cell and test set."""
     import pandas
 
-    rows = csv_rows(sheets_of(run, load_results(run, limit, samples)))
-    found = pandas.DataFrame(rows, columns=list(HEADER))
+    rows = pandas.DataFrame(csv_rows(sheets_of(run, load_results(run, limit, samples))), columns=list(HEADER))
     for name in NUMBERS:
-        found[name] = pandas.to_numeric(found[name])
-    return found
+        rows[name] = pandas.to_numeric(rows[name])
+    return rows
+
+
+def render(template: str, **values: Any) -> str:
+    """Render a file of templates/."""
+    text: str = environment(TEMPLATES, {"plain": cli.plain}, keep_trailing_newline=True
+                            ).get_template(template).render(**values)
+    return text
 
 
 def make_tables(run: Run, out: Path, limit: int | None = None, samples: int = 1) -> str:
-    """Write tables.md, tables.csv and tables.tex into a folder; returns the Markdown."""
-    folder, results = results_dir(run, limit, samples), load_results(run, limit, samples)
-    scripted = run.mark == "scripted"
+    """Write tables.md, tables.csv and tables.tex into a folder; returns the tables for a terminal."""
+    folder, results = run.results(limit, samples), load_results(run, limit, samples)
     sheets = sheets_of(run, results)
     if not any(sheet.lines for sheet in sheets):
         raise UserError(f"{folder}: no results yet; score a model first (make eval RUN={run.name} ...)")
-    values = {"run": run, "scripted": scripted, "sheets": sheets, "limit": limit, "samples": samples,
-              "answerers": answerers(run, folder, results)}
+    values = {"run": run, "scripted": run.mark == "scripted", "sheets": sheets, "limit": limit, "samples": samples,
+              "answerers": answerers(run, results, limit, samples), "width": TERMINAL,
+              "lenient": any(row.lenient.unparsed != row.unparsed for scored in results.values()
+                             for row in scored.values())}
     texts = {name: render(f"{name}.j2", **values) for name in ("tables.md", "tables.tex")}
-
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([HEADER, *csv_rows(sheets)])
-    files = [folder / name / stage / "result.json" for name, stage in results]
+    files = [run.result(name, stage, limit, samples) for name, stage in results]
     for name, text in {**texts, "tables.csv": table.getvalue()}.items():
         with writing(out / name) as stream:
             stream.write(text)
         manifest(out / name, [EXPERIMENTS / "tables.yaml", *files], run=run.name, teacher=run.mark)
-    return texts["tables.md"]
+    return render("tables.txt.j2", **values)
 
 
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
-    out = given.out or results_dir(run, given.limit, given.samples)
+    out = given.out or run.results(given.limit, given.samples)
     print(make_tables(run, out, given.limit, given.samples))
     print(out / "tables.md", out / "tables.csv", out / "tables.tex")
 

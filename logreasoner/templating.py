@@ -1,15 +1,40 @@
-"""How every Jinja file of this project is read: undefined names are errors, and control lines leave no blanks."""
+"""How every Jinja file of this project is read, and how foreign text is escaped for Markdown and LaTeX.
 
-from collections.abc import Callable
+Undefined names are errors, and control lines leave no blanks. HTML is escaped by Jinja (`autoescape=True`), text for
+a terminal by logreasoner.cli.plain.
+"""
+
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jinja2
 
+LATEX = {char: f"\\{char}" for char in "&%$#_{}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}"}
 
-def environment(folder: Path, filters: dict[str, Callable[[Any], Any]], **options: Any) -> jinja2.Environment:
-    """The files of a folder with the filters given; options are jinja2's own."""
-    found = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined,
-                               trim_blocks=True, lstrip_blocks=True, autoescape=False, **options)
-    found.filters.update(filters)
-    return found
+
+def markdown(value: Any) -> str:
+    """Escape text on one line of Markdown: no character of it becomes markup or ends a table's cell."""
+    return re.sub(r"([\\`*_{}\[\]<>|#!~$&])", r"\\\1", " ".join(str(value).split()))
+
+
+def fenced(text: str) -> str:
+    """Return text as a Markdown code block that nothing inside can end."""
+    fence = "`" * max(3, *(1 + len(ticks) for ticks in re.findall("`+", text)), 0)
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def latex(value: Any) -> str:
+    """Escape text on one line of LaTeX."""
+    return "".join(LATEX.get(char, char) for char in " ".join(str(value).split()))
+
+
+def environment(folder: Path, filters: Mapping[str, Callable[[Any], Any]], **options: Any) -> jinja2.Environment:
+    """Read a folder's templates with the filters `md`, `fenced`, `tex` and those given; options are Jinja's own."""
+    result = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, **{
+        "trim_blocks": True, "lstrip_blocks": True, "autoescape": False, **options})
+    result.filters.update({"md": markdown, "fenced": fenced, "tex": latex, **filters})
+    return result

@@ -15,6 +15,7 @@ from eval.score import summaries
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import digest, manifest, read_json, sha256, write_json, write_jsonl, writing
 from logreasoner.instances import Instance
+from logreasoner.templating import fenced
 from logreasoner.weights import identity
 from tests.results import write_result
 
@@ -177,4 +178,4 @@ def test_nothing_in_a_file_becomes_markup_and_the_hubs_library_reads_it(
 
 
 def test_no_fence_is_ended_by_its_content() -> None:
-    assert card.fenced("a\n````\nb") == "`````text\na\n````\nb\n`````"
+    assert fenced("a\n````\nb") == "`````text\na\n````\nb\n`````"

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from eval import figures, score
-from eval.drawing import plain
 from eval.tables import load_results
+from logreasoner.cli import plain
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import manifest, write_jsonl
 from logreasoner.paper import published
@@ -47,12 +47,13 @@ def evaluate(run: Run, model: str, stage: str, wrong: int, monkeypatch: pytest.M
     score.main()
 
 
-def command(run: Run, number: int, monkeypatch: pytest.MonkeyPatch, *options: str, out: str = "out"
+def command(run: Run, which: int | str, monkeypatch: pytest.MonkeyPatch, *options: str, out: str = "out"
             ) -> list[dict[str, str]]:
-    monkeypatch.setattr(sys, "argv", ["eval.figures", "--run", run.name, "--figure", str(number), "--out", out,
+    monkeypatch.setattr(sys, "argv", ["eval.figures", "--run", run.name, "--figure", str(which), "--out", out,
                                       *options])
     figures.main()
-    with open(f"{out}/figure{number}.csv", encoding="utf-8", newline="") as stream:
+    name = which if which == "overview" else f"figure{which}"
+    with open(f"{out}/{name}.csv", encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
@@ -137,18 +138,59 @@ def test_a_scripted_run_says_so_and_has_no_published_number(workdir: Path, monke
     assert "scripted teacher, tiny model: not a result" in text and "published" not in text
 
 
+def test_the_overview_puts_published_and_measured_scores_on_each_test_file(workdir: Path,
+                                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run()
+    evaluate(run, "llama3.1-8b", "dpo", 2, monkeypatch)
+    evaluate(run, "llama3.1-8b", "thought-sft", 1, monkeypatch)
+    evaluate(run, "majority", "baseline", 3, monkeypatch)
+    evaluate(run, "tfidf-lr", "baseline", 1, monkeypatch)
+    rows = command(run, "overview", monkeypatch)
+    switches = {"task": RCA, "test_file": "huawei-switches", "test_set": "all"}
+    row, score = only(rows, **switches, method="logreasoner-llama3.1-8b"), load_results(run)["llama3.1-8b", "dpo"]
+    assert row["value"] == f"{100 * score[RCA, 'huawei-switches', 'all'].metrics['accuracy']['value']:.4f}"
+    assert [row[key] for key in ("published", "metric", "n", "unparsed", "seen", "state")] == [
+        "54.63", "accuracy", "8", "1", "3", "measured"]
+    assert only(rows, **switches, method="gpt-4o")["state"] == "not run"
+    assert only(rows, **switches, method="llama3.1-8b/thought-sft")["published"] == ""
+    assert {row["method"] for row in rows if row["published"]} == {"gpt-4o", "llama3.1-8b", "logreasoner-llama3.1-8b"}
+    assert len({(row["task"], row["test_file"]) for row in rows}) == 2 + 2 + 4 + 4  # no file that the paper lacks
+    text = " ".join(text_of(Path("out/overview.svg")).split())
+    assert "constant answer: majority class, or always positive" in text and "n = 8, 3 seen" in text
+    assert "LogReasoner (Llama3.1-8B) (published)" in text and "published only" in text
+    assert "on all test logs." in text and "Hollow: as the paper prints it" in text
+    command(run, "overview", monkeypatch, out="again")
+    for form in ("png", "svg", "csv"):
+        assert Path(f"out/overview.{form}").read_bytes() == Path(f"again/overview.{form}").read_bytes()
+    other = command(run, "overview", monkeypatch, "--models", "qwen2.5-7b", "--test-set", "disjoint")
+    assert {row["method"] for row in other if row["published"]} == {"gpt-4o", "qwen2.5-7b", "logreasoner-qwen2.5-7b"}
+    assert "n = 5" in text_of(Path("out/overview.svg"))
+
+
+def test_the_overview_of_a_scripted_run_has_no_published_number(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(scripted=True)
+    evaluate(run, "tiny", "dpo", 1, monkeypatch)
+    for name in ("majority", "always-positive"):
+        evaluate(run, name, "baseline", 3, monkeypatch)
+    rows = command(run, "overview", monkeypatch)
+    assert {row["published"] for row in rows} == {""} and {row["task"] for row in rows} == {PFP, RCA}
+    text = text_of(Path("out/overview.svg"))
+    assert figures.SCRIPTED in text and "all sources" in text and "published" not in text
+
+
 def test_names_are_text_and_nothing_else(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     title = "_$\\frac{$ <b>&--\n\x00\x1b[31m {model}"
     run = make_run(models={"llama3.1-8b": {"title": title}})
     evaluate(run, "llama3.1-8b", "dpo", 1, monkeypatch)
     command(run, 4, monkeypatch)
-    assert plain(title) == "_$\\frac{$ <b>&-- \ufffd\ufffd[31m {model}"
+    assert plain(title) == "_$\\frac{$ <b>&--\\n\\x00\\x1b[31m {model}"
     assert r"_$\frac{$ &lt;b&gt;&amp;" in Path("out/figure4.svg").read_text(encoding="utf-8")
     assert "LogReasoner (_$" in text_of(Path("out/figure4.svg"))
 
 
 @pytest.mark.parametrize(("options", "said"), [
     (["--figure", "4"], r"no results yet; score a model first: make eval RUN=toy"),
+    (["--figure", "overview"], r"no results yet; score a model first: make eval RUN=toy"),
     (["--figure", "3"], r"no figure 3; the paper's figures with results are 4, 5, 6, 7, 8, 10"),
     (["--figure", "10"], r"samples\.jsonl: no such file; do: make thoughts"),
 ])
@@ -183,25 +225,25 @@ def test_the_interval_of_a_mean_is_what_resampling_gives_where_scores_are_modera
         drawn = np.random.default_rng(1).multinomial(matrix.sum(), matrix.ravel() / matrix.sum(), len(draws))
         draws += np.random.default_rng(int(matrix.sum())).permutation(
             score.measures(drawn.reshape(-1, *matrix.shape), 0)["f1"]) / len(matrices)
-    assert (found.low, found.high) == pytest.approx(tuple(100 * np.percentile(draws, [2.5, 97.5])), abs=0.5)
-    assert (found.n, found.unparsed) == (int(np.sum(matrices)), 6)
+    assert (found["low"], found["high"]) == pytest.approx(tuple(100 * np.percentile(draws, [2.5, 97.5])), abs=0.5)
+    assert (found["n"], found["unparsed"]) == (int(np.sum(matrices)), 6)
 
 
 @pytest.mark.parametrize("matrix", [[[9, 0, 0], [0, 9, 0]], [[0, 9, 0], [9, 0, 0]]])
 def test_a_perfect_mean_is_not_certain(matrix: list[list[int]]) -> None:
     found = figures.mean([scored(source, matrix, task(PFP)) for source in "ab"], "f1")
-    assert 0 <= found.low <= found.value <= found.high <= 100 + 1e-9 and found.high - found.low > 10
+    assert 0 <= found["low"] <= found["value"] <= found["high"] <= 100 + 1e-9 and found["high"] - found["low"] > 10
 
 
 def write_thoughts(run: Run, steps: list[int]) -> Path:
     folder = run.dataset("shared", "thought-sft")
     names = ["handbook", *run.experiment.tasks]
-    write_jsonl(folder / figures.SAMPLES, (
+    write_jsonl(folder / figures.THOUGHTS, (
         {"id": f"p-{at}", "task": names[at % 5], "prompt": "?", "response": "\n".join(
             ["Problem overview: x", "Key challenges:", "- 1. is a number", "Reasoning steps:",
              *(f"{number}. Look at 2. of it" for number in range(1, count + 1))])} for at, count in enumerate(steps)))
     np.save(folder / figures.EMBEDDED, np.random.default_rng(0).normal(size=(len(steps), 8)).astype(np.float32))
-    manifest(folder / figures.EMBEDDED, [folder / figures.SAMPLES])
+    manifest(folder / figures.EMBEDDED, [folder / figures.THOUGHTS])
     return folder
 
 
@@ -233,10 +275,10 @@ def test_few_thoughts_are_drawn_and_a_scripted_teachers_are_marked(count: int, w
 def test_embeddings_of_other_thoughts_are_refused(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run()
     folder = write_thoughts(run, [4, 4, 5])
-    rows = (folder / figures.SAMPLES).read_text()
-    (folder / figures.SAMPLES).write_text(rows.replace("p-0", "p-9"))
+    rows = (folder / figures.THOUGHTS).read_text()
+    (folder / figures.THOUGHTS).write_text(rows.replace("p-0", "p-9"))
     with pytest.raises(SystemExit, match="not of the thoughts that .* has now; remove it and do: make figure10"):
         command(run, 10, monkeypatch)
-    write_jsonl(folder / figures.SAMPLES, [{"id": "p-0", "task": RCA, "response": "no steps"}])
+    write_jsonl(folder / figures.THOUGHTS, [{"id": "p-0", "task": RCA, "response": "no steps"}])
     with pytest.raises(SystemExit, match=re.escape("samples.jsonl:1: no numbered reasoning steps")):
         command(run, 10, monkeypatch)

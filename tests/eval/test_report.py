@@ -144,16 +144,20 @@ def test_every_part_is_in_the_page(workdir: Path) -> None:
     text = page(run)
     said = words(text)
     assert "Scripted teacher: not a result." in said
-    assert "Qwen" in said and "dpo" in said and "baseline: " in said
+    assert "Qwen" in said and "dpo" in said and "Baseline: Majority class" in said
     assert re.search(r"90\.0 \[\d+\.\d, \d+\.\d\]", said)  # dpo errs on one of ten
-    assert "n=10 u=2" in said  # base: a text without a label, and one that only a lenient reader understands
+    # base: a text without a label, and one that only a lenient reader understands
+    assert re.search(r"base disjoint = all( \d+\.\d \[[^\]]+\]){3} 10 2 ", said)
     assert f"{MODEL}, dpo 0.6931 → 0.2500, 3 logged" in said
     assert 'points="11.0,0.0 110.0,39.2 220.0,90.0"' in text
     assert "datasets/qwen2.5-7b/dpo/corrections.journal.jsonl 1 answers, 4,000 tokens in, 500 out, 0.0150" in said
     assert f"models/{MODEL}/dpo {'b' * 12} steps 20, torch 2.13, commit <u>c0ffee</u>; from recipe {'a' * 12}" in said
     assert "kept 7" in said and "stage: dpo # </pre><script>" in said
-    figure = next(each for each in Elements(text).of("img"))
+    overview, figure = Elements(text).of("img")
     assert figure["src"] == f"data:image/svg+xml;base64,{base64.b64encode(SVG.encode()).decode()}"
+    drawn = base64.b64decode(str(overview["src"]).partition(",")[2]).decode()
+    assert "scripted teacher, tiny model: not a result" in drawn and "published" not in drawn
+    assert text.index("overview") < text.index("Tables")
 
 
 def test_a_run_with_a_real_teacher_has_the_papers_tables_and_no_mark(workdir: Path) -> None:
@@ -189,7 +193,8 @@ def test_logs_and_answers_cannot_become_markup(workdir: Path) -> None:
     found = Elements(text)
     blocks = [each for each in found.of("script") if each.get("type") == "text/plain"]
     assert [each["id"] for each in blocks] == ["about", "instances", "entry-0", "entry-1", "entry-2"]
-    assert len(found.of("script")) == len(blocks) + 1 and len(found.of("style")) == len(found.of("img")) == 1
+    assert len(found.of("script")) == len(blocks) + 1 and len(found.of("style")) == 1
+    assert len(found.of("img")) == 2
     assert not [key for _, attributes in found.found for key in attributes if key.startswith("on") or key == "style"]
     places = [attributes.get(key) for _, attributes in found.found for key in ("src", "href") if key in attributes]
     assert [place for place in places if not str(place).startswith(("data:", "#"))] == []
@@ -242,7 +247,7 @@ def test_votes_show_every_sample_and_a_refusal_says_why(workdir: Path) -> None:
     write_json(out, score_run(run, MODEL, "dpo", path, samples=3))
     manifest(out, [path])
     text = page(run, samples=3)
-    assert "majority of 3 samples" in words(text)
+    assert "majority of 3 votes" in words(text)
     row = block(text, "entry-0")[10]
     assert row == ["True", "True", [["<answer>True</answer> 0", None], ["(no answer: status 400: too long)", None],
                                     ["<answer>True</answer> 2", None]]]

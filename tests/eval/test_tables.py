@@ -9,6 +9,7 @@ import pytest
 from eval import score, tables
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import read_json, write_json, write_jsonl
+from logreasoner.paper import Column
 
 
 def make_run(name: str, scripted: bool = False) -> Run:
@@ -32,9 +33,9 @@ def baseline(run: Run, name: str, answer: str, monkeypatch: pytest.MonkeyPatch) 
 
 
 def evaluate(run: Run, model: str, stage: str, *answers: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Score a model whose answers to t0 .. t4 and s0 are given."""
+    """Score a model whose answers to t0 .. t4 and s0 are given; a sentence is not put in the form that is asked for."""
     write_jsonl("R.jsonl", ({"custom_id": key, "error": None, "response": {"status_code": 200, "body": {
-        "choices": [{"message": {"content": f"<answer>{answer}</answer>"}}]}}}
+        "choices": [{"message": {"content": answer if answer.endswith(".") else f"<answer>{answer}</answer>"}}]}}}
         for key, answer in zip(["t0", "t1", "t2", "t3", "t4", "s0"], answers, strict=True)))
     out = run.dir / "results" / model / stage / "result.json"
     monkeypatch.setattr(sys, "argv", ["eval.score", "--run", run.name, "--model", model, "--stage", stage,
@@ -76,8 +77,8 @@ def test_without_results_everything_is_not_run(workdir: Path, monkeypatch: pytes
                 test_set="all")["published"] == "100.0"
 
 
-def test_measured_stands_beside_published_with_floors(workdir: Path, monkeypatch: pytest.MonkeyPatch,
-                                                      capsys: pytest.CaptureFixture[str]) -> None:
+def test_measured_stands_beside_published_with_baselines(workdir: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
     run = make_run("toy")
     evaluate(run, "qwen2.5-7b", "dpo", *ANSWERS, monkeypatch=monkeypatch)
     evaluate(run, "qwen2.5-7b", "thought-sft", *ANSWERS, monkeypatch=monkeypatch)
@@ -93,11 +94,14 @@ def test_measured_stands_beside_published_with_floors(workdir: Path, monkeypatch
     assert only(found, **cell, row="majority")["value"] == "100.0000"
     assert only(found, **cell, row="majority")["state"] == "baseline"
     markdown = Path("out/tables.md").read_text()
-    assert markdown in capsys.readouterr().out
-    assert "| published | 60.87 / 95.35 / 74.31 (+24.7) |" in markdown
-    cells = r"\| disjoint \| 100\.0 \[34\.2, 100\.0\] / 66\.7 \[.*?\] / 80\.0 \[.*?\] n=4 u=1 \| not run \|"
-    assert re.search(cells, markdown)
-    assert "not in the paper Root Cause Analysis, huawei-security (Accuracy / Weighted-F1)" in markdown
+    rows = (r"\| LogReasoner \(Qwen2.5-7B\) \| published \| 60.87 \| 95.35 \| 74.31 \(\+24.7\) \|  \|  \|  \|\n"
+            r"\|  \| disjoint \| 100\.0 \[34\.2, 100\.0\] \| 66\.7 \[.*?\] \| 80\.0 \[.*?\] \| 4 \| 1 \|  \|\n"
+            r"\|  \| all \| .* \| 5 \| 1 \| 1 \|\n")
+    assert re.search(rows, markdown)
+    assert "### Root Cause Analysis, huawei-security (not in the paper)" in markdown
+    terminal = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "LogReasoner (Qwen2.5-7B) published 60.87 95.35 74.31 (+24.7)" in terminal
+    assert "Baseline: TF-IDF and logistic regression not run" in terminal
 
 
 def test_results_come_as_a_data_frame(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,13 +117,43 @@ def test_markdown_and_latex_rows_have_all_their_columns(workdir: Path, monkeypat
     run = make_run("toy")
     evaluate(run, "qwen2.5-7b", "base", *ANSWERS, monkeypatch=monkeypatch)
     command(run, monkeypatch)
-    markdown = [line for line in Path("out/tables.md").read_text().splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in markdown} == {7, 8}  # Table 3 has a column that the paper lacks
-    latex = Path("out/tables.tex").read_text()
-    body = [line for line in latex.splitlines() if line.endswith("\\\\") and "multicolumn" not in line]
-    assert {line.count("&") for line in body} == {5, 6}
-    assert latex.count("\\begin{table*}") == latex.count("\\end{table*}") == latex.count("\\bottomrule") == 3
+    markdown, latex = (Path("out", f"tables.{kind}").read_text() for kind in ("md", "tex"))
+    blocks = [[line.count("|") for line in block.splitlines() if line.startswith("|")]
+              for block in markdown.split("### ")[1:]]
+    assert len(blocks) == 4 + 1 + 4 + 4  # one test file that the paper lacks
+    assert all(len(set(block)) == 1 and len(block) > 2 for block in blocks)
+    tabulars = [[line.count("&") for line in block.splitlines() if line.endswith("\\\\")]
+                for block in latex.split("\\begin{tabular}")[1:]]
+    assert [len(block) for block in tabulars] == [len(block) - 1 for block in blocks]
+    assert [set(block) for block in tabulars] == [{block[0] - 2} for block in blocks]
+    assert latex.count("\\begin{table*}") == latex.count("\\end{table*}") == latex.count("\\bottomrule") == 13
     assert latex.count("{") == latex.count("}")
+
+
+def test_a_terminal_of_120_columns_is_wide_enough(workdir: Path, monkeypatch: pytest.MonkeyPatch,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    """Long names are wrapped, what a lenient reader takes has a row, and no name commands the terminal."""
+    run = make_run("toy", scripted=True)
+    for model in ("qwen2.5-7b", "llama3.1-8b"):
+        evaluate(run, model, "dpo", *ANSWERS[:3], "The answer is normal.", *ANSWERS[4:], monkeypatch=monkeypatch)
+    monkeypatch.setattr(tables, "_title", lambda name: f"{name} \x1b[2J" + "with a long name " * 20)
+    capsys.readouterr()
+    command(run, monkeypatch)
+    printed = capsys.readouterr().out
+    assert max(map(len, printed.splitlines())) <= 120 and "\x1b" not in printed and "\\x1b[2J" in printed
+    assert "disjoint, lenient" in printed and '"lenient": the same answers' in printed
+
+
+def test_a_task_of_many_metrics_has_several_tables() -> None:
+    rules = task("anomaly_detection")
+    names = ["precision", "recall", "f1", "accuracy", "weighted_f1"]
+    column = Column(task=rules.name, source="", group="", title="Disks", metrics=names)
+    row = scored("", [[30_000, 0, 0], [0, 30_000, 1]])
+    line = tables.Line("x", "a method", [[""] * 5], {test_set: [row] for test_set in tables.TEST_SETS})
+    blocks = list(tables.Sheet("x", "X", [column], [line]).blocks())
+    assert [block.metrics for block in blocks] == [names[:3], names[3:]]
+    assert all(len(text) <= 120 for block in blocks for text in block.plain().splitlines())
+    assert [part.rows[0].n for part in blocks] == ["60,001"] * 2 and blocks[0].rows[0].test_set == "disjoint = all"
 
 
 @pytest.mark.parametrize(("text", "escaped"), [("50% & a_b", r"50\% \& a\_b"), ("\\x{y}", r"\textbackslash{}x\{y\}")])
@@ -146,15 +180,19 @@ def test_a_scripted_teacher_gets_a_demo_table_and_no_published_number(workdir: P
     for name in ("tables.md", "tables.tex"):
         text = Path("out", name).read_text()
         assert "scripted teacher" in text.lower() and "tiny" in text
-        assert "published |" not in text and "95.35" not in text and "Table 3" not in text.replace("Tables 3-5", "")
+        assert not re.search(r"95\.35|[|&] published", text)
+        assert "Table 3" not in text.replace("Tables 3-5", "")
+
+
+def scored(source: str, matrix: list[list[int]]) -> tables.Scored:
+    """Anomaly detection with a confusion matrix."""
+    rules = task("anomaly_detection")
+    return tables.Scored(task=rules.name, source=source, test_set="all", **score.summary(matrix, rules), lenient={
+        "counts": matrix, **score.summary(matrix, rules)})  # type: ignore[arg-type]
 
 
 def test_sources_are_pooled_by_adding_their_matrices() -> None:
-    rules = task("anomaly_detection")
-    rows = [tables.Scored(task=rules.name, source=source, test_set="all", **score.summary(matrix, rules), lenient={
-                "counts": matrix, **score.summary(matrix, rules)})  # type: ignore[arg-type]
-            for source, matrix in (("a", [[1, 2, 0], [0, 3, 1]]), ("b", [[4, 0, 0], [1, 1, 0]]))]
-    total = tables.pooled(rows)
+    total = tables.pooled([scored("a", [[1, 2, 0], [0, 3, 1]]), scored("b", [[4, 0, 0], [1, 1, 0]])])
     assert (total.n, total.unparsed, total.confusion["counts"]) == (13, 1, [[5, 2, 0], [1, 4, 1]])
 
 

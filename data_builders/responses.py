@@ -1,4 +1,4 @@
-"""Requests joined with their responses by custom_id, and outcomes counted: what every collecting step begins with."""
+"""Join requests with their responses by custom_id, judge the answers and count the outcomes."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -11,29 +11,32 @@ from logreasoner.config import Task
 from logreasoner.files import read_jsonl
 from logreasoner.generation.generate import content, trouble
 from logreasoner.instances import Instance
+from logreasoner.text_table import aligned
 
 
 def texts(path: Path, ids: Iterable[str]) -> dict[str, str | None]:
-    """The answer to each id, None where the endpoint refused. Raises UserError on a missing, doubled or unknown id."""
-    wanted = set(ids)
-    found: dict[str, str | None] = {}
+    """Read the answer to each id, None where the endpoint refused.
+
+    Raises UserError on a missing, repeated or unknown id.
+    """
+    requested = set(ids)
+    answers: dict[str, str | None] = {}
     for number, record in read_jsonl(path):
         custom_id = record.get("custom_id")
-        if not isinstance(custom_id, str) or custom_id not in wanted:
-            raise UserError(f"{path}:{number}: custom_id {custom_id!r} was not asked")
-        if custom_id in found:
+        if not isinstance(custom_id, str) or custom_id not in requested:
+            raise UserError(f"{path}:{number}: custom_id {custom_id!r} was not requested")
+        if custom_id in answers:
             raise UserError(f"{path}:{number}: custom_id {custom_id!r} comes twice")
-        found[custom_id] = content(record)
-        if found[custom_id] is None:
+        answers[custom_id] = content(record)
+        if answers[custom_id] is None:
             print(f"{path}:{number}: {custom_id}: {trouble(record)}")
-    missing = wanted - set(found)
-    if missing:
-        raise UserError(f"{path}: {len(missing)} of {len(wanted)} answers are missing, the first {min(missing)}")
-    return found
+    if missing := requested - set(answers):
+        raise UserError(f"{path}: {len(missing)} of {len(requested)} answers are missing, the first {min(missing)}")
+    return answers
 
 
 def judge(text: str | None, item: Instance, task: Task) -> tuple[Trajectory | None, str]:
-    """The trajectory of an answer if it has one, and what became of it: right, wrong, unparsed or refused."""
+    """Return an answer's trajectory, if it has one, and its outcome: right, wrong, unparsed or refused."""
     if text is None:
         return None, "refused"
     trajectory = parse_trajectory(text, task.labels)
@@ -43,7 +46,7 @@ def judge(text: str | None, item: Instance, task: Task) -> tuple[Trajectory | No
 
 
 def count(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
-    """task -> outcome -> rows, sorted, for manifests and the screen."""
+    """Count rows by task and outcome, sorted, for manifests and the screen."""
     counts: dict[str, Counter[str]] = {}
     for row in rows:
         counts.setdefault(str(row["task"]), Counter())[str(row["outcome"])] += 1
@@ -51,7 +54,9 @@ def count(rows: Iterable[Mapping[str, Any]]) -> dict[str, dict[str, int]]:
 
 
 def show(title: str, counts: Mapping[str, Mapping[str, int]]) -> None:
-    """Print outcomes, a task a line."""
+    """Print outcomes, one line for each task."""
+    rows = [[task, "  ".join(f"{outcome} {number}" for outcome, number in outcomes.items())]
+            for task, outcomes in counts.items()]
     print(title)
-    for task, outcomes in counts.items():
-        print(f"  {task:<30}" + "  ".join(f"{outcome} {number}" for outcome, number in outcomes.items()))
+    if rows:
+        print(aligned(rows, indent="  "))

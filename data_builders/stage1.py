@@ -1,4 +1,4 @@
-"""Stage 1, high-level thoughts (sections 3.2 and 4.1): each subcommand is a pure function from files to a file.
+"""Run one step of stage 1, high-level thoughts (sections 3.2 and 4.1): a pure function from files to files.
 
 rationale-requests -> (teacher) -> rationales -> (embed, select) -> thought-requests -> (teacher) -> thoughts
 The CoT-SFT baseline (section 4.4.4) asks the first question for stage 2's instances too: --stage cot-sft.
@@ -20,18 +20,16 @@ from logreasoner.generation import generate
 from logreasoner.instances import read_instances
 
 Row = dict[str, Any]
-
-
-SPLITS = {"thought-sft": "stage1.jsonl", "cot-sft": "stage2.jsonl"}  # whose instances the teacher thinks through
+SPLITS = {"thought-sft": "stage1.jsonl", "cot-sft": "stage2.jsonl"}  # whose instances the teacher is asked about
 
 
 def folder(run: Run, stage: str = "thought-sft") -> Path:
-    """Where the teacher's answers lie: they do not depend on the model that is tuned."""
+    """Return the folder of the teacher's answers, which do not depend on the model that is tuned."""
     return run.dataset("shared", stage)
 
 
 def rationale_requests(run: Run, stage: str = "thought-sft") -> None:
-    """Ask the teacher to think each instance of the stage's split through (section 3.2.1 (1))."""
+    """Ask the teacher for a rationale of each instance of the stage's split (section 3.2.1 (1))."""
     teacher, tasks = run.experiment.teacher.model, run.tasks()
     write_jsonl(folder(run, stage) / "rationales.requests.jsonl", (
         generate.request(item.id, teacher, "rationale", prompts.render(
@@ -40,7 +38,7 @@ def rationale_requests(run: Run, stage: str = "thought-sft") -> None:
 
 
 def rationales(run: Run, stage: str = "thought-sft") -> None:
-    """Keep the rationales that arrive at the true label; in stage 1 add the handbook's cases: raw analyses (x, s)."""
+    """Select the rationales with the true label; in stage 1 add the handbook's cases: raw analyses (x, s)."""
     path, tasks = folder(run, stage), run.tasks()
     inputs = [run.splits / SPLITS[stage]]
     items = list(read_instances(inputs[0]))
@@ -57,14 +55,14 @@ def rationales(run: Run, stage: str = "thought-sft") -> None:
                   "problem": prompts.render("handbook_problem", symptom=case["symptom"]),
                   "analysis": render_steps(case["analysis"])} for _, case in read_jsonl(inputs[-1])]
     write_jsonl(path / "rationales.jsonl", rows)
-    kept = write_jsonl(path / "analyses.jsonl", (row for row in rows if row["outcome"] == "right"))
+    right = write_jsonl(path / "analyses.jsonl", (row for row in rows if row["outcome"] == "right"))
     counts = responses.count(rows)
-    responses.show(f"rationales: {kept} kept", counts)
+    responses.show(f"rationales: {right} of {len(rows)} are right", counts)
     manifest(path / "analyses.jsonl", inputs, counts=counts, teacher=run.experiment.teacher.model, mark=run.mark)
 
 
 def selected(run: Run) -> list[Row]:
-    """The raw analyses that the DPP chose, in its order: D (section 3.2.1 (2))."""
+    """Read the raw analyses that the DPP chose, in its order: D (section 3.2.1 (2))."""
     analyses = [row for _, row in read_jsonl(folder(run) / "analyses.jsonl")]
     return [analyses[number] for number in read_json(folder(run) / "selected.json")]
 
@@ -79,11 +77,11 @@ def thought_requests(run: Run) -> None:
 
 
 def thoughts(run: Run) -> None:
-    """Validate the teacher's thoughts; every rejected one is kept with its reason."""
-    path, chosen = folder(run), selected(run)
-    texts = responses.texts(path / "thoughts.responses.jsonl", [row["id"] for row in chosen])
+    """Validate the teacher's thoughts; rejected ones stay in thoughts.jsonl with the reason."""
+    path, analyses = folder(run), selected(run)
+    texts = responses.texts(path / "thoughts.responses.jsonl", [row["id"] for row in analyses])
     rows: list[Row] = []
-    for row in chosen:
+    for row in analyses:
         text = texts[row["id"]]
         thought, why = parse_thought(text, row["problem"]) if text is not None else (None, "refused")
         rows.append({"id": row["id"], "task": row["task"], "outcome": why or "valid", "problem": row["problem"],
@@ -101,22 +99,24 @@ STEPS: dict[str, Callable[..., None]] = {
 
 
 def main() -> None:
-    """Run one step of stage 1."""
-    arguments = cli.parser("data_builders.stage1", "High-level thoughts: one step, from files to a file.", """
+    """Run the command line."""
+    parser = cli.parser("data_builders.stage1", "High-level thoughts: one step, from files to files.", """
 python -m data_builders.stage1 --run paper rationale-requests
 python -m data_builders.stage1 --run paper --stage cot-sft rationale-requests""")
-    arguments.add_argument("--run", required=True)
-    arguments.add_argument("--stage", default="thought-sft", choices=list(SPLITS),
-                           help="cot-sft: rationales for the instances of stage 2, for that baseline")
-    arguments.add_argument("step", choices=list(STEPS))
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--stage", default="thought-sft", choices=list(SPLITS),
+                        help="cot-sft: rationales for the instances of stage 2, for that baseline")
+    parser.add_argument("step", choices=list(STEPS))
 
-    def step(given: argparse.Namespace) -> None:
-        run, rationale = load_run(given.run), given.step in ("rationale-requests", "rationales")
-        if given.stage != "thought-sft" and not rationale:
-            raise UserError(f"{given.step} belongs to thought-sft; only rationales are asked for {given.stage}")
-        STEPS[given.step](run, *([given.stage] if rationale else []))
+    def run_step(options: argparse.Namespace) -> None:
+        if options.step.startswith("rationale"):
+            STEPS[options.step](load_run(options.run), options.stage)
+        elif options.stage != "thought-sft":
+            raise UserError(f"{options.step} belongs to thought-sft; only rationales are asked for {options.stage}")
+        else:
+            STEPS[options.step](load_run(options.run))
 
-    cli.run(arguments, step)
+    cli.run(parser, run_step)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Stage 2, stepwise solutions (sections 3.3 and 4.1): each subcommand is a pure function from files to files.
+"""Run one step of stage 2, stepwise solutions (sections 3.3 and 4.1): a pure function from files to files.
 
 solution-requests -> (pi_thought) -> solutions: right ones and wrong ones
 correction-requests -> (teacher, or pi_thought itself) -> corrections
@@ -17,6 +17,7 @@ from logreasoner.files import manifest, read_jsonl, write_jsonl
 from logreasoner.generation import generate
 from logreasoner.instances import by_id, read_instances
 from logreasoner.paper import published
+from logreasoner.text_table import aligned
 
 Row = dict[str, Any]
 
@@ -30,7 +31,7 @@ def solution_requests(run: Run, model: str, stage: str) -> None:
 
 
 def solutions(run: Run, model: str, stage: str) -> None:
-    """Sort the policy's solutions into right ones (equation 3), wrong ones (D_err, equation 5) and the rest."""
+    """Divide the policy's solutions into right ones (equation 3), wrong ones (D_err, equation 5) and the rest."""
     path, tasks = run.dataset(model, stage), run.tasks()
     items = list(read_instances(run.splits / "stage2.jsonl"))
     texts = responses.texts(path / "solutions.responses.jsonl", [item.id for item in items])
@@ -43,28 +44,27 @@ def solutions(run: Run, model: str, stage: str) -> None:
     write_jsonl(path / "solutions.jsonl", rows)
     counts = responses.count(rows)
     responses.show(f"solutions of {len(rows)} instances by {model}'s {run.stage(stage).samples.policy}:", counts)
-    _beside_table1(run, counts, "right", "sft")
+    _show_beside_table1(run, counts, "right", "sft")
     manifest(path / "solutions.jsonl", [run.splits / "stage2.jsonl"], counts=counts, mark=run.mark)
 
 
-def _beside_table1(run: Run, counts: dict[str, dict[str, int]], outcome: str, column: str) -> None:
-    """Print how many rows of each task came out, beside Table 1's; nothing for a run with a scripted teacher."""
-    if run.experiment.teacher.scripted:
-        return
-    printed = {row["task"]: row[column] for row in published().data_tables["table1"]["rows"]
-               if row["stage"] == "stage2"}
-    for task, outcomes in counts.items():
-        print(f"  {task:<30}{outcomes.get(outcome, 0):,} rows for {column.upper()}; "
-              f"Table 1 has {printed.get(task, '-')} for its models")
+def _show_beside_table1(run: Run, counts: dict[str, dict[str, int]], outcome: str, column: str) -> None:
+    """Print how many rows of each task can be used, beside Table 1's; nothing for a run with a scripted teacher."""
+    if counts and not run.experiment.teacher.scripted:
+        paper = {row["task"]: row[column] for row in published().data_tables["table1"]["rows"]
+                 if row["stage"] == "stage2"}
+        rows = [[task, f"{outcomes.get(outcome, 0):,} rows for {column.upper()}; Table 1 has "
+                       f"{paper.get(task, '-')} for its models"] for task, outcomes in counts.items()]
+        print(aligned(rows, indent="  "))
 
 
 def trajectory(row: Row) -> Trajectory:
-    """The trajectory of a row of solutions.jsonl that has one."""
+    """Return the trajectory of a row of solutions.jsonl that has one."""
     return Trajectory(tuple(row["steps"]), row["answer"])
 
 
 def wrong(run: Run, model: str, stage: str) -> list[Row]:
-    """D_err of the solutions that a stage holds."""
+    """Read the wrong solutions (D_err) that a stage holds."""
     return [row for _, row in read_jsonl(run.dataset(model, stage) / "solutions.jsonl") if row["outcome"] == "wrong"]
 
 
@@ -72,17 +72,17 @@ def correction_requests(run: Run, model: str, stage: str) -> None:
     """Ask for a correction of every wrong solution, given the true label (equation 6, figure 14)."""
     tasks, items = run.tasks(), by_id(read_instances(run.splits / "stage2.jsonl"))
     holder = run.stage(stage).samples.solutions
-    own = run.corrected_by(stage) == "self"
-    name = generate.served_name(model, run.stage(holder).samples.policy) if own else run.experiment.teacher.model
+    by_policy = run.corrected_by(stage) == "self"
+    name = generate.served_name(model, run.stage(holder).samples.policy) if by_policy else run.experiment.teacher.model
     write_jsonl(run.dataset(model, stage) / "corrections.requests.jsonl", (
         generate.request(row["id"], name, "correction", prompts.render(
             "correction", problem=prompts.problem(items[row["id"]], tasks[row["task"]]), steps=row["steps"],
-            answer=row["answer"], label=row["label"]), vllm=own, response_format={"type": "json_object"})
+            answer=row["answer"], label=row["label"]), vllm=by_policy, response_format={"type": "json_object"})
         for row in wrong(run, model, holder)))
 
 
 def corrections(run: Run, model: str, stage: str) -> None:
-    """Keep the accepted corrections (equation 8): each row has its outcome and, if accepted, the chosen trajectory."""
+    """Validate the corrections (equation 8): each row has its outcome and, if accepted, the chosen trajectory."""
     path, flawed = run.dataset(model, stage), wrong(run, model, run.stage(stage).samples.solutions)
     texts = responses.texts(path / "corrections.responses.jsonl", [row["id"] for row in flawed])
     rows: list[Row] = []
@@ -95,7 +95,7 @@ def corrections(run: Run, model: str, stage: str) -> None:
     counts = responses.count(rows)
     accepted = sum(row["outcome"] == "accepted" for row in rows)
     responses.show(f"corrections: {accepted} accepted of {len(rows)}", counts)
-    _beside_table1(run, counts, "accepted", "dpo")
+    _show_beside_table1(run, counts, "accepted", "dpo")
     manifest(path / "corrections.jsonl", [path / "corrections.responses.jsonl"], counts=counts, mark=run.mark)
 
 
@@ -106,19 +106,19 @@ STEPS: dict[str, Callable[[Run, str, str], None]] = {
 
 
 def main() -> None:
-    """Run one step of stage 2."""
-    arguments = cli.parser("data_builders.stage2", "Solutions and corrections: one step, from files to files.", """
+    """Run the command line."""
+    parser = cli.parser("data_builders.stage2", "Solutions and corrections: one step, from files to files.", """
 python -m data_builders.stage2 --run paper --model qwen2.5-7b --stage solution-sft solution-requests
 python -m data_builders.stage2 --run paper --model qwen2.5-7b --stage dpo corrections""")
-    arguments.add_argument("--run", required=True)
-    arguments.add_argument("--model", required=True, help="a name of experiments/models.yaml")
-    arguments.add_argument("--stage", required=True, help="the stage of stages.yaml that holds the answers")
-    arguments.add_argument("step", choices=list(STEPS))
+    parser.add_argument("--run", required=True)
+    parser.add_argument("--model", required=True, help="a name of experiments/models.yaml")
+    parser.add_argument("--stage", required=True, help="the stage of stages.yaml that holds the answers")
+    parser.add_argument("step", choices=list(STEPS))
 
-    def step(given: argparse.Namespace) -> None:
-        STEPS[given.step](load_run(given.run), given.model, given.stage)
+    def run_step(options: argparse.Namespace) -> None:
+        STEPS[options.step](load_run(options.run), options.model, options.stage)
 
-    cli.run(arguments, step)
+    cli.run(parser, run_step)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a high-level thought is, and which answers are one (sections 3.2.1 (3) and 6.2.2, equation 1)."""
+"""Define and validate high-level thoughts (sections 3.2.1 (3) and 6.2.2, equation 1)."""
 
 import json
 import re
@@ -38,13 +38,13 @@ class Thought(BaseModel):
     reasoning_steps: list[Text] = Field(min_length=LEAST_STEPS, max_length=MOST_STEPS)
 
     def render(self) -> str:
-        """The response that thought-sft trains towards."""
+        """Return the response that thought-sft trains on."""
         return prompts.render("thought_answer", overview=self.problem_overview, challenges=self.key_challenges,
                               steps=self.reasoning_steps)
 
 
 def json_object(text: str) -> object:
-    """The JSON in a model's answer, also where it stands in a code fence. Raises ValueError."""
+    """Parse the JSON of a model's answer, also inside a code fence. Raises ValueError."""
     text = text.strip()
     if text.startswith("```") and text.endswith("```"):
         text = text[3:-3].removeprefix("json")
@@ -55,18 +55,18 @@ def json_object(text: str) -> object:
 
 
 def details(steps: list[str], problem: str) -> list[str]:
-    """Instance details that steps carry: by form (addresses, interfaces, ids), or a token of the problem with a digit,
-    an underscore or brackets in it, which no general advice contains by chance."""
+    """List the instance details in steps: by form (addresses, interfaces, ids), or tokens of the problem with a digit,
+    an underscore or brackets in them, which no general advice contains by chance."""
     instance_tokens = {token.strip(".:") for token in TOKEN.findall(problem) if re.search(r"[\d_\[\]]", token)}
-    found = []
+    result = []
     for step in steps:
-        found += [match.group(0) for match in DETAIL.finditer(step)]
-        found += [token for token in TOKEN.findall(step) if token.strip(".:") in instance_tokens]
-    return found
+        result += [match.group(0) for match in DETAIL.finditer(step)]
+        result += [token for token in TOKEN.findall(step) if token.strip(".:") in instance_tokens]
+    return result
 
 
 def parse_thought(text: str, problem: str) -> tuple[Thought | None, str]:
-    """(thought, "") or (None, why the answer is not one)."""
+    """Return (thought, "") or (None, why the answer is not one)."""
     try:
         value = json_object(text)
     except ValueError:
@@ -75,10 +75,9 @@ def parse_thought(text: str, problem: str) -> tuple[Thought | None, str]:
 
 
 def check_thought(value: object, problem: str) -> tuple[Thought | None, str]:
-    """(thought, "") or (None, why the JSON value is not one)."""
+    """Return (thought, "") or (None, why the JSON value is not one)."""
     try:
         thought = Thought.model_validate(value)
     except ValidationError as error:
         return None, f"schema: {error.errors()[0]['loc'][0] if error.errors()[0]['loc'] else 'not an object'}"
-    carried = details(thought.reasoning_steps, problem)
-    return (None, "instance detail in a step") if carried else (thought, "")
+    return (None, "instance detail in a step") if details(thought.reasoning_steps, problem) else (thought, "")

@@ -58,7 +58,7 @@ def test_rationales_are_asked_without_the_label_and_at_the_papers_temperature(ru
     assert asked[0]["body"]["temperature"] == 0.8 and asked[0]["body"]["model"] == "gpt-4o-2024-08-06"
 
 
-def test_only_right_rationales_and_the_handbook_are_kept_and_every_loss_is_counted(run):
+def test_right_rationales_and_the_handbook_are_used_and_the_others_counted(run):
     folder = to_thoughts(run)
     assert [row["id"] for row in rows(folder / "analyses.jsonl")] == ["p-0", "hb-1"]
     counts = read_json(folder / "analyses.jsonl.manifest.json")["counts"]
@@ -98,27 +98,27 @@ def test_a_review_decides_and_the_last_decision_counts(run):
     assert "Edited by hand." in rows(folder / "samples.jsonl")[0]["response"]
 
 
-@pytest.mark.parametrize(("decision", "said"), [
+@pytest.mark.parametrize(("decision", "message"), [
     ({"id": "x", "decision": "accepted"}, "no thought has id 'x'"),
     ({"id": "hb-1", "decision": "maybe"}, "must be accepted"),
     ({"id": "hb-1", "decision": "edited", "thought": {}}, "not valid"),
     ({"id": "p-0", "decision": "accepted"}, "is not valid"),
     ({"id": "hb-1", "decision": ""}, "D_thought is empty"),
 ])
-def test_a_wrong_review_is_named(run, decision, said):
+def test_a_wrong_review_is_named(run, decision, message):
     d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
     write_jsonl(review.thoughts(run).path, [decision])
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         samples.build(run, "thought-sft")
 
 
-@pytest.mark.parametrize(("answers", "said"), [
+@pytest.mark.parametrize(("answers", "message"), [
     ([], "4 of 4 answers are missing"), ([response("p-0", RIGHT)] * 2, "comes twice"),
-    ([response("q-9", RIGHT)], "'q-9' was not asked"),
+    ([response("q-9", RIGHT)], "'q-9' was not requested"),
 ])
-def test_answers_that_do_not_fit_the_requests_are_named(run, answers, said):
+def test_answers_that_do_not_fit_the_requests_are_named(run, answers, message):
     write_jsonl(stage1.folder(run) / "rationales.responses.jsonl", answers)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         stage1.rationales(run)
 
 
@@ -225,10 +225,10 @@ def test_cot_sft_has_right_rationales_of_stage_2_and_the_selected_analyses_of_st
     assert found["p-1"] == RIGHT and "<answer>" not in found["hb-1"]
 
 
-def test_parts_are_nested_and_proportional_to_tasks():
+def test_subsets_are_nested_and_proportional_to_tasks():
     items = [{"id": f"{task}{number}", "task": task} for task, count in (("a", 50), ("b", 10))
              for number in range(count)]
-    parts = [{row["id"] for row in samples.part(items, share, 42)} for share in (0.2, 0.4, 0.6, 0.8, 1.0)]
-    assert [len(found) for found in parts] == [12, 24, 36, 48, 60]
-    assert all(smaller < larger for smaller, larger in zip(parts, parts[1:], strict=False))
-    assert sum(key.startswith("b") for key in parts[0]) == 2
+    subsets = [{row["id"] for row in samples.subset(items, share, 42)} for share in (0.2, 0.4, 0.6, 0.8, 1.0)]
+    assert [len(ids) for ids in subsets] == [12, 24, 36, 48, 60]
+    assert all(smaller < larger for smaller, larger in zip(subsets, subsets[1:], strict=False))
+    assert sum(key.startswith("b") for key in subsets[0]) == 2

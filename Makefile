@@ -1,14 +1,16 @@
 # LogReasoner: every step of the paper is a target; `make help` lists them. Files decide what is missing.
-# A run is a declared experiment; everything it makes lies under build/runs/$(RUN).
+#
+# A run is a declared experiment, and all that it makes lies under build/runs/$(RUN). What is made from what stands in
+# recipes/stages.mk (rendered from experiments/stages.yaml); the pattern rules below say how each kind of file is made.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
-MAKEFLAGS += --no-builtin-rules
+MAKEFLAGS += --no-builtin-rules --no-print-directory
 
-# ---- what a user may set ---------------------------------------------------------------------------------------
+# ---- what a user may set (docs/variables.md) -------------------------------------------------------------------
 MODEL ?= qwen2.5-7b
 EXPERIMENT ?= paper
 RUN ?= $(EXPERIMENT)
@@ -29,8 +31,8 @@ LAUNCH ?= torchrun
 # How the teacher is asked (openai, openai-batch), and how much may be spent, in USD.
 TEACHER_ENGINE ?= openai
 BUDGET ?=
-# Where model answers come from with ENGINE=openai (several addresses with spaces between them share the requests),
-# what that endpoint calls the model; how many copies of it our own vLLM runs, each on devices of its own.
+# With ENGINE=openai: the endpoints (several addresses with spaces between them share the requests), and what they call
+# the model. With ENGINE=vllm: how many copies of the model run, each on devices of its own.
 BASE_URL ?=
 NAME ?=
 DATA_PARALLEL ?=
@@ -41,29 +43,26 @@ MODELS ?=
 FORMAT ?= text
 # Where LLaMA-Factory reports losses: tensorboard, wandb, mlflow, ...; nothing leaves the machine without it.
 TRACK ?=
-WHO ?=
-# Where `make data` looks first, before the network.
-DATA_MIRROR ?=
-DATA ?= bundled
+# V=1 shows the commands, and the output of LLaMA-Factory and vLLM.
+V ?=
 PYTHON ?= $(if $(shell command -v python3.11),python3.11,python3)
+PORT ?= 8000
+HOST ?= 127.0.0.1
+LOG ?= -
+TASK ?= anomaly_detection
 
-# Names go into shell lines and paths as they are; what else is given is text: make expands no $(...) in it, and it is
-# quoted where a shell reads it. ARGS alone is read by the shell, as options to be added.
-NAMES := MODEL EXPERIMENT RUN STAGE HARDWARE ENGINE FINETUNING TEACHER TASKS SEED TRAINING_SEED TEACHER_ENGINE BUDGET \
-  LIMIT SAMPLES MODELS FORMAT TRACK DATA DATA_PARALLEL TASK PORT A B RUNS PARTS SPEED NODES LAUNCH
-TEXTS := BASE_URL TEACHER_BASE_URL NAME WHO HOST LOG FROM BGL SPIRIT DATA_MIRROR
-UNSAFE := ' " ` $$ ; & | < > ( ) \ \#
-define NEWLINE
-
-
-endef
-given = $(filter command environment,$(firstword $(origin $(1))))
-$(foreach each,$(NAMES),$(if $(call given,$(each)),$(foreach char,$(UNSAFE),$(if $(findstring $(char),$(value $(each))),\
-  $(error $(each) is a name, so it has no $(char) in it)))))
-$(foreach each,$(NAMES) $(TEXTS),$(if $(findstring $(NEWLINE),$(value $(each))),$(error $(each) must be one line)))
-$(foreach each,$(TEXTS),$(if $(call given,$(each)),$(eval override $(each) := $$(value $(each)))))
-quoted = '$(subst ','\'',$(1))'
-
+# Free text reaches the shell as "$$NAME", exactly as it was typed.
+override BASE_URL := $(value BASE_URL)
+override TEACHER_BASE_URL := $(value TEACHER_BASE_URL)
+override NAME := $(value NAME)
+override WHO := $(value WHO)
+override HOST := $(value HOST)
+override LOG := $(value LOG)
+override FROM := $(value FROM)
+override BGL := $(value BGL)
+override SPIRIT := $(value SPIRIT)
+export BASE_URL TEACHER_BASE_URL NAME WHO HOST LOG FROM BGL SPIRIT V
+# Where `make data` looks first, before the network.
 ifneq ($(DATA_MIRROR),)
 export DATA_MIRROR
 endif
@@ -77,41 +76,22 @@ ONLY := $(addprefix --only ,$(filter table% figure%,$(EXPERIMENT)))
 ifneq ($(ONLY),)
 override EXPERIMENT := paper
 endif
-# A task of one's own brings the declaration of its run: TASKS=disk-failures means EXPERIMENT=disk-failures.
+# A task of your own brings the declaration of its run: TASKS=disk-failures means EXPERIMENT=disk-failures.
 ifneq ($(and $(filter file default undefined,$(origin EXPERIMENT)),$(TASKS),$(wildcard experiments/runs/$(TASKS).yaml)),)
 EXPERIMENT := $(TASKS)
 endif
 # Models of models.yaml that are behind an API (a test compares).
 API := chatgpt gpt-4o
 
-# ---- one make at a time ----------------------------------------------------------------------------------------
-# What builds into a run holds it: a second make waits, then finds what the first made. The lock ends with the last
-# process that make started, so a kill needs no cleaning up. These goals build into no run, or only add files that
-# appear whole; HELD=<run> says that it is held already, as inside of a make that holds it.
-HELD ?=
-FREE := help setup setup-dev setup-train setup-serve doctor data-ad review recipes costs matrix plan tables report \
-  compare spread audit audit-deps serve analyze demo smoke new-task try-task check test test-long bench
-ifneq ($(filter-out $(FREE),$(MAKECMDGOALS)),)
-ALONE := $(if $(filter-out $(RUN),$(or $(HELD),/)),$(if $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS)))),,alone))
-endif
-ifneq ($(ALONE),)
-.PHONY: alone $(MAKECMDGOALS)
-alone: export MADE_OF := make $(MAKECMDGOALS) RUN=$(RUN)
-alone:
-	@$(firstword $(wildcard .venv/bin/python) $(PYTHON)) -m logreasoner.alone --lock build/locks/$(RUN) --whose "$$MADE_OF" -- $(MAKE) --no-print-directory $(MAKECMDGOALS) HELD=$(RUN)
-$(MAKECMDGOALS): alone ; @:
-else
-
 # ---- environments ----------------------------------------------------------------------------------------------
 CORE := .venv/.ready
 DEV := .venv/.ready-dev
 TRAIN := .venv-train/.ready
 SERVE := .venv-serve/.ready
+Q := $(if $(V),,@)
 PY := .venv/bin/python
 PYTRAIN := .venv-train/bin/python
 PYSERVE := .venv-serve/bin/python
-# LLaMA-Factory calls torchrun by its bare name, so its environment's programs must be on PATH.
-LLAMAFACTORY := PATH="$(CURDIR)/.venv-train/bin:$$PATH" llamafactory-cli
 PIP_QUIET := -m pip --disable-pip-version-check --quiet
 HAS_GPU := command -v nvidia-smi >/dev/null && nvidia-smi -L >/dev/null 2>&1
 
@@ -141,220 +121,156 @@ $(SERVE): requirements/serve-gpu.txt requirements/serve-cpu.txt requirements/ser
 	  $(PYSERVE) $(PIP_QUIET) uninstall -y torchvision torchaudio torchcodec; fi
 	@touch $@
 
-.PHONY: setup setup-dev setup-train setup-serve doctor
-setup: $(CORE) ## make the core environment .venv
-setup-dev: $(DEV) ## add the tools for tests to .venv
-setup-train: $(TRAIN) ## make .venv-train (LLaMA-Factory, FlagEmbedding)
-setup-serve: $(SERVE) ## make .venv-serve (vLLM; its CPU build without a GPU)
-doctor: | $(CORE) ## what this machine can do, and what is missing for the rest
-	@$(PY) -m data_builders.doctor
-
 # ---- the run ---------------------------------------------------------------------------------------------------
 D := build/runs/$(RUN)
+S := $(D)/datasets/shared
+O := $(D)/datasets/$(MODEL)
+M := $(D)/models/$(MODEL)
+R := $(D)/review
 SPLITS := $(D)/splits/manifest.json
-# The teacher's answers and what is made of them; what depends on the model; a trained stage.
-SHARED = $(D)/datasets/shared/$(1)
-OWN = $(D)/datasets/$(MODEL)/$(1)
-TRAINED = $(D)/models/$(MODEL)/$(1)/manifest.json
-OVERRIDES := $(if $(FINETUNING),'finetuning=$(FINETUNING)') $(if $(TEACHER),'teacher=$(TEACHER)') \
-  $(if $(TEACHER_BASE_URL),$(call quoted,teacher_base_url=$(TEACHER_BASE_URL))) $(if $(TASKS),'tasks=$(TASKS)') $(if $(SEED),'seed=$(SEED)') $(if $(TRAINING_SEED),'training_seed=$(TRAINING_SEED)') $(if $(SPEED),'speed=$(SPEED)')
+# Whose stage it is that a file in datasets/<model>/<stage>/ belongs to.
+OF = $(notdir $(@D))
+RECIPE = $(D)/recipes/$(MODEL)/$*
 SPEND := $(if $(BUDGET),--budget $(BUDGET))
-ASK_TEACHER = $(PY) -m logreasoner.generation.generate --run $(RUN) --role teacher --engine $(TEACHER_ENGINE) $(SPEND)
-ASK_POLICY = $(PY) -m logreasoner.generation.generate --run $(RUN) --role policy --model $(MODEL) --engine $(ENGINE) $(if $(BASE_URL),--base-url $(call quoted,$(BASE_URL))) $(if $(DATA_PARALLEL),--data-parallel $(DATA_PARALLEL)) $(SPEND)
-
+GENERATE = $(PY) -m logreasoner.generation.generate --run $(RUN) --requests $(@:responses.jsonl=requests.jsonl) --responses $@ $(SPEND)
+ASK = $(GENERATE) --model $(MODEL) --engine $(ENGINE) --hardware $(HARDWARE) $(if $(BASE_URL),--base-url "$$BASE_URL") $(if $(DATA_PARALLEL),--data-parallel $(DATA_PARALLEL))
+# LLaMA-Factory calls torchrun by its bare name, so its environment's programs must be on PATH.
+LOGGED = PATH="$(CURDIR)/.venv-train/bin:$$PATH" $(PY) -m logreasoner.logged --log $(D)/logs/$(MODEL)-$*.log
 PUBLIC := build/data/public/manifest.json
 BUNDLED := build/data/bundled/manifest.json
-OWN_DATA := $(shell grep -ls '^  kind: own' experiments/runs/$(EXPERIMENT).yaml)
-
-# What has a manifest gets it a moment later: a file that a kill left without one is made again.
-WITH_MANIFEST := $(foreach name,analyses.jsonl thoughts.jsonl solutions.jsonl corrections.jsonl samples.jsonl selected.json \
-  embeddings.npy thought_embeddings.npy,$(D)/datasets/*/*/$(name)) $(D)/predictions/*/*/*.requests.jsonl \
-  $(foreach name,datasets predictions,$(D)/$(name)/*/*/*.responses.jsonl) $(D)/results*/*/*/result.json
-.PHONY: $(foreach file,$(wildcard $(WITH_MANIFEST)),$(if $(wildcard $(file).manifest.json),,$(file)))
+DATA_OF_RUN := $(if $(shell grep -ls '^  kind: own' experiments/runs/$(EXPERIMENT).yaml),,$(if $(filter demo smoke,$(EXPERIMENT)),$(BUNDLED),$(PUBLIC)))
 
 include demo/demo.mk
+include recipes/stages.mk
+# make reads it again where a stage was added.
+recipes/stages.mk: experiments/stages.yaml templates/stages.mk.j2
+	@test ! -x $(PY) || $(PY) -m data_builders.recipes --steps
 
-# Declares the run, or stops if it was declared otherwise; then says what is missing before anything is spent.
-.PHONY: declare preflight
+# One make at a time for each run: a goal that builds into it holds a lock and makes <goal>.now, which is what the
+# goal means. The lock ends with the last process that make started, whoever was killed.
+.PHONY: always declare preflight
+LOCKED := data rationales thoughts thought-sft solutions solution-sft corrections dpo train export eval baselines \
+  table1 table2 table3 table4 table5 figure4 figure5 figure6 figure7 figure8 figure10
+LOCK := build/locks/$(RUN)
+DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
+.PHONY: $(LOCKED) $(addsuffix .now,$(LOCKED))
+$(LOCKED): | $(CORE)
+	@$(if $(DRY),,mkdir -p build/locks; flock -n $(LOCK) true || echo "another make works on run $(RUN); waiting for it" >&2; \
+	flock $(LOCK)) $(MAKE) $@.now
+
+# Declares the run, or stops if it was declared with different settings; then names what is missing before money is spent.
 declare: | $(CORE)
-	@$(PY) -m logreasoner.config --run $(RUN) --experiment $(EXPERIMENT) $(OVERRIDES) >&2
+	@$(PY) -m logreasoner.config --run $(RUN) --experiment $(EXPERIMENT) $(addprefix finetuning=,$(FINETUNING)) \
+	  $(addprefix teacher=,$(TEACHER)) $(if $(TEACHER_BASE_URL),"teacher_base_url=$$TEACHER_BASE_URL") $(if $(TASKS),'tasks=$(TASKS)') \
+	  $(addprefix seed=,$(SEED)) $(addprefix training_seed=,$(TRAINING_SEED)) $(addprefix speed=,$(SPEED)) >&2
 preflight: | declare
-	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(CHECK) --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH) --goal $(call TRAINED,$(CHECK))
-# What preflight looks at: how far a goal goes.
+	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(CHECK) --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH)
+# How far a goal goes.
 CHECK = $(STAGE)
-rationales thoughts: CHECK = thoughts
-thought-sft solutions: CHECK = thought-sft
-solution-sft: CHECK = solution-sft
-corrections dpo: CHECK = dpo
+rationales.now thoughts.now figure10.now: CHECK = thoughts
+thought-sft.now solutions.now: CHECK = thought-sft
+solution-sft.now: CHECK = solution-sft
+corrections.now dpo.now: CHECK = dpo
 
-# ---- data ------------------------------------------------------------------------------------------------------
-.PHONY: data data-ad
-data: $(SPLITS) ## download, verify and normalise the public data; show the splits and Tables 1 and 2
+# ---- goals: the method -----------------------------------------------------------------------------------------
+data.now: $(SPLITS) ## download, verify and normalise the public data; show the splits and Tables 1 and 2
 	@$(PY) -m data_builders.splits --run $(RUN) --show
-data-ad: | $(CORE) ## the large raw logs for anomaly detection, before `make data`; or BGL=FILE SPIRIT=FILE
-	$(PY) -m data_builders.fetch --group ad $(if $(BGL),--file $(call quoted,BGL.zip=$(BGL))) $(if $(SPIRIT),--file $(call quoted,spirit2.gz=$(SPIRIT)))
+rationales.now: preflight $(S)/thought-sft/analyses.jsonl ## stage 1: the teacher's rationales that arrive at the true label
+thoughts.now: preflight $(S)/thought-sft/samples.jsonl ## stage 1: selected, abstracted and validated thoughts (D_thought)
+thought-sft.now: preflight $(M)/thought-sft/manifest.json ## tune MODEL on D_thought, after making what is missing
+solutions.now: preflight $(O)/solution-sft/samples.jsonl ## stage 2: pi_thought's solutions; the right ones are D_corr
+solution-sft.now: preflight $(M)/solution-sft/manifest.json ## tune it on D_corr
+corrections.now: preflight $(O)/dpo/samples.jsonl ## stage 2: corrected wrong solutions, in pairs (D_pref)
+dpo.now: preflight $(M)/dpo/manifest.json ## tune it on D_pref: the whole method, from logs to pi_dpo
+train.now: preflight $(M)/$(STAGE)/manifest.json ## tune it up to STAGE, any stage of experiments/stages.yaml
 
+# ---- how each kind of file is made -----------------------------------------------------------------------------
 $(PUBLIC): $(wildcard build/data/raw/ad/*) | $(CORE)
-	$(PY) -m data_builders.fetch
-	$(PY) -m data_builders.normalise
+	$(Q)$(PY) -m data_builders.fetch
+	$(Q)$(PY) -m data_builders.normalise
 $(BUNDLED): demo/logs.yaml | $(CORE)
-	$(PY) -m demo.logs --out $(@D)
+	$(Q)$(PY) -m demo.logs --out $(@D)
+$(SPLITS): | declare $(DATA_OF_RUN)
+	$(Q)$(PY) -m data_builders.splits --run $(RUN)
 
-$(SPLITS): | declare $(if $(OWN_DATA),,$(if $(filter demo smoke,$(EXPERIMENT)),$(BUNDLED),$(PUBLIC)))
-	$(PY) -m data_builders.splits --run $(RUN)
+# Stage 1: high-level thoughts (section 3.2).
+%/rationales.requests.jsonl:
+	$(Q)$(PY) -m data_builders.stage1 --run $(RUN) --stage $(OF) rationale-requests
+%/rationales.responses.jsonl:
+	$(Q)$(GENERATE) --role teacher --engine $(TEACHER_ENGINE)
+%/analyses.jsonl:
+	$(Q)$(PY) -m data_builders.stage1 --run $(RUN) --stage $(OF) rationales
+%/embeddings.npy: | $(TRAIN) $(EMBEDDER)
+	$(Q)$(PYTRAIN) -m data_builders.embed --run $(RUN) --texts $(@D)/analyses.jsonl --field analysis --out $@
+%/selected.json:
+	$(Q)$(PY) -m data_builders.dpp --run $(RUN) --embeddings $(@D)/embeddings.npy --out $@
+%/thoughts.requests.jsonl:
+	$(Q)$(PY) -m data_builders.stage1 --run $(RUN) thought-requests
+%/thoughts.responses.jsonl:
+	$(Q)$(GENERATE) --role teacher --engine $(TEACHER_ENGINE)
+%/thoughts.jsonl:
+	$(Q)$(PY) -m data_builders.stage1 --run $(RUN) thoughts
 
-# ---- stage 1: high-level thoughts (section 3.2) ----------------------------------------------------------------
-STAGE1 := $(PY) -m data_builders.stage1 --run $(RUN)
-THOUGHTS := $(call SHARED,thought-sft)
+# Stage 2: stepwise solutions (section 3.3).
+%/solutions.requests.jsonl:
+	$(Q)$(PY) -m data_builders.stage2 --run $(RUN) --model $(MODEL) --stage $(OF) solution-requests
+%/solutions.responses.jsonl: | $(SERVE)
+	$(Q)$(ASK) --role solver --stage $(OF)
+%/solutions.jsonl:
+	$(Q)$(PY) -m data_builders.stage2 --run $(RUN) --model $(MODEL) --stage $(OF) solutions
+%/corrections.requests.jsonl:
+	$(Q)$(PY) -m data_builders.stage2 --run $(RUN) --model $(MODEL) --stage $(OF) correction-requests
+%/corrections.responses.jsonl: | $(SERVE)
+	$(Q)$(ASK) --role corrector --stage $(OF) --teacher-engine $(TEACHER_ENGINE)
+%/corrections.jsonl:
+	$(Q)$(PY) -m data_builders.stage2 --run $(RUN) --model $(MODEL) --stage $(OF) corrections
 
-# $(1): thought-sft, or cot-sft, which asks the teacher about stage 2's instances (section 4.4.4).
-define rationales
-$(call SHARED,$(1))/rationales.requests.jsonl: $(SPLITS)
-	$(STAGE1) --stage $(1) rationale-requests
-$(call SHARED,$(1))/rationales.responses.jsonl: $(call SHARED,$(1))/rationales.requests.jsonl
-	$(ASK_TEACHER) --requests $$< --responses $$@
-$(call SHARED,$(1))/analyses.jsonl: $(call SHARED,$(1))/rationales.responses.jsonl
-	$(STAGE1) --stage $(1) rationales
-endef
-$(foreach stage,thought-sft cot-sft,$(eval $(call rationales,$(stage))))
-
-$(THOUGHTS)/embeddings.npy: $(THOUGHTS)/analyses.jsonl | $(TRAIN) $(EMBEDDER)
-	$(PYTRAIN) -m data_builders.embed --run $(RUN) --texts $< --field analysis --out $@
-$(THOUGHTS)/selected.json: $(THOUGHTS)/embeddings.npy
-	$(PY) -m data_builders.dpp --run $(RUN) --embeddings $< --out $@
-$(THOUGHTS)/thoughts.requests.jsonl: $(THOUGHTS)/selected.json
-	$(STAGE1) thought-requests
-$(THOUGHTS)/thoughts.responses.jsonl: $(THOUGHTS)/thoughts.requests.jsonl
-	$(ASK_TEACHER) --requests $< --responses $@
-$(THOUGHTS)/thoughts.jsonl: $(THOUGHTS)/thoughts.responses.jsonl
-	$(STAGE1) thoughts
-
-.PHONY: rationales thoughts review
-rationales: preflight $(THOUGHTS)/analyses.jsonl ## stage 1: the teacher's rationales that arrive at the true label
-thoughts: preflight $(THOUGHTS)/samples.jsonl ## stage 1: selected, abstracted and validated thoughts (D_thought)
-review: | $(CORE) ## a web page to accept, edit or reject thoughts and MODEL's corrections; WHO=name
-	@$(PY) -m data_builders.review_page --run $(RUN) --model $(MODEL) $(if $(WHO),--who $(call quoted,$(WHO)))
-
-# ---- stage 2: stepwise solutions (section 3.3) -----------------------------------------------------------------
-STAGE2 := $(PY) -m data_builders.stage2 --run $(RUN) --model $(MODEL)
-
-# $(1) the stage that holds the solutions, $(2) the policy that solves, $(3) its weights
-define solutions
-$(call OWN,$(1))/solutions.requests.jsonl: $(SPLITS) $(3)
-	$(STAGE2) --stage $(1) solution-requests
-$(call OWN,$(1))/solutions.responses.jsonl: $(call OWN,$(1))/solutions.requests.jsonl | $(SERVE)
-	$(ASK_POLICY) --stage $(2) --requests $$< --responses $$@
-$(call OWN,$(1))/solutions.jsonl: $(call OWN,$(1))/solutions.responses.jsonl
-	$(STAGE2) --stage $(1) solutions
-endef
-$(eval $(call solutions,solution-sft,thought-sft,$(call TRAINED,thought-sft)))
-$(eval $(call solutions,solution-sft-no-thought,base,$(BASE)))
-
-# $(1) the stage that holds the corrections, $(2) the one that holds the solutions
-define corrections
-$(call OWN,$(1))/corrections.requests.jsonl: $(call OWN,$(2))/solutions.jsonl
-	$(STAGE2) --stage $(1) correction-requests
-$(call OWN,$(1))/corrections.responses.jsonl: $(call OWN,$(1))/corrections.requests.jsonl | $(SERVE)
-	$(PY) -m logreasoner.generation.generate --run $(RUN) --role corrector --model $(MODEL) --stage $(1) --engine $(ENGINE) --teacher-engine $(TEACHER_ENGINE) $(SPEND) --requests $$< --responses $$@
-$(call OWN,$(1))/corrections.jsonl: $(call OWN,$(1))/corrections.responses.jsonl
-	$(STAGE2) --stage $(1) corrections
-endef
-$(eval $(call corrections,dpo,solution-sft))
-$(eval $(call corrections,dpo-self,solution-sft))
-$(eval $(call corrections,dpo-no-thought,solution-sft-no-thought))
-
-.PHONY: solutions corrections
-solutions: preflight $(call OWN,solution-sft)/samples.jsonl ## stage 2: pi_thought's solutions; the right ones are D_corr
-corrections: preflight $(call OWN,dpo)/samples.jsonl ## stage 2: corrected wrong solutions, in pairs (D_pref)
-
-# ---- training (section 4.2.2) ----------------------------------------------------------------------------------
-# $(1) stage, $(2) its samples, $(3) the weights it starts from. Every line may be run again after a kill. The script that
-# starts LLaMA-Factory stands beside the recipe (templates/launch/).
-define train
-$(call TRAINED,$(1)): $(2) $(3) | $(TRAIN)
-	$(PY) -m data_builders.recipes --run $(RUN) --model $(MODEL) --stage $(1) --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH) $(if $(TRACK),--report-to $(TRACK))
-	$(PYTRAIN) -m data_builders.llamafactory_dataset --run $(RUN) --model $(MODEL) --stage $(1) --samples $(2)
-	$(PYTRAIN) -m data_builders.train prepare --run $(RUN) --model $(MODEL) --stage $(1)
-	test -f $(D)/models/$(MODEL)/$(1)/*/trainer_state.json || bash $(D)/recipes/$(MODEL)/$(1).$(LAUNCH).sh
-	test -f $(D)/models/$(MODEL)/$(1)/model/trainer_state.json || $$(LLAMAFACTORY) export $(D)/recipes/$(MODEL)/$(1).export.yaml
-	$(PYTRAIN) -m data_builders.train finish --run $(RUN) --model $(MODEL) --stage $(1)
-endef
-$(if $(FORM),$(eval $(call train,base-sft,$(FORM)/samples.jsonl,$(INIT)/config.json)))
-
-# $(1) stage, $(2) folder of its samples, $(3) what they are made of, $(4) the weights it starts from
-define stage
-$(2)/samples.jsonl: $(3)
-	$(PY) -m data_builders.samples --run $(RUN) --model $(MODEL) --stage $(1)
-$(call train,$(1),$(2)/samples.jsonl,$(4))
-endef
-thoughts_of = $(eval $(call stage,$(1),$(call SHARED,$(1)),$(THOUGHTS)/thoughts.jsonl $(wildcard $(D)/review/thoughts.jsonl),$(BASE)))
-solutions_of = $(eval $(call stage,$(1),$(call OWN,$(1)),$(call OWN,$(2))/solutions.jsonl,$(3)))
-pairs_of = $(eval $(call stage,$(1),$(call OWN,$(1)),$(if $(3),$(call OWN,$(3))/corrections.jsonl $(wildcard $(D)/review/corrections.$(MODEL)$(if $(filter-out dpo,$(3)),.$(3)).jsonl),$(call OWN,$(2))/solutions.jsonl),$(call TRAINED,$(4))))
-SHARES := 20 40 60 80
-
-# The method.
-$(call thoughts_of,thought-sft)
-$(call solutions_of,solution-sft,solution-sft,$(call TRAINED,thought-sft))
-$(call pairs_of,dpo,solution-sft,dpo,solution-sft)
-# Baselines and ablations (experiments/stages.yaml says which table or figure each is for).
-$(eval $(call stage,cot-sft,$(call SHARED,cot-sft),$(call SHARED,cot-sft)/analyses.jsonl $(THOUGHTS)/selected.json,$(BASE)))
-$(eval $(call stage,direct-sft,$(call SHARED,direct-sft),$(SPLITS),$(BASE)))
-$(foreach part,$(SHARES),$(call thoughts_of,thought-sft-$(part)))
-$(foreach part,$(SHARES),$(call solutions_of,solution-sft-$(part),solution-sft,$(call TRAINED,thought-sft)))
-$(foreach part,$(SHARES),$(call pairs_of,dpo-$(part),solution-sft,dpo,solution-sft-$(part)))
-$(call pairs_of,dpo-self,solution-sft,dpo-self,solution-sft)
-$(call pairs_of,dpo-uncorrected,solution-sft,,solution-sft)
-$(call pairs_of,dpo-no-solution,solution-sft,dpo,thought-sft)
-$(call solutions_of,solution-sft-no-thought,solution-sft-no-thought,$(BASE))
-$(call pairs_of,dpo-no-thought,solution-sft-no-thought,dpo-no-thought,solution-sft-no-thought)
-
-.PHONY: thought-sft solution-sft dpo train export recipes
-thought-sft: preflight $(call TRAINED,thought-sft) ## tune MODEL on D_thought, after making what is missing
-solution-sft: preflight $(call TRAINED,solution-sft) ## tune it on D_corr
-dpo: preflight $(call TRAINED,dpo) ## tune it on D_pref: the whole method, from logs to pi_dpo
-train: preflight $(call TRAINED,$(STAGE)) ## tune it up to STAGE, any stage of experiments/stages.yaml
-export: preflight $(call TRAINED,$(STAGE)) ## the complete weights of STAGE with a model card: lineage, data, recipe, scores, limits
-	@$(PY) -m eval.card --run $(RUN) --model $(MODEL) --stage $(STAGE) --out $(D)/models/$(MODEL)/$(STAGE)/model
-	@echo "complete weights, with a model card: $(D)/models/$(MODEL)/$(STAGE)/model"
-recipes: | $(CORE) ## render the committed recipes/<model>/<stage>.yaml
-	$(PY) -m data_builders.recipes --committed
+# Training (section 4.2.2). Every line may be run again after a kill. On one machine make calls LLaMA-Factory itself;
+# on several, a script beside the recipe does (templates/launch/).
+%/samples.jsonl:
+	$(Q)$(PY) -m data_builders.samples --run $(RUN) --model $(MODEL) --stage $(OF)
+START = $(if $(filter 1-torchrun,$(NODES)-$(LAUNCH)),llamafactory-cli train $(RECIPE).yaml,bash $(RECIPE).$(LAUNCH).sh)
+$(M)/%/manifest.json: | $(TRAIN)
+	$(Q)$(PY) -m data_builders.recipes --run $(RUN) --model $(MODEL) --stage $* --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH) $(if $(TRACK),--report-to $(TRACK))
+	$(Q)$(PYTRAIN) -m data_builders.llamafactory_dataset --run $(RUN) --model $(MODEL) --stage $*
+	$(Q)$(PYTRAIN) -m data_builders.train prepare --run $(RUN) --model $(MODEL) --stage $*
+	$(Q)test -f $(M)/$*/*/trainer_state.json || $(LOGGED) --title "training $*" --environment $(RECIPE).env --steps '$(M)/$*/*/trainer_log.jsonl' -- $(START)
+	$(Q)test -f $(M)/$*/model/trainer_state.json || $(LOGGED) --title "merging $*" -- llamafactory-cli export $(RECIPE).export.yaml
+	$(Q)$(PYTRAIN) -m data_builders.train finish --run $(RUN) --model $(MODEL) --stage $*
 
 # ---- evaluation (sections 4.2.3 and 4.5) -----------------------------------------------------------------------
 VOTES := $(filter-out 1,$(SAMPLES))
 VARIANT := $(if $(LIMIT),.limit$(LIMIT))$(if $(VOTES),.samples$(VOTES))
-PREDICTIONS := $(D)/predictions/$(MODEL)/$(STAGE)
-ANSWERS := $(PREDICTIONS)/test$(VARIANT)
-RESULT := $(D)/results$(VARIANT)/$(MODEL)/$(STAGE)/result.json
 SUBSET := $(if $(LIMIT),--limit $(LIMIT)) $(if $(VOTES),--samples $(VOTES))
-ifeq ($(STAGE),baseline)
-$(ANSWERS).responses.jsonl: $(SPLITS)
-	$(PY) -m eval.baselines --run $(RUN) --model $(MODEL) --out $@
-else ifeq ($(STAGE),classifier)
-$(ANSWERS).responses.jsonl: $(SPLITS) | $(TRAIN) $(EMBEDDER)
-	$(PYTRAIN) -m eval.classifier --run $(RUN) --model $(MODEL) --out $@
-else
-# Written anew each time: what is asked, and of whom, hangs on NAME and BASE_URL, which no file's time shows. What has
-# been answered is not asked again.
-$(ANSWERS).requests.jsonl: $(SPLITS) always
-	$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) $(if $(NAME),--endpoint other --name $(call quoted,$(NAME))) --out $@
-$(ANSWERS).responses.jsonl: $(ANSWERS).requests.jsonl $(if $(filter-out base,$(STAGE)),$(call TRAINED,$(STAGE)),$(if $(filter $(API),$(MODEL)),,$(BASE))) | $(if $(filter $(API),$(MODEL)),,$(SERVE))
-	$(ASK_POLICY) --stage $(STAGE) --requests $< --responses $@ --journal $(PREDICTIONS)/test.journal.jsonl
-endif
-$(RESULT): $(ANSWERS).responses.jsonl
-	$(PY) -m eval.score --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) --responses $< --out $@
+TEST := $(D)/predictions/$(MODEL)/$(STAGE)/test$(VARIANT)
+RESULT := $(D)/results$(VARIANT)/$(MODEL)/$(STAGE)/result.json
+WEIGHTS := $(if $(filter base,$(STAGE)),$(BASE),$(M)/$(STAGE)/manifest.json)
 
-.PHONY: always eval baselines tables report compare spread matrix plan costs audit
-eval: preflight $(RESULT) ## predict and score MODEL at STAGE: base, any trained stage, classifier or baseline
-baselines: $(SPLITS) ## score what needs no language model: a constant, TF-IDF with logistic regression, a cosine
-	@for model in $$($(PY) -m eval.baselines --run $(RUN)); do $(MAKE) --no-print-directory eval MODEL=$$model STAGE=baseline; done
+# Written anew each time: what is asked, and of whom, depends on NAME and BASE_URL, which no file's time shows. What
+# has been answered is not asked again.
+$(TEST).requests.jsonl: $(SPLITS) always
+	$(Q)$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) $(if $(NAME),--endpoint other --name "$$NAME") --out $@
+$(D)/predictions/%.responses.jsonl: $(D)/predictions/%.requests.jsonl $(WEIGHTS) | $(if $(filter $(API),$(MODEL)),,$(SERVE))
+	$(Q)$(ASK) --role policy --stage $(STAGE) --journal $(@D)/test.journal.jsonl
+$(D)/predictions/%/baseline/test$(VARIANT).responses.jsonl: $(SPLITS)
+	$(Q)$(PY) -m eval.baselines --run $(RUN) --model $* --out $@
+$(D)/predictions/%/classifier/test$(VARIANT).responses.jsonl: $(SPLITS) | $(TRAIN) $(EMBEDDER)
+	$(Q)$(PYTRAIN) -m eval.classifier --run $(RUN) --model $* --out $@
+$(RESULT): $(TEST).responses.jsonl
+	$(Q)$(PY) -m eval.score --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) --responses $< --out $@
+
+.PHONY: tables report compare spread matrix plan costs audit
+eval.now: preflight $(RESULT) ## predict and score MODEL at STAGE: base, any trained stage, classifier or baseline
+baselines.now: $(SPLITS) ## score what needs no language model: a constant, TF-IDF with logistic regression, a cosine
+	@for model in $$($(PY) -m eval.baselines --run $(RUN)); do $(MAKE) eval.now MODEL=$$model STAGE=baseline; done
 tables: | declare ## Tables 3-5, measured beside published, as Markdown, CSV and LaTeX
-	$(PY) -m eval.tables --run $(RUN) $(SUBSET)
+	@$(PY) -m eval.tables --run $(RUN) $(SUBSET)
 report: | declare ## one HTML file: tables, figures, losses, costs, lineage, every prediction; MODELS= for some
-	$(PY) -m eval.report --run $(RUN) $(if $(MODELS),--models $(MODELS)) $(SUBSET)
+	@$(PY) -m eval.report --run $(RUN) $(if $(MODELS),--models $(MODELS)) $(SUBSET)
 compare: | declare ## paired tests of A=model/stage against B=model/stage on the same instances
-	$(PY) -m eval.compare pair --run $(RUN) --a $(A) --b $(B) $(if $(LIMIT),--limit $(LIMIT))
+	@$(PY) -m eval.compare pair --run $(RUN) --a $(A) --b $(B) $(if $(LIMIT),--limit $(LIMIT))
 spread: | declare ## mean and spread of MODEL at STAGE over RUNS="paper paper-43 ..."
-	$(PY) -m eval.compare spread --runs $(RUNS) --model $(MODEL) --stage $(STAGE) $(SUBSET)
+	@$(PY) -m eval.compare spread --runs $(RUNS) --model $(MODEL) --stage $(STAGE) $(SUBSET)
 matrix: | declare ## every cell of the paper's tables and figures, its command and its state; FORMAT=csv
 	@$(PY) -m eval.matrix --run $(RUN) $(ONLY) --format $(FORMAT)
 plan: $(SPLITS) ## what EXPERIMENT=table3 MODEL=... would ask, cost and take, before anything is spent
@@ -365,64 +281,68 @@ audit: | $(CORE) ## can the published numbers be? docs/audit.md
 	$(PY) -m eval.audit --out docs/audit.md
 
 # One table or figure of the paper: whatever it lacks is made, then it is drawn.
-GRID := table3 table4 table5 figure4 figure5 figure6 figure7 figure8
-.PHONY: table1 table2 $(GRID) figure10
-table1 table2: data ## as built beside the paper's; table3 table4 table5: every row that is missing, then the table
-$(GRID): | declare
-	@$(PY) -m eval.matrix --run $(RUN) --only $@ $(if $(MODELS),--models $(MODELS)) --format open | while read -r model stage; do \
-	  $(MAKE) --no-print-directory eval MODEL=$$model STAGE=$$stage </dev/null; done
-	$(if $(filter figure%,$@),$(PY) -m eval.figures --run $(RUN) --figure $(@:figure%=%) $(if $(MODELS),--models $(MODELS)) $(SUBSET),$(PY) -m eval.tables --run $(RUN) $(SUBSET))
-$(THOUGHTS)/thought_embeddings.npy: $(THOUGHTS)/samples.jsonl | $(TRAIN) $(EMBEDDER)
-	$(PYTRAIN) -m data_builders.embed --run $(RUN) --texts $< --field response --out $@
-figure10: CHECK = thoughts
-figure10: preflight $(THOUGHTS)/thought_embeddings.npy ## t-SNE and steps of the thoughts; figure4 ... figure8 (MODELS=): what is missing, then PNG, SVG and CSV
-	$(PY) -m eval.figures --run $(RUN) --figure 10
+table1.now table2.now: data.now ## as built beside the paper's; table3 table4 table5: every row that is missing, then the table
+FILL = $(PY) -m eval.matrix --run $(RUN) --only $(@:.now=) $(if $(MODELS),--models $(MODELS)) --format open | while read -r model stage; do \
+	  $(MAKE) eval.now MODEL=$$model STAGE=$$stage </dev/null; done
+table3.now table4.now table5.now: | declare
+	@$(FILL)
+	@$(PY) -m eval.tables --run $(RUN) $(SUBSET)
+figure4.now figure5.now figure6.now figure7.now figure8.now: | declare ## figure4 ... figure8 (MODELS=): what is missing, then PNG, SVG and CSV
+	@$(FILL)
+	@$(PY) -m eval.figures --run $(RUN) --figure $(patsubst figure%.now,%,$@) $(if $(MODELS),--models $(MODELS)) $(SUBSET)
+$(S)/thought-sft/thought_embeddings.npy: $(S)/thought-sft/samples.jsonl | $(TRAIN) $(EMBEDDER)
+	$(Q)$(PYTRAIN) -m data_builders.embed --run $(RUN) --texts $< --field response --out $@
+figure10.now: preflight $(S)/thought-sft/thought_embeddings.npy ## t-SNE and steps of the thoughts
+	@$(PY) -m eval.figures --run $(RUN) --figure 10
 
 # ---- using the model -------------------------------------------------------------------------------------------
-PORT ?= 8000
-HOST ?= 127.0.0.1
-LOG ?= -
-TASK ?= anomaly_detection
-ARGS ?=
-WEIGHTS = $(if $(filter-out base,$(STAGE)),$(call TRAINED,$(STAGE)),$(BASE))
-OF_RUN = --run $(RUN) --model $(MODEL)
-.PHONY: serve analyze weights
+.PHONY: serve analyze weights review
 # A server holds no run; what it lacks is made by a make that does.
 weights:
-	@test -f $(WEIGHTS) || $(MAKE) --no-print-directory $(WEIGHTS)
+	@test -f "$(WEIGHTS)" || test -z "$(WEIGHTS)" || flock $(LOCK) $(MAKE) $(WEIGHTS)
 serve: preflight weights | $(SERVE) ## serve MODEL at STAGE by vLLM (OpenAI-compatible) until Ctrl-C; PORT=8000 HOST=127.0.0.1
-	@$(PY) -m logreasoner.generation.serve $(OF_RUN) --stage $(STAGE) --port $(PORT) --host $(call quoted,$(HOST))
-ifeq ($(BASE_URL),)
-analyze: preflight weights | $(SERVE)
-endif
-analyze: | $(CORE) ## a verdict with its steps for each session of LOG (- is standard input); TASK=, and MODEL= or BASE_URL=
-	@$(PY) -m eval.analyze --log $(call quoted,$(LOG)) --task $(TASK) $(ARGS) $(if $(BASE_URL),--base-url $(call quoted,$(BASE_URL)) $(if $(NAME),--name $(call quoted,$(NAME))) $(if $(wildcard $(D)/run.json),$(OF_RUN)),$(OF_RUN) --stage $(STAGE))
+	@$(PY) -m logreasoner.generation.serve --run $(RUN) --model $(MODEL) --stage $(STAGE) --port $(PORT) --host "$$HOST"
+OF_RUN := --run $(RUN) --model $(MODEL)
+analyze: $(if $(BASE_URL),,preflight weights) | $(CORE) $(if $(BASE_URL),,$(SERVE)) ## a verdict with its steps for each session of LOG (- is standard input); TASK=, and MODEL= or BASE_URL=
+	@$(PY) -m eval.analyze --log "$$LOG" --task $(TASK) $(ARGS) $(if $(BASE_URL),--base-url "$$BASE_URL" $(if $(NAME),--name "$$NAME") $(if $(wildcard $(D)/run.json),$(OF_RUN)),$(OF_RUN) --stage $(STAGE))
+export.now: preflight $(M)/$(STAGE)/manifest.json ## the complete weights of STAGE with a model card: lineage, data, recipe, scores, limits
+	@$(PY) -m eval.card --run $(RUN) --model $(MODEL) --stage $(STAGE) --out $(M)/$(STAGE)/model
+	@echo "complete weights, with a model card: $(M)/$(STAGE)/model"
+review: | $(CORE) ## a web page to accept, edit or reject thoughts and MODEL's corrections; WHO=name
+	@$(PY) -m data_builders.review_page --run $(RUN) --model $(MODEL) $(if $(WHO),--who "$$WHO")
+data-ad: | $(CORE) ## the large raw logs for anomaly detection, before `make data`; or BGL=FILE SPIRIT=FILE
+	$(PY) -m data_builders.fetch --group ad $(if $(BGL),--file "BGL.zip=$$BGL") $(if $(SPIRIT),--file "spirit2.gz=$$SPIRIT")
 
-# ---- checks ----------------------------------------------------------------------------------------------------
-PARTS ?=
-.PHONY: check test test-long audit-deps bench help
-check: | $(DEV) ## lint, types and unit tests: a minute or two
+# ---- set-up and checks -----------------------------------------------------------------------------------------
+.PHONY: setup setup-dev setup-train setup-serve doctor recipes data-ad check test test-long audit-deps bench help
+setup: $(CORE) ## make the core environment .venv
+setup-dev: $(DEV) ## add the tools for tests to .venv
+setup-train: $(TRAIN) ## make .venv-train (LLaMA-Factory, FlagEmbedding)
+setup-serve: $(SERVE) ## make .venv-serve (vLLM; its CPU build without a GPU)
+doctor: | $(CORE) ## what this machine can do, and what is missing for the rest
+	@$(PY) -m data_builders.doctor
+recipes: | $(CORE) ## render the committed recipes/<model>/<stage>.yaml and recipes/stages.mk
+	$(PY) -m data_builders.recipes --committed
+check: | $(DEV) ## lint, types and unit tests
 	.venv/bin/ruff check .
 	.venv/bin/mypy
-	.venv/bin/pytest -m "not e2e" -x
+	.venv/bin/pytest -n 2 --dist loadfile -m "not e2e" -x
 # Two at a time, each file in one process; in the files' order, since those that run real programs take longest.
 PYTEST := .venv/bin/pytest -n 2 --dist loadfile --no-loadscope-reorder
 test: | $(DEV) $(TRAIN) $(SERVE) ## everything, with an end-to-end run of the real programs
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	$(PYTEST)
-
 test-long: | $(DEV) $(TRAIN) $(SERVE) ## the same with faults and fuzzing at full length (kills, property tests)
 	$(PYTEST) --long
-
-bench: | $(DEV) $(TRAIN) $(SERVE) ## speed beside peers and limits, printed as a table; PARTS="sessions selection ..."
+bench: | $(DEV) $(TRAIN) $(SERVE) ## speed beside peers and limits, printed as a table; PARTS="sessions dpp ..."
 	$(PY) -m bench $(PARTS)
-
 audit-deps: | $(DEV) ## known vulnerabilities in the pins of requirements/, where an advisory service answers
-	$(PY) -m logreasoner.advisories
-
+	.venv/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off $(foreach name,core train serve-cpu,-r requirements/$(name).lock.txt) || \
+	{ echo "not audited, or with advisories: see above (--strict: what no service answered for counts as not audited)" >&2; exit 1; }
 help: ## this list
-	@grep -hE '^[a-z0-9 -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9 -]+):.*## (.*)/  make \1\t\2/' | expand -t 24
-	@echo; echo "  variables: MODEL=$(MODEL) RUN=$(RUN) STAGE=$(STAGE) HARDWARE=$(HARDWARE) ENGINE=$(ENGINE); see README.md"
-
-endif
+	@echo "The ten that matter first:"; echo
+	@grep -hE '^(demo|test|new-task|try-task|dpo|eval|tables|report|serve|analyze)(\.now)?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+)(\.now)?:.*## (.*)/  make \1\t\3/' | expand -t 24
+	@echo; echo "All of them:"; echo
+	@grep -hE '^# ---- |^[a-z0-9 .-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/\.now//g; s/^# -+ ([^-(]*[^-( ]).*/\n\1/; s/^([a-z0-9 -]+):.*## (.*)/  make \1\t\2/' | expand -t 24
+	@echo; echo "Variables: docs/variables.md; now MODEL=$(MODEL) RUN=$(RUN) STAGE=$(STAGE) HARDWARE=$(HARDWARE) ENGINE=$(ENGINE)"

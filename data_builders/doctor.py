@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builders.recipes import memory_gib, require_packages
-from logreasoner import cli
+from logreasoner import cli, steps
 from logreasoner.cli import UserError
 from logreasoner.config import Hardware, Run, hardware, load_run
 from logreasoner.files import ROOT
@@ -174,6 +174,8 @@ def require(run: Run, model: str, stage: str, profile_name: str, nodes: int = 1,
         raise UserError(f"unknown hardware profile {profile_name!r}; experiments/hardware.yaml has "
                         f"{', '.join(hardware())}; here can run: {can}")
     declared = run.check(model, "base" if stage == "thoughts" else stage)
+    if stage in run.stages() and run.file(steps.weights(stage), model).exists():
+        return  # it was trained before
     if declared.kind in ("api", "baseline"):
         return  # nothing to load and nothing to train
     trains = stage not in ("thoughts", "base", "classifier")
@@ -195,17 +197,11 @@ def require(run: Run, model: str, stage: str, profile_name: str, nodes: int = 1,
 
 
 def _open_questions(run: Run, model: str, stage: str) -> list[str]:
-    """What a paid teacher is still to be asked for on the way to a stage."""
-    asked = {}
-    for each in ["thought-sft"] if stage == "thoughts" else run.lineage(stage):
-        samples = run.stage(each).samples
-        if samples.kind in ("thoughts", "rationales"):
-            asked["thoughts"] = run.dataset("shared", "thought-sft") / "thoughts.responses.jsonl"
-        if samples.kind == "rationales":
-            asked["rationales"] = run.dataset("shared", each) / "rationales.responses.jsonl"
-        if samples.corrections and run.corrected_by(each) == "teacher":
-            asked["corrections"] = run.dataset(model, samples.corrections) / "corrections.responses.jsonl"
-    return [what for what, path in asked.items() if not path.exists()]
+    """What a paid teacher is still to be asked for on the way to a stage (`thoughts`: to the thoughts)."""
+    goal = run.steps_to(steps.THOUGHTS if stage == "thoughts" else stage)
+    asked = [run.file(step.output, model) for step in goal if step.asks == "teacher" or (
+        step.asks == "corrector" and run.corrected_by(step.stage) == "teacher")]
+    return list(dict.fromkeys(path.name.partition(".")[0] for path in asked if not path.exists()))
 
 
 def _require_memory(run: Run, model: str, stage: str, profile: Hardware, here: list[Gpu], nodes: int) -> None:
@@ -230,7 +226,7 @@ def _main(given: argparse.Namespace) -> None:
         print(json.dumps(found, indent=2) if given.json else report(found))
     elif not (given.run and given.model and given.stage and given.hardware):
         raise UserError("--require needs --run, --model, --stage and --hardware")
-    elif not (given.goal and given.goal.exists()):
+    else:
         require(load_run(given.run), given.model, given.stage, given.hardware, given.nodes,
                 elsewhere=given.launch != "torchrun")
 
@@ -249,7 +245,6 @@ python -m data_builders.doctor --require --run paper --model qwen2.5-7b --stage 
     arguments.add_argument("--hardware", help="a profile of hardware.yaml")
     arguments.add_argument("--nodes", type=int, default=1, help="how many machines of that hardware train together")
     arguments.add_argument("--launch", default="torchrun", help="slurm and ray train elsewhere")
-    arguments.add_argument("--goal", type=Path, help="with --require: if this file exists, nothing is required")
     cli.run(arguments, _main)
 
 

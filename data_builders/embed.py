@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.files import manifest, read_jsonl, up_to_date, writing
+from logreasoner.files import read_jsonl, up_to_date, writing
 
 MODEL = "BAAI/bge-large-en-v1.5"  # section 4.2.1
 
@@ -81,9 +81,8 @@ def _main(given: argparse.Namespace) -> None:
     if missing := model_missing(model):
         raise UserError(missing)
     rows, facts = embed(model, texts, given.batch, given.max_length, given.pooling)
-    with writing(given.out, "wb") as stream:
+    with writing(given.out, "wb", [given.texts], settings=settings, revision=cached_revision(model), **facts) as stream:
         np.save(stream, rows)
-    manifest(given.out, [given.texts], settings=settings, revision=cached_revision(model), **facts)
     cut = f"; {facts['cut']} texts were longer than {facts['limit']} tokens and cut" if facts["cut"] else ""
     print(f"{given.out}: {len(rows)} x {rows.shape[1]} on {facts['device']}{cut}")
 

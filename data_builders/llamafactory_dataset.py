@@ -14,7 +14,7 @@ from data_builders.responses import count, show
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Stage, load_run, load_yaml
-from logreasoner.files import manifest, read_jsonl, write_json
+from logreasoner.files import read_jsonl, write_json
 
 Row = dict[str, Any]
 Encoder = Callable[[str, str], tuple[list[int], list[int]]]
@@ -87,25 +87,25 @@ def gate(run: Run, model: str, stage_name: str, source: Path, encode: Encoder | 
                         "cutoff_len in experiments/stages.yaml, or set over_length: drop")
     if not kept:
         raise UserError(f"{source}: no sample is left for {stage.dataset}")
-    write_json(folder / f"{stage.dataset}.json", [alpaca(row, stage) for row in kept])
     write_json(folder / "dataset_info.json", dataset_info(stage))
-    manifest(folder / f"{stage.dataset}.json", [source], counts=counts, cutoff_len=limit, samples=len(kept),
+    write_json(folder / f"{stage.dataset}.json", [alpaca(row, stage) for row in kept], [source],
+               counts=counts, cutoff_len=limit, samples=len(kept),
              longest=max(row["tokens"] for row in kept), dropped=cut, template=recipe["template"], mark=run.mark)
 
 
 def _main(given: argparse.Namespace) -> None:
-    gate(load_run(given.run), given.model, given.stage, given.samples)
+    run = load_run(given.run)
+    gate(run, given.model, given.stage, run.samples(given.model, given.stage))
 
 
 def main() -> None:
     """Check lengths and write the dataset of one stage."""
     arguments = cli.parser("data_builders.llamafactory_dataset",
                            "Check sample lengths and write what LLaMA-Factory reads.", """
-python -m data_builders.llamafactory_dataset --run paper --model qwen2.5-7b --stage dpo --samples SAMPLES.jsonl""")
+python -m data_builders.llamafactory_dataset --run paper --model qwen2.5-7b --stage dpo""")
     arguments.add_argument("--run", required=True)
     arguments.add_argument("--model", required=True)
     arguments.add_argument("--stage", required=True)
-    arguments.add_argument("--samples", required=True, type=Path, help="prompt with response, or chosen and rejected")
     cli.run(arguments, _main)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import yaml
 
-from logreasoner import cli
+from logreasoner import cli, steps
 from logreasoner.cli import UserError
 from logreasoner.config import Hardware, Run, Speed, Stage, hardware, load_run, models, resolve, speeds, stages
 from logreasoner.files import ROOT, TEMPLATES, writing
@@ -118,7 +118,7 @@ def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, 
         model=run.model(name), stage=stage, stage_name=stage_name, hardware=profile, finetuning=finetuning,
         memory=math.ceil(memory), unit=unit,
         split=split_batch(stage, profile, nodes, speed), nodes=nodes, speed=speed, speed_name=run.experiment.speed,
-        launch=f"llamafactory-cli train {file}" if nodes == 1 else f"bash {starter(file, launch)}",
+        launch=f"llamafactory-cli train {file}" if _local(nodes, launch) else f"bash {starter(file, launch)}",
         weights=run.weights(name, stage.starts_from),
         made_by="make recipes" if file.parts[0] == "recipes" else f"make {stage_name} MODEL={name} RUN={run.name}",
         deepspeed=f"templates/deepspeed/{deepspeed}.json" if deepspeed else None,
@@ -126,8 +126,14 @@ def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, 
         seed=run.training_seed, arguments={**stage.arguments, **profile.arguments, **faster})
 
 
-def render_start(run: Run, stage_name: str, profile_name: str, recipe: Path, nodes: int, launch: str) -> str:
-    """The script that starts a recipe by LLaMA-Factory's own launcher, as text; launch is one of LAUNCHES.
+def _local(nodes: int, launch: str) -> bool:
+    """Whether make starts LLaMA-Factory itself."""
+    return nodes == 1 and launch == "torchrun"
+
+
+def render_start(run: Run, stage_name: str, profile_name: str, recipe: Path, nodes: int, launch: str
+                 ) -> dict[Path, str]:
+    """What starts a recipe, path -> text: on one machine the environment of llamafactory-cli, else a script.
 
     Raises UserError where there is white space in the way to this folder: torchrun takes it for the end of a path.
     """
@@ -135,9 +141,25 @@ def render_start(run: Run, stage_name: str, profile_name: str, recipe: Path, nod
     if profile.devices * nodes > 1 and len(here.split()) != 1:
         raise UserError(f"{here}: torchrun, which starts more than one process, cuts paths at white space; move this "
                         "folder to a path without any")
-    return _environment().get_template(f"launch/{launch}.sh.j2").render(
-        run=run.name, stage=stage_name, recipe=recipe, file=starter(recipe, launch), nodes=nodes,
-        devices=profile.devices, cpu=profile.cpu, environment=profile.environment)
+    local = _local(nodes, launch)
+    path = recipe.with_suffix(".env") if local else starter(recipe, launch)
+    template = "launch/local.env.j2" if local else f"launch/{launch}.sh.j2"
+    return {path: _environment().get_template(template).render(
+        run=run.name, stage=stage_name, recipe=recipe, file=path, nodes=nodes, devices=profile.devices, cpu=profile.cpu,
+        environment=profile.environment)}
+
+
+def render_steps() -> str:
+    """recipes/stages.mk: what is made from what in each stage, for make."""
+    def make(path: str) -> str:
+        for prefix, variable in (("datasets/shared/", "$(S)/"), ("datasets/{model}/", "$(O)/"),
+                                 ("models/{model}/", "$(M)/"), ("review/", "$(R)/")):
+            if path.startswith(prefix):
+                return variable + path.removeprefix(prefix).replace("{model}", "$(MODEL)")
+        return {steps.SPLITS: "$(SPLITS)", steps.BASE: "$(BASE)"}[path]
+
+    jinja = environment(TEMPLATES, {"make": make}, keep_trailing_newline=True)
+    return jinja.get_template("stages.mk.j2").render(stages=stages(), steps=steps.steps(stages()))
 
 
 def render_export(run: Run, name: str, stage_name: str, file: Path) -> str:
@@ -153,7 +175,8 @@ def committed() -> dict[Path, str]:
     run = Run("paper", resolve("paper", []))
     names = [name for name, row in models().items() if row.committed]
     paths = [(name, stage, RECIPES / name / f"{stage}.yaml") for name in names for stage in COMMITTED_STAGES]
-    return {path: render(run, name, stage, "2xA100", path) for name, stage, path in paths}
+    recipes = {path: render(run, name, stage, "2xA100", path) for name, stage, path in paths}
+    return {RECIPES / "stages.mk": render_steps(), **recipes}
 
 
 def _write(path: Path, text: str) -> None:
@@ -162,6 +185,9 @@ def _write(path: Path, text: str) -> None:
 
 
 def _main(given: argparse.Namespace) -> None:
+    if given.steps:
+        _write(RECIPES / "stages.mk", render_steps())
+        return
     if given.committed:
         for path, text in committed().items():
             _write(ROOT / path, text)
@@ -174,7 +200,8 @@ def _main(given: argparse.Namespace) -> None:
     start = render_start(run, given.stage, given.hardware, path, given.nodes, given.launch)
     _write(path, render(run, given.model, given.stage, given.hardware, path, given.report_to, given.nodes,
                         given.launch))
-    _write(starter(path, given.launch), start)
+    for beside, text in start.items():
+        _write(beside, text)
     if run.experiment.finetuning != "full":
         export = path.with_name(f"{given.stage}.export.yaml")
         _write(export, render_export(run, given.model, given.stage, export))
@@ -188,6 +215,7 @@ python -m data_builders.recipes --committed
 python -m data_builders.recipes --run paper --model qwen2.5-7b --stage dpo --hardware 1xH200
 python -m data_builders.recipes --run paper --model qwen2.5-7b --stage thought-sft --nodes 2 --launch slurm""")
     arguments.add_argument("--committed", action="store_true", help="render recipes/<model>/<stage>.yaml")
+    arguments.add_argument("--steps", action="store_true", help="render recipes/stages.mk alone")
     arguments.add_argument("--run", help="a declared run: render build/runs/<run>/recipes/<model>/<stage>.yaml")
     arguments.add_argument("--model", help="a name of experiments/models.yaml")
     arguments.add_argument("--stage", choices=list(stages()))

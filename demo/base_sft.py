@@ -20,7 +20,7 @@ from logreasoner import cli, prompts
 from logreasoner.answer_format import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Task, load_run, load_yaml
-from logreasoner.files import ROOT, manifest, write_jsonl
+from logreasoner.files import ROOT, write_jsonl
 from logreasoner.instances import Instance, read_instances
 
 SETTINGS = ROOT / "demo" / "tiny.yaml"
@@ -141,8 +141,9 @@ def samples(name: str) -> Iterator[dict[str, str]]:
 def write(given: argparse.Namespace) -> None:
     """Write the samples and their manifest."""
     run = load_run(given.run)
-    count = write_jsonl(given.out, samples(given.run))
-    manifest(given.out, INPUTS, mark=run.mark, settings=settings()["form"], counts={"samples": count})
+    rows = list(samples(given.run))
+    count = write_jsonl(given.out, rows, INPUTS, mark=run.mark, settings=settings()["form"],
+                        counts={"samples": len(rows)})
     print(f"{given.out}: {count} samples")
 
 

@@ -20,7 +20,7 @@ from logreasoner import cli
 from logreasoner.answer_format import answer_element
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Task, identity, load_run
-from logreasoner.files import manifest, write_jsonl
+from logreasoner.files import write_jsonl
 from logreasoner.instances import Instance, mask_level
 
 Rows = Sequence[Instance]
@@ -139,9 +139,9 @@ def write_answers(run: Run, model: str, stage: str, out: Path, answers: Mapping[
         return {"choices": [{"message": {"role": "assistant", "content": answer_element(label)}}]}
 
     write_jsonl(out, ({"custom_id": key, "response": {"status_code": 200, "body": body(label)}, "error": None}
-                      for key, label in answers.items()))
-    manifest(out, [run.splits / f"{name}.jsonl" for name in (*splits, "test", "test_seen")], run=run.name,
-             model=model, identity=identity(run, model, stage), **facts)
+                      for key, label in answers.items()),
+                [run.splits / f"{name}.jsonl" for name in (*splits, "test", "test_seen")], run=run.name, model=model,
+                identity=identity(run, model, stage), **facts)
     print(f"{out}: {len(answers):,} answers, tasks {','.join(facts['tasks'])}")
 
 

@@ -107,27 +107,18 @@ class Plan:
         if kind in ("baseline", "encoder"):
             self.notes[f"{model}: no language model; minutes, not estimated"] = None
             return
-        for each in self.run.lineage(stage):
-            self._lineage(model, each)
-        self._step("evaluation", self.run.dir / "predictions" / model / stage / "test", model, stage)
-
-    def _lineage(self, model: str, stage: str) -> None:
-        run, samples = self.run, self.run.stage(stage).samples
-        if samples.kind in ("thoughts", "rationales"):
-            self._step("rationales", run.dataset("shared", "thought-sft") / "rationales")
-        if samples.kind == "thoughts":
-            self._step("thoughts", run.dataset("shared", "thought-sft") / "thoughts")
-        if samples.kind == "rationales":
-            self._step("rationales", run.dataset("shared", stage) / "rationales")
-        if samples.solutions:
-            policy = run.stage(samples.solutions).samples.policy
-            self._step("solutions", run.dataset(model, samples.solutions) / "solutions", model, policy)
-            if samples.corrections and run.corrected_by(samples.corrections) == "self":
-                self._step("corrections", run.dataset(model, samples.corrections) / "corrections", model, policy)
-            elif samples.corrections:
-                self._step("corrections", run.dataset(model, samples.corrections) / "corrections")
-        if not (run.stage_dir(model, stage) / "manifest.json").exists():
-            self.trainings.setdefault((model, stage), self._training(model, stage))
+        run = self.run
+        for step in run.steps_to(stage):
+            output = run.file(step.output, model)
+            if step.asks:
+                by_teacher = step.asks == "teacher" or (
+                    step.asks == "corrector" and run.corrected_by(step.stage) == "teacher")
+                stem = output.with_name(output.name.partition(".")[0])
+                policy = run.stage(run.stage(step.stage).samples.solutions).samples.policy if not by_teacher else ""
+                self._step(stem.name, stem, *([] if by_teacher else [model, policy]))
+            elif step.trains and not output.exists():
+                self.trainings.setdefault((model, step.stage), self._training(model, step.stage))
+        self._step("evaluation", run.dir / "predictions" / model / stage / "test", model, stage)
 
     def _written(self, name: str, stem: Path, model: str, stage: str) -> list[Record] | None:
         """The requests of a step where they can be written by now: they are pure functions of what is there."""

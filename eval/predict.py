@@ -10,7 +10,7 @@ from eval.predictions import add_limit_and_samples, fixed, read_test_splits, str
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, identity, load_run, task
-from logreasoner.files import manifest, write_jsonl
+from logreasoner.files import write_jsonl
 from logreasoner.generation.generate import served_name
 from logreasoner.generation.response_cache import request
 from logreasoner.instances import Instance, read_instances
@@ -70,12 +70,12 @@ def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
     run.check(given.model, given.stage)
     kind = given.endpoint or endpoint(run, given.model, given.stage)[0]
-    count = write_jsonl(given.out, requests(run, given.model, given.stage, kind=kind, served=given.name,
-                                            limit=given.limit, samples=given.samples))
+    asked = requests(run, given.model, given.stage, kind=kind, served=given.name, limit=given.limit,
+                     samples=given.samples)
     inputs = [run.splits / file for file in ("test.jsonl", "test_seen.jsonl", "examples.jsonl")]
-    manifest(given.out, inputs, run=run.name, identity=identity(run, given.model, given.stage),
-             model=given.model, stage=given.stage, endpoint=kind,
-             limit=given.limit, samples=given.samples, requests=count)
+    count = write_jsonl(given.out, asked, inputs, run=run.name, identity=identity(run, given.model, given.stage),
+                        model=given.model, stage=given.stage, endpoint=kind, limit=given.limit, samples=given.samples,
+                        requests=len(asked))
     print(f"{given.out}: {count:,} requests")
 
 

@@ -27,7 +27,7 @@ from eval.provenance import check_answers, split_hashes
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, Task, identity, load_run, task
-from logreasoner.files import manifest, write_json
+from logreasoner.files import write_json
 from logreasoner.instances import Instance, by_id
 
 if TYPE_CHECKING:
@@ -200,8 +200,8 @@ def _main(given: argparse.Namespace) -> None:
                            samples=given.samples)
     else:
         raise UserError("give either --task and --instances, or --run, --model and --stage (and --tasks, --limit)")
-    write_json(given.out, {**result, "facts": facts} if facts else result)
-    manifest(given.out, [*inputs, given.responses], intervals=NOTE, facts=facts)
+    write_json(given.out, {**result, "facts": facts} if facts else result, [*inputs, given.responses], intervals=NOTE,
+               facts=facts)
     for line in _lines(result):
         print(line)
     print(given.out)

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from logreasoner import cli
+from logreasoner import cli, steps
 from logreasoner.cli import UserError
 from logreasoner.files import BUILD, EXPERIMENTS, ROOT, digest, read_json, sha256, write_json
 
@@ -110,11 +110,12 @@ class Stage(Declared):
 class Hardware(Declared):
     """A row of hardware.yaml, of one node. Memory in GiB a device; max_per_device is the largest micro-batch that fits.
 
-    `environment` is set for the training's processes.
+    `environment` is set for the training's processes; vLLM is asked `concurrency` requests at once.
     """
 
     title: str
     devices: int = Field(gt=0)
+    concurrency: int = Field(256, gt=0)
     memory: float
     cpu: bool = False
     max_per_device: dict[Literal["sft", "dpo"], int]
@@ -309,16 +310,27 @@ class Run:
         declared = self.stage(stage).samples.corrected_by
         return self.experiment.corrections_by if declared == "run" else declared
 
+    def stages(self) -> dict[str, Stage]:
+        """All stages as this run declares them."""
+        return {name: self.stage(name) for name in stages()}
+
+    def steps_to(self, name: str) -> list[steps.Step]:
+        """The steps that lead to a stage's weights, each after those it needs; none for `base`."""
+        if name != "base":
+            self.stage(name)  # an unknown one is an error
+        return steps.leading_to(steps.weights(name), self.stages())
+
+    def file(self, path: str, model: str) -> Path:
+        """A file of a step, for a model."""
+        return self.dir / path.format(model=model)
+
+    def samples(self, model: str, stage: str) -> Path:
+        """What a stage trains on."""
+        return self.file(f"{steps.folder(stage, self.stage(stage))}/samples.jsonl", model)
+
     def lineage(self, name: str) -> list[str]:
-        """The stages that a stage needs done, first to last, itself included: parents and whoever solves for it."""
-        if name == "base":
-            return []
-        stage = self.stage(name)
-        before = [stage.starts_from]
-        if holder := stage.samples.solutions:
-            before.append(self.stage(holder).samples.policy)
-        found = [each for parent in before if parent != "init" for each in self.lineage(parent)]
-        return list(dict.fromkeys([*found, name]))
+        """The stages that a stage needs trained, first to last, itself included: parents and whoever solves for it."""
+        return [step.stage for step in self.steps_to(name) if step.trains]
 
     def tasks(self) -> dict[str, Task]:
         """The run's tasks by name."""

@@ -62,11 +62,12 @@ def _manifest_of(output: Path) -> Path:
 
 
 @contextmanager
-def writing(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
+def writing(path: Path | str, mode: str = "w", inputs: Iterable[Path | str] | None = None, **facts: Any
+            ) -> Iterator[IO[Any]]:
     """Open a file beside path and rename it into place only if the block ends without an error.
 
-    After a kill the file beside stays, hidden, until path is written again. The manifest of what was at path goes with
-    it, so that a file has either its own manifest or none: then make makes it again.
+    With `inputs` its manifest is written first, so that a file that is there has one; without, the manifest of what
+    was at path is removed. After a kill the file beside stays, hidden, until path is written again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,10 @@ def writing(path: Path | str, mode: str = "w") -> Iterator[IO[Any]]:
             stream.flush()
             os.fsync(stream.fileno())
             made.chmod(0o644)  # mkstemp makes private files; these are ordinary ones
-            _manifest_of(path).unlink(missing_ok=True)
+            if inputs is None:
+                _manifest_of(path).unlink(missing_ok=True)
+            else:
+                write_json(_manifest_of(path), _manifest(path, sha256(made), inputs, facts))
             made.replace(path)
     except BaseException:
         made.unlink(missing_ok=True)
@@ -101,16 +105,17 @@ def dump(record: Any) -> str:
     return _line(record).decode()
 
 
-def write_json(path: Path | str, value: Any) -> None:
-    """Write one indented JSON document."""
-    with writing(path) as stream:
+def write_json(path: Path | str, value: Any, inputs: Iterable[Path | str] | None = None, **facts: Any) -> None:
+    """Write one indented JSON document, with a manifest if `inputs` are given."""
+    with writing(path, "w", inputs, **facts) as stream:
         stream.write(json.dumps(value, indent=2) + "\n")
 
 
-def write_jsonl(path: Path | str, records: Iterable[Any]) -> int:
-    """Write one JSON document a line; returns how many."""
+def write_jsonl(path: Path | str, records: Iterable[Any], inputs: Iterable[Path | str] | None = None, **facts: Any
+                ) -> int:
+    """Write one JSON document a line, with a manifest if `inputs` are given; returns how many."""
     count = 0
-    with writing(path, "wb") as stream:
+    with writing(path, "wb", inputs, **facts) as stream:
         for record in records:
             stream.write(_line(record) + b"\n")
             count += 1
@@ -195,20 +200,21 @@ def _place(path: Path | str) -> str:
 
 
 def manifest(output: Path | str, inputs: Iterable[Path | str] | Mapping[Path | str, str], **facts: Any) -> None:
-    """Write <output>.manifest.json (in a folder: manifest.json): inputs with checksums, commit, and the facts given.
+    """Write the manifest of a folder, or of a file whose facts are not known before it is written.
 
-    `inputs` with their SHA-256 are not read.
+    <output>.manifest.json (in a folder: manifest.json) holds the inputs with checksums, the commit, and the facts
+    given. `inputs` with their SHA-256 are not read.
     """
     output = Path(output)
     target = output / "manifest.json" if output.is_dir() else _manifest_of(output)
+    write_json(target, _manifest(output, None if output.is_dir() else sha256(output), inputs, facts))
+
+
+def _manifest(output: Path, checksum: str | None, inputs: Iterable[Path | str] | Mapping[Path | str, str],
+              facts: Mapping[str, Any]) -> dict[str, Any]:
     known = inputs if isinstance(inputs, Mapping) else {path: sha256(path) for path in inputs}
-    write_json(target, {
-        "output": output.name,
-        "sha256": None if output.is_dir() else sha256(output),
-        "inputs": {_place(path): checksum for path, checksum in known.items()},
-        "commit": commit(),
-        **facts,
-    })
+    return {"output": output.name, "sha256": checksum,
+            "inputs": {_place(path): value for path, value in known.items()}, "commit": commit(), **facts}
 
 
 def up_to_date(output: Path, inputs: Iterable[Path | str], settings: Mapping[str, Any]) -> bool:

@@ -57,7 +57,7 @@ def test_without_a_mirror_what_reads_the_public_data_is_skipped(given):
 
 @pytest.mark.parametrize(("given", "shown"), [({}, "unset"), ({"DATA_MIRROR": "a folder"}, "a folder")])
 def test_make_exports_a_mirror_only_where_one_is_given(given, shown):
-    done = subprocess.run(["make", "--silent", "--eval", SHOW, "shown", "HELD=paper"], cwd=ROOT, env=plain(**given),
+    done = subprocess.run(["make", "--silent", "--eval", SHOW, "shown"], cwd=ROOT, env=plain(**given),
                           capture_output=True, text=True, timeout=60)
     assert done.stdout == f"{shown}\n", done.stderr
 

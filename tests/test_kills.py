@@ -31,7 +31,7 @@ from logreasoner.files import ROOT, digest, read_jsonl, write_json, write_jsonl
 from logreasoner.generation.response_cache import whole_lines
 from tests.conftest import running
 
-CODE = ("logreasoner", "data_builders", "eval", "demo", "experiments", "prompts", "templates")
+CODE = ("logreasoner", "data_builders", "eval", "demo", "experiments", "prompts", "templates", "recipes")
 FILES = {f"log {number}.gz": random.Random(number).randbytes(150_000) for number in range(3)}
 RUN = "build/runs/k"
 SPLITS = [["demo.logs", "--out", "build/data/bundled"], ["logreasoner.config", "--run", "k", "--experiment", "demo"],
@@ -42,8 +42,7 @@ SAMPLES = ["data_builders.samples", "--run", "k", "--stage", "direct-sft"]
 GATE = ["-c", "from data_builders import llamafactory_dataset\n"
         "llamafactory_dataset.encoder = lambda weights, template: "
         "lambda *texts: tuple(text.split() for text in texts)\n"
-        "llamafactory_dataset.main()", "--run", "k", "--model", "tiny", "--stage", "direct-sft",
-        "--samples", f"{RUN}/datasets/shared/direct-sft/samples.jsonl"]
+        "llamafactory_dataset.main()", "--run", "k", "--model", "tiny", "--stage", "direct-sft"]
 RATIONALES = ["data_builders.stage1", "--run", "k", "rationale-requests"]
 ASKED = f"{RUN}/datasets/shared/thought-sft/rationales"
 ASK = ["logreasoner.generation.generate", "--run", "k", "--role", "teacher", "--requests", f"{ASKED}.requests.jsonl",
@@ -303,7 +302,7 @@ def test_two_downloads_at_once_wait_for_each_other(project, tmp_path, monkeypatc
         while not list(folder.rglob("*.part")):
             time.sleep(0.01)
         with start(folder, ["data_builders.fetch"]) as second:
-            assert f"fetch.lock is held by process {first.pid}" in second.stderr.readline()
+            assert "fetch.lock is held by another download" in second.stderr.readline()
             Slow.go_on.set()
             (out, _), (out_of_second, _) = ended(first), ended(second)
     assert "3 brought now" in out and "0 brought now" in out_of_second
@@ -403,12 +402,12 @@ def test_a_second_make_waits_and_nothing_is_asked_twice(checkout, serving):
     asked = Asked(0.02)
     url = serving(teacher.handler(asked)) + "/v1"
     folder, clean = checkout("two"), checkout("clean")
-    run_make(clean, url)
+    run_make(clean, url, "rationales")
     once = dict(asked.asked)
     asked.asked.clear()
-    with make(folder, url) as first, make(folder, url) as second:
-        said = [ended(process)[1] for process in (first, second)]
-    assert sum("build/locks/k is held by" in each for each in said) == 1, said
+    with make(folder, url, "rationales") as first, make(folder, url, "rationales") as second:
+        errors = [ended(process)[1] for process in (first, second)]
+    assert sum("another make works on run k; waiting for it" in each for each in errors) == 1, errors
     assert asked.asked == once
     assert not differing(contents(folder), contents(clean))
 
@@ -418,35 +417,26 @@ def test_a_make_waits_for_what_a_killed_one_left_running(checkout, serving):
     asked = Asked(0.3)
     url = serving(teacher.handler(asked)) + "/v1"
     folder = checkout("orphan")
-    with make(folder, url) as first:
+    with make(folder, url, "rationales") as first:
         while not asked.answered:
             time.sleep(0.01)
         for pid, line in processes(first.pid).items():
-            if line.startswith("make "):
+            if line.startswith(("make ", "flock ")):
                 os.kill(pid, signal.SIGKILL)
-        with make(folder, url) as second:
-            assert "build/locks/k is held by" in second.stderr.readline()
-            ended(second)
+        with make(folder, url, "rationales") as second:
+            assert "another make works on run k; waiting for it" in ended(second)[1]
     assert set(asked.asked.values()) == {1}, "the program that was left had asked already"
 
 
 def test_what_builds_nothing_is_not_kept_waiting(checkout):
     folder = checkout("free")
     lock = folder / "build" / "locks" / "k"
-    holds = ["logreasoner.alone", "--lock", str(lock), "--", "bash", "-c", "echo held; sleep 60"]
-    with start(folder, holds) as holder:
+    lock.parent.mkdir(parents=True)
+    holds = ["flock", str(lock), "bash", "-c", "echo held; sleep 60"]
+    with running(holds, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout.readline() == "held\n"
         for goal in ("help", "matrix"):
             run_make(folder, "", goal)
-        shown = subprocess.run(["make", "-n", "dpo", "RUN=k"], cwd=folder, capture_output=True, text=True, timeout=60)
-        assert "data_builders.train" in shown.stdout and "logreasoner.alone" not in shown.stdout
-        with make(folder, "", "declare") as waiting:
-            assert "held by" in waiting.stderr.readline() and waiting.poll() is None
-            os.killpg(holder.pid, signal.SIGKILL)
-            holder.communicate()
-            ended(waiting)
-
-
 # ---- a disk that is full, a folder that cannot be written ------------------------------------------------------
 
 @dataclass

@@ -259,7 +259,7 @@ def test_the_arguments_of_vllm_hold_no_key(workdir, monkeypatch):
     program.parent.mkdir(parents=True)
     program.write_text('#!/bin/sh\ntr "\\0" " " < /proc/$$/cmdline > arguments; exit 3\n')
     program.chmod(0o755)
-    command = vllm.vllm_command("api_server", "weights", "m/base", "qwen")
+    command = vllm.vllm_command("weights", "m/base", "qwen")
     with pytest.raises(UserError, match="did not come up"), vllm.server(command, workdir / "log"):
         pass
     arguments = (workdir / "arguments").read_text()
@@ -294,13 +294,6 @@ def test_make_hands_on_what_the_environment_says_as_it_is(tmp_path):
     text = f"a'$(shell touch {mark})`touch {mark}`\"$$"
     assert f"error: {text}: no such file" in make("analyze", "BASE_URL=http://127.0.0.1:9/v1", LOG=text)
     assert "--name" in make("new-task", NAME=text, FROM=text) and not mark.exists()
-
-
-@pytest.mark.parametrize("name", ["MODEL", "RUN", "TASKS", "EXPERIMENT", "STAGE", "RUNS", "LIMIT"])
-@pytest.mark.parametrize("text", ["x; touch {0}", "$(shell touch {0})", "x' touch {0}", "x\ntouch {0}"])
-def test_make_takes_no_shell_in_a_name(tmp_path, name, text):
-    mark = tmp_path / "mark"
-    assert "Stop." in make("-n", "dpo", f"{name}={text.format(mark)}") and not mark.exists()
 
 
 # ---- terminals, tables and pages
@@ -406,24 +399,7 @@ def test_a_run_keeps_where_a_key_is_read_from_and_never_the_key(workdir, monkeyp
 
 
 # ---- dependencies
-@pytest.mark.parametrize(("said", "status", "words"), [
-    ({"dependencies": [{"name": "httpx", "skip_reason": "not found"}]}, 75, "not audited: not found"),
-    ("", 75, "not audited: no answer"), ("{", 75, "not audited"), ({"dependencies": None}, 75, "not audited"),
-    ({"dependencies": [{"name": "x", "version": "1", "vulns": []}]}, 0, "1 audited, 0 advisories"),
-    ({"dependencies": [{"name": "x", "version": "1", "vulns": [{"id": "CVE-1", "fix_versions": ["2"]}]}]}, 1,
-     "x 1: CVE-1, mended in 2"),
-])
-def test_what_no_service_answered_for_is_not_called_clean(tmp_path, said, status, words):
-    """Only the answer of the service is made up: it stands in for pip-audit, which asks one."""
-    answer = said if isinstance(said, str) else json.dumps(said)
-    (tmp_path / "pip_audit.py").write_text(f"print({answer!r}, end='')\n")
-    done = subprocess.run([sys.executable, "-m", "logreasoner.advisories"], capture_output=True, text=True,
-                          cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"})
-    assert done.returncode == status and words in done.stdout + done.stderr
-    assert status == 0 or "No known" not in done.stdout
-
-
-def test_all_that_an_environment_resolved_to_is_pinned():
-    for name in ("core", "train", "serve-cpu"):
-        lines = (ROOT / "requirements" / f"{name}.lock.txt").read_text().splitlines()
-        assert lines and all(re.fullmatch(r"#.*|[\w.-]+==[\w.+!-]+", line) for line in lines)
+def test_what_no_service_answered_for_is_not_called_clean():
+    done = subprocess.run(["make", "audit-deps"], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          env={**os.environ, "HTTPS_PROXY": "http://127.0.0.1:1", "HTTP_PROXY": "http://127.0.0.1:1"})
+    assert done.returncode != 0 and "not audited" in done.stderr and "No known" not in done.stdout + done.stderr

@@ -5,8 +5,7 @@ given only requests whose very body has no good answer there by the same weights
 another run's teacher answered already is copied. The manifest of the responses says who gave them.
 
 Engines: `openai` (live, any OpenAI-compatible endpoint, or several at once), `openai-batch` (half the price, within
-24 hours), `vllm` (run-batch, offline), `vllm-server` (a server started on loopback for these requests and stopped
-afterwards).
+24 hours), `vllm` (vLLM's server, started on loopback for these requests and stopped afterwards).
 """
 
 import argparse
@@ -20,8 +19,8 @@ from pathlib import Path
 
 from logreasoner import cli, weights
 from logreasoner.cli import UserError
-from logreasoner.config import Run, keyless, load_run
-from logreasoner.files import BUILD, dump, manifest, read_json, write_jsonl
+from logreasoner.config import Run, hardware, keyless, load_run
+from logreasoner.files import BUILD, dump, read_json, write_jsonl
 from logreasoner.generation import openai_batch, openai_live, vllm
 from logreasoner.generation.costs import Budget
 from logreasoner.generation.response_cache import (
@@ -39,7 +38,7 @@ from logreasoner.generation.response_cache import (
 )
 
 __all__ = ["answer", "content", "final", "read_requests", "request", "served_name", "trouble"]
-ENGINES = ("openai", "openai-batch", "vllm", "vllm-server")
+ENGINES = ("openai", "openai-batch", "vllm")
 
 
 @contextmanager
@@ -93,10 +92,10 @@ def _write_responses(requests: list[Record], journal: Journal, source: Path, pat
                         "run again to ask these")
     lines = [journal.answer(asked) or {} for asked in requests]
     by = _answered_by(lines, path)
-    write_jsonl(path, ({"id": line.get("id"), "custom_id": asked["custom_id"], "response": line.get("response"),
-                        "error": line.get("error")} for asked, line in zip(requests, lines, strict=True)))
     refused = sum(map(refusal, lines))
-    manifest(path, [source], answered_by=by, answers=len(lines), refused=refused)
+    write_jsonl(path, ({"id": line.get("id"), "custom_id": asked["custom_id"], "response": line.get("response"),
+                        "error": line.get("error")} for asked, line in zip(requests, lines, strict=True)),
+                [source], answered_by=by, answers=len(lines), refused=refused)
     print(f"{path}: {len(lines)} answers" + (f", {refused} refused" if refused else ""), flush=True)
 
 
@@ -175,11 +174,11 @@ def teacher_engine(run: Run, engine: str | None = None, budget: float | None = N
 
 
 def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, base_url: str | None = None,
-                  budget: float | None = None, data_parallel: int = 1) -> Engine:
-    """The engine of a model of the run at a stage: an API, endpoints, vLLM offline, or a vLLM server of our own.
+                  budget: float | None = None, data_parallel: int = 1, concurrency: int | None = None) -> Engine:
+    """The engine of a model of the run at a stage: an API, endpoints, or vLLM started for it.
 
     A model of kind `api` is asked at the API whatever the engine says, unless that is openai-batch. `data_parallel`
-    is for vLLM of our own: so many copies of the model, each on devices of its own, share the requests.
+    is how many copies of the model vLLM runs, each on devices of its own; it is asked `concurrency` requests at once.
     """
     declared = run.model(name)
     if declared.kind not in ("api", "open"):
@@ -193,17 +192,14 @@ def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, ba
                              weights.known(run, name, stage))
     if engine == "openai-batch":
         raise UserError(f"--engine openai-batch is for the teacher and models of kind api; {name} has weights of ours")
-    program, answering = "api_server" if engine == "vllm-server" else "run_batch", weights.identity(run, name, stage)
+    answering = weights.identity(run, name, stage)
     more = weights.vllm_options(answering) + (
         ["--data-parallel-size", str(data_parallel)] if data_parallel > 1 else [])
-    command = vllm.vllm_command(program, run.weights(name, stage), served_name(name, stage), declared.template,
-                                   *more)
-    if program == "run_batch":
-        return Engine(lambda requests, journal: vllm.ask_offline(requests, journal, command), Answerer(answering))
+    command = vllm.vllm_command(run.weights(name, stage), served_name(name, stage), declared.template, *more)
 
     def through_server(requests: list[Record], journal: Journal) -> None:
-        with vllm.server(command, run.dir / "logs" / f"serve-{name}-{stage}.log") as url:
-            openai_live.ask_live(requests, journal, url, "none")
+        with vllm.server(command, run.log(f"vllm-{name}-{stage}")) as url:
+            openai_live.ask_live(requests, journal, url, "none", concurrency=concurrency)
 
     return Engine(through_server, Answerer(answering))
 
@@ -217,16 +213,20 @@ def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
     if given.role != "teacher" and not (given.model and given.stage):
         raise UserError(f"--role {given.role} needs --model and --stage")
-    stage, elsewhere = given.stage, list[Path]()
-    corrected = given.role == "corrector" and run.corrected_by(stage)
-    if given.role == "teacher" or corrected == "teacher":
+    stage, by_teacher = given.stage, given.role == "teacher"
+    if given.role == "corrector":
+        by_teacher = run.corrected_by(stage) == "teacher"
+        stage = run.stage(stage).samples.solutions  # whose policy corrects its own solutions
+    if given.role in ("solver", "corrector"):
+        stage = run.stage(stage).samples.policy
+    if by_teacher:
         engine = teacher_engine(run, given.engine if given.role == "teacher" else given.teacher_engine, given.budget)
-        elsewhere = other_runs(run, given.journal or journal_of(given.responses))
     else:
-        if corrected:  # who corrects its own solutions is the policy that wrote them
-            stage = run.stage(run.stage(stage).samples.solutions).samples.policy
+        cli.stop_on_sigterm()  # so that vLLM ends with this program
+        concurrency = hardware()[given.hardware].concurrency if given.hardware in hardware() else None
         engine = policy_engine(run, given.model, stage, given.engine, given.base_url, given.budget,
-                               given.data_parallel)
+                               given.data_parallel, concurrency)
+    elsewhere = other_runs(run, given.journal or journal_of(given.responses)) if by_teacher else []
     answer(given.requests, given.responses, engine, given.journal, elsewhere)
 
 
@@ -244,10 +244,12 @@ python -m logreasoner.generation.generate --run paper --role policy --model qwen
     --requests X.requests.jsonl --responses X.responses.jsonl""",
     )
     arguments.add_argument("--run", required=True)
-    arguments.add_argument("--role", required=True, choices=["teacher", "policy", "corrector"],
-                           help="corrector: the teacher, or pi_thought where the stage or the run says so")
+    arguments.add_argument("--role", required=True, choices=["teacher", "policy", "solver", "corrector"],
+                           help="policy: the model at --stage; solver: the policy whose solutions --stage holds; "
+                                "corrector: the teacher, or that policy where the stage or the run says so")
     arguments.add_argument("--model", help="a name of models.yaml")
-    arguments.add_argument("--stage", help="base or a stage of stages.yaml; for a corrector that of the corrections")
+    arguments.add_argument("--stage", help="base or a stage of stages.yaml; for solver, corrector: that of the answers")
+    arguments.add_argument("--hardware", help="a name of hardware.yaml: how many requests vLLM is asked at once")
     arguments.add_argument("--engine", choices=ENGINES,
                            help="default: openai for the teacher and models of kind api, vllm for the others")
     arguments.add_argument("--teacher-engine", choices=ENGINES[:2], help="for a corrector that is the teacher")

@@ -68,18 +68,18 @@ def addresses(text: str | None) -> list[str]:
 
 
 def ask_live(requests: list[Record], journal: Journal, base_url: str | None, key: str,
-             budget: Budget | None = None, title: str | None = None) -> None:
-    """Ask the endpoints of base_url (see `addresses`), `live.concurrency` requests at once at each.
+             budget: Budget | None = None, title: str | None = None, concurrency: int | None = None) -> None:
+    """Ask the endpoints of base_url (see `addresses`), `concurrency` requests at once at each (live.concurrency).
 
     A progress bar with a title is one of many: it goes when it is done. What has no final answer after the last round
     is left so. Raises UserError where no endpoint is left or the budget does not cover the next request; requests
     under way are waited for first, so that everything paid is kept.
     """
-    asyncio.run(_ask_live(requests, journal, addresses(base_url), key, budget, title))
+    asyncio.run(_ask_live(requests, journal, addresses(base_url), key, budget, title, concurrency))
 
 
 async def _ask_live(requests: list[Record], journal: Journal, urls: list[str], key: str,
-                    budget: Budget | None, title: str | None) -> None:
+                    budget: Budget | None, title: str | None, concurrency: int | None) -> None:
     import openai
     from tqdm import tqdm
 
@@ -92,7 +92,7 @@ async def _ask_live(requests: list[Record], journal: Journal, urls: list[str], k
         left, in_vain = requests, 0
         while left and in_vain < live["rounds"]:
             await asyncio.sleep(in_vain * live["pause"])
-            before, left = len(left), await _round(left, endpoints, journal, budget, bar)
+            before, left = len(left), await _round(left, endpoints, journal, budget, bar, concurrency)
             in_vain = in_vain + 1 if len(left) == before else 0
             if left and budget and budget.refused:
                 raise budget.stop(len(left))
@@ -102,7 +102,7 @@ async def _ask_live(requests: list[Record], journal: Journal, urls: list[str], k
 
 
 async def _round(left: list[Record], endpoints: list[Endpoint], journal: Journal, budget: Budget | None,
-                 bar: Any) -> list[Record]:
+                 bar: Any, concurrency: int | None) -> list[Record]:
     """Ask each request once more; returns those without a final answer."""
     waiting, again, unsure = deque(left), list[Record](), asyncio.Event()
 
@@ -137,7 +137,7 @@ async def _round(left: list[Record], endpoints: list[Endpoint], journal: Journal
                 if not all(each.gone for each in endpoints):
                     bar.write(f"{gone}; it is asked no more, the others go on", file=sys.stderr)
 
-    at_once = min(decoding()["live"]["concurrency"], len(left))
+    at_once = min(concurrency or decoding()["live"]["concurrency"], len(left))
     syncing = asyncio.create_task(sync())
     try:
         await asyncio.gather(*(worker(endpoint) for endpoint in endpoints for _ in range(at_once)))

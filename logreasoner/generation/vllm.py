@@ -1,11 +1,10 @@
-"""vLLM of our own: how it is started, as run-batch offline and as a server on loopback."""
+"""Start vLLM's OpenAI-compatible server for weights of ours, and end it with the program that started it."""
 
 import os
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -14,16 +13,13 @@ from pathlib import Path
 
 from logreasoner.cli import UserError
 from logreasoner.config import decoding
-from logreasoner.files import TEMPLATES, read_jsonl, write_jsonl
-from logreasoner.generation.response_cache import Journal, Record
-
-CHUNK = 20_000  # requests an offline run-batch process gets at once: what a kill can lose
+from logreasoner.files import TEMPLATES
 
 
-def vllm_command(program: str, weights: str, name: str, template: str, *more: str) -> list[str]:
-    """How vLLM is started, run-batch and server alike: same name, chat template and neutral sampling defaults."""
+def vllm_command(weights: str, name: str, template: str, *more: str) -> list[str]:
+    """The command that starts vLLM's server: the chat template of training, and neutral sampling defaults."""
     serving = decoding()["serving"]
-    command = [".venv-serve/bin/python", "-m", f"vllm.entrypoints.openai.{program}",
+    command = [".venv-serve/bin/python", "-m", "vllm.entrypoints.openai.api_server",
                "--model", weights, "--served-model-name", name, "--chat-template", str(chat_template(template)),
                "--max-model-len", str(serving["max_model_len"]), "--generation-config", "vllm", "--seed", "0",
                "--load-format", "safetensors"]
@@ -46,30 +42,6 @@ def chat_template(name: str) -> Path:
     if not path.exists():
         raise UserError(f"{path}: no chat template for the template {name!r}; write one (README.md, Another model)")
     return path
-
-
-def ask_offline(requests: list[Record], journal: Journal, command: list[str]) -> None:
-    """Answer requests by vLLM's run-batch, in chunks; `command` is vllm_command's, without input and output."""
-    by_id = {asked["custom_id"]: asked for asked in requests}
-    for start in range(0, len(requests), CHUNK):
-        chunk = requests[start : start + CHUNK]
-        with tempfile.TemporaryDirectory() as folder:
-            inputs, outputs, log = (Path(folder) / name for name in ("in.jsonl", "out.jsonl", "log"))
-            write_jsonl(inputs, chunk)
-            _run_logged([*command, "-i", str(inputs), "-o", str(outputs)], log)
-            journal.add(*((by_id[response["custom_id"]], response) for _, response in read_jsonl(outputs)
-                          if response.get("custom_id") in by_id))
-
-
-def _run_logged(command: list[str], log: Path) -> None:
-    quiet = not os.isatty(2)
-    with open(log, "wb") as stream:
-        process = subprocess.Popen(command, env=vllm_environment(), stdout=stream,
-                                   stderr=stream if quiet else None)
-        if process.wait() != 0:
-            stream.flush()
-            tail = log.read_text(errors="replace").splitlines()[-15:]
-            raise UserError("\n".join(["vLLM stopped with an error; its last lines:", *tail]))
 
 
 @contextmanager

@@ -232,11 +232,11 @@ def test_make_asks_again_where_a_name_or_an_address_changed(workdir):
                    for more in ("", ".manifest.json")), f"results/{MODEL}/base/result.json"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("{}")
-    for name in ("Makefile", "demo", "experiments", "requirements"):
+    for name in ("Makefile", "demo", "experiments", "recipes", "requirements", "templates"):
         (workdir / name).symlink_to(ROOT / name)
     done = subprocess.run(["make", "-n", "eval", "STAGE=base", "NAME=another", "ENGINE=openai",
                            "BASE_URL=http://127.0.0.1:1/v1"], cwd=workdir, capture_output=True, text=True, timeout=60)
-    assert "eval.predict" in done.stdout and "--name 'another'" in done.stdout, done.stderr
+    assert "eval.predict" in done.stdout and '--name "$NAME"' in done.stdout, done.stderr
 
 
 class Hub(BaseHTTPRequestHandler):

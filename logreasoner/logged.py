@@ -1,0 +1,96 @@
+"""Run another program with its output in a log file, and show on one line how far it is.
+
+A failure shows the last lines of the log and where it is. With V=1 in the environment the output is shown instead.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from logreasoner import cli
+from logreasoner.cli import UserError
+
+TAIL = 15  # lines of the log that a failure shows
+EVERY = 30.0  # seconds between two lines of progress where the output is no terminal
+
+
+def read_environment(path: Path) -> dict[str, str]:
+    """The variables of a file of NAME=VALUE lines."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    return {name: value for name, _, value in pairs}
+
+
+def progress(pattern: str, since: float) -> str:
+    """How far a training is, from LLaMA-Factory's trainer_log.jsonl (a glob pattern); "" before its first entry."""
+    for path in Path().glob(pattern):
+        with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
+            entry = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
+            if path.stat().st_mtime >= since:
+                loss = f", loss {entry['loss']:.4f}" if "loss" in entry else ""
+                return (f"step {entry['current_steps']} of {entry['total_steps']}{loss}, "
+                        f"{entry.get('remaining_time', '?')} left")
+    return ""
+
+
+class Line:
+    """A line on standard error that is written over on a terminal, and repeated now and then elsewhere."""
+
+    def __init__(self, title: str):
+        self.title, self.terminal, self.written = title, sys.stderr.isatty(), 0.0
+
+    def show(self, text: str, last: bool = False) -> None:
+        """Show the state, which is the last one or not."""
+        if self.terminal:
+            print(f"\r\x1b[K{self.title}: {text}", end="\n" if last else "", file=sys.stderr, flush=True)
+        elif last or time.monotonic() - self.written >= EVERY:
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+            self.written = time.monotonic()
+
+
+def run(command: list[str], log: Path, title: str, environment: dict[str, str], steps: str | None) -> None:
+    """Run a command to its end. Raises UserError with the end of its log where it fails."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    begun, line = time.time(), Line(title)
+    with open(log, "ab") as stream:
+        output = None if os.environ.get("V") else stream
+        with subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output) as process:
+            line.show(f"started, log: {log}")
+            while process.poll() is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=1)
+                if steps and (state := progress(steps, begun)):
+                    line.show(state)
+    if process.returncode:
+        tail = [] if os.environ.get("V") else log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
+        raise UserError("\n".join([f"{title}: {command[0]} ended with status {process.returncode}; the last lines of "
+                                   f"{log}:", *tail]))
+    seconds = round(time.time() - begun)
+    line.show(f"done in {seconds // 60}:{seconds % 60:02}" + (f" ({state})" if steps and (state := progress(
+        steps, begun)) else ""), last=True)
+
+
+def _main(given: argparse.Namespace) -> None:
+    environment = read_environment(given.environment) if given.environment else {}
+    run(given.command, given.log, given.title or given.command[0], environment, given.steps)
+
+
+def main() -> None:
+    """Run a command with its output in a log."""
+    arguments = cli.parser("logreasoner.logged", "Run a command with its output in a log file; show its progress.", """
+python -m logreasoner.logged --log build/runs/paper/logs/dpo.log --title "training dpo" -- llamafactory-cli train F""")
+    arguments.add_argument("--log", required=True, type=Path, help="appended to")
+    arguments.add_argument("--title", help="what the lines begin with (default: the command)")
+    arguments.add_argument("--environment", type=Path, help="a file of NAME=VALUE lines, added to the environment")
+    arguments.add_argument("--steps", help="trainer_log.jsonl of LLaMA-Factory, as a glob pattern")
+    arguments.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the command and its arguments")
+    cli.run(arguments, _main)
+
+
+if __name__ == "__main__":
+    main()

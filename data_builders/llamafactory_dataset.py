@@ -90,7 +90,8 @@ def gate(run: Run, model: str, stage_name: str, source: Path, encode: Encoder | 
     write_json(folder / "dataset_info.json", dataset_info(stage))
     write_json(folder / f"{stage.dataset}.json", [alpaca(row, stage) for row in kept], [source],
                counts=counts, cutoff_len=limit, samples=len(kept),
-             longest=max(row["tokens"] for row in kept), dropped=cut, template=recipe["template"], mark=run.mark)
+               longest=max(row["tokens"] for row in kept), dropped=cut,
+               template=recipe["template"], mark=run.mark)
 
 
 def _main(given: argparse.Namespace) -> None:

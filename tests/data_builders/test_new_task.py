@@ -61,9 +61,9 @@ def part(name):
 
 def test_the_tutorials_file_becomes_a_task_with_disjoint_splits(place, capsys):
     run()
-    said = capsys.readouterr().out
-    assert "--text         'message'" in said and "--label        'state'" in said and "'failing'" in said
-    assert "opposite labels: 2 left out" in said and "without text: 1 left out" in said
+    output = capsys.readouterr().out
+    assert "--text         'message'" in output and "--label        'state'" in output and "'failing'" in output
+    assert "opposite labels: 2 left out" in output and "without text: 1 left out" in output
     task = config.task(NAME)
     assert (task.labels, task.positive, task.metrics) == (["healthy", "failing"], "failing",
                                                           ["precision", "recall", "f1"])
@@ -78,15 +78,15 @@ def test_the_tutorials_file_becomes_a_task_with_disjoint_splits(place, capsys):
         for one, other in combinations(drawn, 2):
             assert not {i.masked for i in drawn[one]} & {i.masked for i in drawn[other]}, (one, other)
         assert all({i.label for i in items} == {"healthy", "failing"} for items in drawn.values())
-        asked = declared.experiment.stage1.samples[NAME], declared.experiment.stage2.samples[NAME]
-        for split, samples in zip(("stage1", "stage2"), asked, strict=True):
+        counts = declared.experiment.stage1.samples[NAME], declared.experiment.stage2.samples[NAME]
+        for split, samples in zip(("stage1", "stage2"), counts, strict=True):
             assert Counter(i.source for i in drawn[split]) == samples
         assert 0 < declared.experiment.stage1.select < len(drawn["stage1"])
     # What the demo leaves over teaches its tiny model the form.
     assert len(rows["train"]) - sum(len(drawn[split]) for split in ("stage1", "stage2", "examples")) > 50
 
 
-def test_its_floors_are_scored_and_stand_in_a_table_of_its_own(place, capsys, monkeypatch):
+def test_its_baselines_are_scored_and_have_their_table(place, capsys, monkeypatch):
     run()
     folder = config.declare(NAME, config.resolve(NAME, [])).dir
     splits.make_splits(NAME)
@@ -100,7 +100,7 @@ def test_its_floors_are_scored_and_stand_in_a_table_of_its_own(place, capsys, mo
         monkeypatch.setattr("sys.argv", ["x", *arguments])
         main()
     text = (folder / "results" / "tables.md").read_text()
-    assert f"# Results: run {NAME}" in text and "Precision / Recall / F1" in text and "n=46" in text
+    assert f"# Results: run {NAME}" in text and "Precision" in text and "| 46 |" in text
     assert "paper's Table" not in text and "not run" not in text
 
 
@@ -134,7 +134,7 @@ def test_more_than_two_classes_are_scored_by_accuracy_and_the_question_is_the_us
     assert {item.source for item in part("train")} == {"x-csv"}
 
 
-@pytest.mark.parametrize(("rows", "flags", "said"), [
+@pytest.mark.parametrize(("rows", "flags", "message"), [
     ([(text, "same") for text, _ in many()], ["--label", "state"], "only one class"),
     (many() + [("a rare one", "bad luck")], [], "'bad luck' has 1 distinct logs"),
     ([(text, str(at)) for at, (text, _) in enumerate(many())], ["--label", "state"], "an id rather than a label"),
@@ -147,14 +147,14 @@ def test_more_than_two_classes_are_scored_by_accuracy_and_the_question_is_the_us
     (many(), ["--label-rule", "bad"], "should read REGEX=LABEL"),
     ([], [], "holds no rows"),
 ])
-def test_what_stops_a_task(place, capsys, rows, flags, said):
+def test_what_stops_a_task(place, capsys, rows, flags, message):
     path = table(place / "x.csv", rows)
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=message):
         run(*flags, path=path)
     assert not list(place.glob(f"experiments/*/*{NAME}*")) and not Path("build").exists()
 
 
-@pytest.mark.parametrize(("rows", "flags", "said"), [
+@pytest.mark.parametrize(("rows", "flags", "message"), [
     (many(30), [], "'bad' has only 30 distinct logs: on the 6 that are tested"),
     (many() + [("", "bad"), ("something", "")], [], "without a label: 1 left out (disk-failures-123-"),
     ([(f"{text}. {label.upper()}", label) for text, label in many()], [], "stands in 100% of its own texts"),
@@ -162,9 +162,9 @@ def test_what_stops_a_task(place, capsys, rows, flags, said):
     ([(f"read {at}", "bad") for at in range(60)] + many()[60:], [], "'bad' differ only in numbers"),
     (many(), ["--label-rule", "fled=bad"], "no more than the rule"),
 ])
-def test_what_is_warned_about(place, capsys, rows, flags, said):
+def test_what_is_warned_about(place, capsys, rows, flags, message):
     run(*flags, path=table(place / "x.csv", rows))
-    assert said in capsys.readouterr().out
+    assert message in capsys.readouterr().out
     assert {item.label for item in part("test")} == {item.label for item in part("train")}
 
 
@@ -233,16 +233,16 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     for path in sorted(tmp_path.iterdir()):
-        found = table_reader.read(path)
-        assert (found.columns, found.rows, found.notes) == (["text", "label"], rows, []), path
+        result = table_reader.read(path)
+        assert (result.columns, result.rows, result.notes) == (["text", "label"], rows, []), path
 
 
 def test_json_values_become_text(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"log": ["one", "two"], "label": true, "n": 1}\n\n{"log": "x\\u0000\\ud800", "label": null}\n')
-    found = table_reader.read(path)
-    assert found.rows == [{"log": "one\ntwo", "label": "True", "n": "1"}, {"log": "x?", "label": "", "n": ""}]
-    assert found.lines == [1, 3]
+    result = table_reader.read(path)
+    assert result.rows == [{"log": "one\ntwo", "label": "True", "n": "1"}, {"log": "x?", "label": "", "n": ""}]
+    assert result.lines == [1, 3]
 
 
 BROKEN = {
@@ -265,17 +265,17 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_a_broken_file_is_named_with_its_line(tmp_path, name):
-    content, said = BROKEN[name]
+    content, message = BROKEN[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         table_reader.read(tmp_path / name)
 
 
-def test_latin1_and_nuls_are_said(tmp_path):
+def test_latin1_and_nuls_are_noted(tmp_path):
     (tmp_path / "a.csv").write_bytes("text,label\ncaf\xe9\0,b\n".encode("latin-1"))
-    found = table_reader.read(tmp_path / "a.csv")
-    assert found.rows == [{"text": "café", "label": "b"}]
-    assert "byte 14 is not UTF-8" in found.notes[0] and "1 NUL characters removed" in found.notes[1]
+    result = table_reader.read(tmp_path / "a.csv")
+    assert result.rows == [{"text": "café", "label": "b"}]
+    assert "byte 14 is not UTF-8" in result.notes[0] and "1 NUL characters removed" in result.notes[1]
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
@@ -288,9 +288,9 @@ def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
 def test_raw_lines_by_name_and_by_expression(tmp_path):
     path = tmp_path / "app.log"
     path.write_text("one ERROR a\ntwo INFO b\n\nthree INFO c\n")
-    found = table_reader.read(path, r"(?P<word>\w+) (?P<level>[A-Z]+) (?P<text>[ab])")
-    assert found.columns == ["word", "level", "text"] and [row["text"] for row in found.rows] == ["a", "b"]
-    assert found.lines == [1, 2] and "1 lines do not match" in found.notes[0]
+    result = table_reader.read(path, r"(?P<word>\w+) (?P<level>[A-Z]+) (?P<text>[ab])")
+    assert result.columns == ["word", "level", "text"] and [row["text"] for row in result.rows] == ["a", "b"]
+    assert result.lines == [1, 2] and "1 lines do not match" in result.notes[0]
     assert [row["text"] for row in table_reader.read(path, "lines", limit=2).rows] == ["one ERROR a", "two INFO b"]
     assert table_reader.read(path, "lines", window=3).rows == [{"text": "one ERROR a\ntwo INFO b\nthree INFO c"}]
     (tmp_path / "bgl.log").write_text("".join(
@@ -298,8 +298,8 @@ def test_raw_lines_by_name_and_by_expression(tmp_path):
     rows = table_reader.read(tmp_path / "bgl.log", "bgl").rows
     assert [(row["text"], row["label"]) for row in rows] == [
         ("said 0", "normal"), ("said 1", "abnormal"), ("said 2", "normal")]
-    for layout, said in (("nope", "named groups"), ("(", "neither one of"), ("(?P<a>zzz)", "holds no rows")):
-        with pytest.raises(UserError, match=said):
+    for layout, message in (("nope", "named groups"), ("(", "neither one of"), ("(?P<a>zzz)", "holds no rows")):
+        with pytest.raises(UserError, match=message):
             table_reader.read(path, layout)
 
 
@@ -319,11 +319,11 @@ def test_no_bytes_lead_to_a_traceback(tmp_path, data, ending):
     path = tmp_path / f"x.{ending}"
     path.write_bytes(data)
     try:
-        found = table_reader.read(path, "lines" if ending == "log" else None)
+        result = table_reader.read(path, "lines" if ending == "log" else None)
     except UserError:
         return
-    assert found.rows and all(set(row) == set(found.columns) and not any("\0" in value for value in row.values())
-                              for row in found.rows)
+    assert result.rows and all(set(row) == set(result.columns) and not any("\0" in value for value in row.values())
+                              for row in result.rows)
 
 
 CELLS = st.text(st.characters(exclude_characters="\0\r", exclude_categories=["Cs"]), max_size=20)
@@ -335,11 +335,11 @@ def test_a_table_comes_back_as_written(tmp_path, rows, delimiter):
     stream = io.StringIO()
     csv.writer(stream, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows([("text", "label"), *rows])
     (tmp_path / "x.csv").write_bytes(stream.getvalue().encode())
-    kept = [row for row in rows if any(cell.strip() for cell in row)]
-    if not kept:
+    not_blank = [row for row in rows if any(cell.strip() for cell in row)]
+    if not not_blank:
         return
-    found = table_reader.read(tmp_path / "x.csv")
-    assert [(row["text"], row["label"]) for row in found.rows] == kept
+    result = table_reader.read(tmp_path / "x.csv")
+    assert [(row["text"], row["label"]) for row in result.rows] == not_blank
 
 
 @given(st.lists(st.tuples(CELLS, st.sampled_from(["fine", "bad", ""])), max_size=60))

@@ -75,9 +75,9 @@ def test_failures_follow_the_level_and_hide_it() -> None:
         return Instance(str(number), "log_semantic_matching", "h3c-routers", log, "True", description="d")
 
     rows = [row(1, "A/4/B: x"), row(2, "A/4/B: x"), row(3, "A/5/C: y"), row(4, "A/3/KNOWN: z"), row(5, "no level")]
-    found = list(normalise.failures(rows, {rows[3].masked}, normalise.Ids()))
-    assert [(item.log, item.label) for item in found] == [("A/[MASK]/B: x", "True"), ("A/[MASK]/C: y", "False")]
-    assert {item.description for item in found} == {""}
+    result = list(normalise.failures(rows, {rows[3].masked}, normalise.Ids()))
+    assert [(item.log, item.label) for item in result] == [("A/[MASK]/B: x", "True"), ("A/[MASK]/C: y", "False")]
+    assert {item.description for item in result} == {""}
 
 
 @pytest.mark.parametrize(("text", "steps"), [
@@ -100,9 +100,9 @@ def test_handbook_filters(tmp_path: Path) -> None:
     path = saved(tmp_path / "h.json", [{"input": log, "output": text} for log, text in rows])
     file = File(path="h.json", task="handbook", source="huawei-switches", split="train")
     counts: Counter[str] = Counter()
-    found = list(normalise.handbook([(file, path)], normalise.Ids(), counts))
-    assert [case["symptom"] for case in found] == ["A/4/B: the card was removed today"]
-    assert found[0]["analysis"] == ["One.", "Two.", "Three."]
+    result = list(normalise.handbook([(file, path)], normalise.Ids(), counts))
+    assert [case["symptom"] for case in result] == ["A/4/B: the card was removed today"]
+    assert result[0]["analysis"] == ["One.", "Two.", "Three."]
     assert (counts["handbook rows repeated"], counts["handbook rows with an overly brief symptom"]) == (1, 1)
 
 

@@ -46,10 +46,10 @@ def parsed(path: Path, layout: str = "bgl", window: int = 2,
 def test_the_command(tmp_path: Path) -> None:
     log = tmp_path / "My_2k.log"
     log.write_bytes(bgl("-", "-", "KERNDTLB", "-", "-"))
-    code, said, rows = run(log, "--format", "bgl", "--window", "2")
+    code, output, rows = run(log, "--format", "bgl", "--window", "2")
     assert code == 0
-    assert "5 lines -> 2 sessions" in said
-    assert "1 of a short last window dropped" in said
+    assert "5 lines -> 2 sessions" in output
+    assert "1 of a short last window dropped" in output
     assert [row["label"] for row in rows] == ["normal", "abnormal"]
     assert rows[1]["log"] == ["message 3", "message 4"]
     assert rows[1]["id"].startswith("my-2k-3-")
@@ -62,11 +62,11 @@ def test_the_command(tmp_path: Path) -> None:
 def test_any_content_comes_through_whole(layout: str, rows: list[tuple[str, str]], window: int) -> None:
     lines = [HEADER[layout].format(label=label, content=content).encode() for label, content in rows]
     counts: Counter[str] = Counter()
-    found = list(sessions.windows([lines], layout, window, "s", counts))
-    assert len(found) == len(rows) // window
+    result = list(sessions.windows([lines], layout, window, "s", counts))
+    assert len(result) == len(rows) // window
     assert counts["dropped"] == len(rows) % window
     assert counts["malformed"] == 0
-    for number, session in enumerate(found):
+    for number, session in enumerate(result):
         part = rows[number * window:(number + 1) * window]
         assert session["log"] == [content for _, content in part]
         assert session["label"] == ("abnormal" if any(label != "-" for label, _ in part) else "normal")
@@ -136,9 +136,9 @@ def test_bad_archives(tmp_path: Path) -> None:
         archive.writestr("b.log", "x")
     with pytest.raises(UserError, match="exactly one log file"):
         parsed(tmp_path / "two.zip")
-    code, said, rows = run(tmp_path / "cut.gz", "--format", "bgl")
+    code, output, rows = run(tmp_path / "cut.gz", "--format", "bgl")
     assert (code, rows) == (1, [])
-    assert said.startswith("error: ")
+    assert output.startswith("error: ")
 
 
 def test_malformed_lines_are_counted_and_never_alerts(tmp_path: Path) -> None:
@@ -186,12 +186,12 @@ def test_sessions_do_not_depend_on_how_lines_arrive(labels: list[str], window: i
              for n, label in enumerate(labels, 1)]
     good = [n for n, label in enumerate(labels, 1) if label]
     counts: Counter[str] = Counter()
-    found = list(sessions.windows((lines[at:at + size] for at in range(0, len(lines), size)), layout, window, "s",
+    result = list(sessions.windows((lines[at:at + size] for at in range(0, len(lines), size)), layout, window, "s",
                                   counts))
     assert counts["malformed"] == len(lines) - len(good)
-    assert [row["log"] for row in found] == [[f"message {n}" for n in good[at:at + window]]
+    assert [row["log"] for row in result] == [[f"message {n}" for n in good[at:at + window]]
                                              for at in range(0, len(good) - window + 1, window)]
-    assert [int(row["id"].split("-")[1]) for row in found] == good[:len(found) * window:window]
+    assert [int(row["id"].split("-")[1]) for row in result] == good[:len(result) * window:window]
 
 
 def test_what_a_session_is_made_of_stays(tmp_path: Path) -> None:

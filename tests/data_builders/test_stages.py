@@ -53,9 +53,9 @@ def to_thoughts(run):
 
 def test_rationales_are_asked_without_the_label_and_at_the_papers_temperature(run):
     stage1.rationale_requests(run)
-    asked = generate.read_requests(stage1.folder(run) / "rationales.requests.jsonl")
-    assert [row["custom_id"] for row in asked] == ["p-0", "p-1", "p-2", "p-3"]
-    assert asked[0]["body"]["temperature"] == 0.8 and asked[0]["body"]["model"] == "gpt-4o-2024-08-06"
+    requests = generate.read_requests(stage1.folder(run) / "rationales.requests.jsonl")
+    assert [row["custom_id"] for row in requests] == ["p-0", "p-1", "p-2", "p-3"]
+    assert requests[0]["body"]["temperature"] == 0.8 and requests[0]["body"]["model"] == "gpt-4o-2024-08-06"
 
 
 def test_right_rationales_and_the_handbook_are_used_and_the_others_counted(run):
@@ -67,8 +67,8 @@ def test_right_rationales_and_the_handbook_are_used_and_the_others_counted(run):
 
 
 def test_thoughts_are_asked_in_the_order_of_the_selection(run):
-    asked = generate.read_requests(to_thoughts(run) / "thoughts.requests.jsonl")
-    assert [row["custom_id"] for row in asked] == ["hb-1", "p-0"]
+    requests = generate.read_requests(to_thoughts(run) / "thoughts.requests.jsonl")
+    assert [row["custom_id"] for row in requests] == ["hb-1", "p-0"]
 
 
 def d_thought(run, *answers):
@@ -81,9 +81,9 @@ def d_thought(run, *answers):
 def test_without_a_review_everything_valid_goes_in_and_the_manifest_says_so(run):
     folder = d_thought(run, response("hb-1", json.dumps(THOUGHT)), response("p-0", "no"))
     samples.build(run, "thought-sft")
-    found = rows(folder / "samples.jsonl")
-    assert [row["id"] for row in found] == ["hb-1"]
-    assert found[0]["response"].startswith("Problem overview: Judge an event.")
+    result = rows(folder / "samples.jsonl")
+    assert [row["id"] for row in result] == ["hb-1"]
+    assert result[0]["response"].startswith("Problem overview: Judge an event.")
     assert read_json(folder / "samples.jsonl.manifest.json")["review"] == "not reviewed"
 
 
@@ -134,11 +134,11 @@ def solve(run, *texts, stage="solution-sft"):
 
 def test_right_solutions_are_d_corr_with_the_prompt_they_were_sampled_by(run):
     folder = solve(run, RIGHT, WRONG, "nothing", RIGHT)
-    found = rows(folder / "samples.jsonl")
-    asked = {row["custom_id"]: row["body"]["messages"][0]["content"]
+    result = rows(folder / "samples.jsonl")
+    requests = {row["custom_id"]: row["body"]["messages"][0]["content"]
              for row in generate.read_requests(folder / "solutions.requests.jsonl")}
-    assert {row["id"] for row in found} == {"p-0", "p-3"}
-    assert all(row["prompt"] == asked[row["id"]] and row["response"] == RIGHT for row in found)
+    assert {row["id"] for row in result} == {"p-0", "p-3"}
+    assert all(row["prompt"] == requests[row["id"]] and row["response"] == RIGHT for row in result)
     assert [row["outcome"] for row in rows(folder / "solutions.jsonl")] == ["right", "wrong", "unparsed", "right"]
 
 
@@ -160,9 +160,9 @@ def correct(run, steps, answer="True", stage="dpo"):
 def test_a_correction_becomes_a_preference_pair(run):
     solve(run, RIGHT, WRONG, "nothing", RIGHT)
     folder = correct(run, ["A fan stopped.", "Wait: heat follows."])
-    asked = generate.read_requests(folder / "corrections.requests.jsonl")
-    assert [row["custom_id"] for row in asked] == ["p-1"] and "### Correct answer\nTrue" in str(
-        asked[0]["body"]["messages"][0]["content"])
+    requests = generate.read_requests(folder / "corrections.requests.jsonl")
+    assert [row["custom_id"] for row in requests] == ["p-1"] and "### Correct answer\nTrue" in str(
+        requests[0]["body"]["messages"][0]["content"])
     (pair,) = rows(folder / "samples.jsonl")
     assert pair["rejected"] == WRONG
     assert pair["chosen"] == RIGHT.replace("2. Heat", "2. Wait: heat")
@@ -179,22 +179,22 @@ def test_self_correction_asks_pi_thought(workdir):
     write_jsonl(run.splits / "stage2.jsonl", (item.as_json() for item in ITEMS))
     solve(run, RIGHT, WRONG, "nothing", RIGHT)
     stage2.correction_requests(run, "qwen2.5-7b", "dpo")
-    (asked,) = generate.read_requests(run.dataset("qwen2.5-7b", "dpo") / "corrections.requests.jsonl")
-    assert asked["body"]["model"] == "qwen2.5-7b/thought-sft"
+    (request,) = generate.read_requests(run.dataset("qwen2.5-7b", "dpo") / "corrections.requests.jsonl")
+    assert request["body"]["model"] == "qwen2.5-7b/thought-sft"
 
 
 def test_self_correction_as_a_stage_of_its_own_leaves_the_run_alone(run):
     solve(run, RIGHT, WRONG, "nothing", RIGHT)
     stage2.correction_requests(run, "qwen2.5-7b", "dpo-self")
-    (asked,) = generate.read_requests(run.dataset("qwen2.5-7b", "dpo-self") / "corrections.requests.jsonl")
-    assert asked["body"]["model"] == "qwen2.5-7b/thought-sft"
+    (request,) = generate.read_requests(run.dataset("qwen2.5-7b", "dpo-self") / "corrections.requests.jsonl")
+    assert request["body"]["model"] == "qwen2.5-7b/thought-sft"
     assert run.corrected_by("dpo") == "teacher"
 
 
 def test_without_thought_sft_the_base_model_solves(run):
     folder = solve(run, RIGHT, WRONG, "nothing", RIGHT, stage="solution-sft-no-thought")
-    asked = generate.read_requests(folder / "solutions.requests.jsonl")
-    assert asked[0]["body"]["model"] == "qwen2.5-7b/base"
+    requests = generate.read_requests(folder / "solutions.requests.jsonl")
+    assert requests[0]["body"]["model"] == "qwen2.5-7b/base"
     (pair,) = rows(correct(run, ["A fan stopped.", "Wait: heat follows."], stage="dpo-no-thought") / "samples.jsonl")
     assert pair["rejected"] == WRONG
 
@@ -208,8 +208,8 @@ def test_pairs_without_correction_have_the_label_alone(run):
 
 def test_direct_fine_tuning_answers_with_the_label_alone(run):
     samples.build(run, "direct-sft")
-    found = rows(run.dataset("shared", "direct-sft") / "samples.jsonl")
-    assert {row["response"] for row in found} == {"<answer> True </answer>"} and len(found) == len(ITEMS)
+    result = rows(run.dataset("shared", "direct-sft") / "samples.jsonl")
+    assert {row["response"] for row in result} == {"<answer> True </answer>"} and len(result) == len(ITEMS)
 
 
 def test_cot_sft_has_right_rationales_of_stage_2_and_the_selected_analyses_of_stage_1(run):
@@ -220,9 +220,9 @@ def test_cot_sft_has_right_rationales_of_stage_2_and_the_selected_analyses_of_st
         response("p-0", WRONG), response("p-1", RIGHT), response("p-2", RIGHT), response("p-3", WRONG)])
     stage1.rationales(run, "cot-sft")
     samples.build(run, "cot-sft")
-    found = {row["id"]: row["response"] for row in rows(folder / "samples.jsonl")}
-    assert set(found) == {"p-0", "p-1", "p-2", "hb-1"}  # p-0 and hb-1 from stage 1
-    assert found["p-1"] == RIGHT and "<answer>" not in found["hb-1"]
+    result = {row["id"]: row["response"] for row in rows(folder / "samples.jsonl")}
+    assert set(result) == {"p-0", "p-1", "p-2", "hb-1"}  # p-0 and hb-1 from stage 1
+    assert result["p-1"] == RIGHT and "<answer>" not in result["hb-1"]
 
 
 def test_subsets_are_nested_and_proportional_to_tasks():

@@ -1,4 +1,4 @@
-"""Logs of any bytes through every program that reads them: an error that a user can mend, or a whole output."""
+"""Logs of any bytes through every program that reads them: an error that a user can correct, or a complete output."""
 
 import gzip
 import io
@@ -93,11 +93,11 @@ def test_every_line_of_a_log_is_in_one_session_and_none_changes_a_terminal(place
     path = place / "given.log"
     path.write_bytes(data)
     counts = Counter()
-    found = list(analyze.windows(analyze.rows(str(path)), "lines", window, counts))
+    result = list(analyze.windows(analyze.rows(str(path)), "lines", window, counts))
     path.unlink()
-    numbers = [number for session in found for number, _ in session]
+    numbers = [number for session in result for number, _ in session]
     assert numbers == sorted(set(numbers)) and len(numbers) + counts["skipped"] == counts["lines"]
-    for session in found:
+    for session in result:
         texts = tuple(text for _, text in session)
         verdict = analyze.Verdict(session[0][0], session[-1][0], None, texts[:1], "", texts)
         assert all(char.isprintable() or char == "\n" for char in analyze.shown(verdict, (), False))
@@ -107,7 +107,7 @@ TEXT = st.text(max_size=30) | st.sampled_from([part.decode("latin-1") for part i
 CELL = TEXT | st.sampled_from(["good", "bad", "", "a fan stopped"])
 ROWS = st.lists(st.lists(CELL, min_size=2, max_size=3), max_size=12)
 JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.sampled_from(["\ud83d"]),
-                    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=12)
+                    lambda leaf: st.lists(leaf, max_size=4) | st.dictionaries(TEXT, leaf, max_size=4), max_leaves=12)
 
 
 def as_csv(rows):
@@ -136,9 +136,9 @@ def test_any_table_is_read_as_text_or_refused(place, table):
     path = place / f"given.{table[0]}"
     path.write_bytes(table[1])
     try:
-        found = table_reader.read(path)
-        assert found.rows and not any("\0" in value for row in found.rows for value in row.values())
-        json.dumps(found.rows, ensure_ascii=False).encode()  # no half characters
+        result = table_reader.read(path)
+        assert result.rows and not any("\0" in value for row in result.rows for value in row.values())
+        json.dumps(result.rows, ensure_ascii=False).encode()  # no lone surrogates
     except UserError as error:
         assert str(error).startswith(str(path))
     finally:
@@ -246,11 +246,11 @@ print(next(int(line.split()[1]) // 1024 for line in open("/proc/self/status") if
 
 
 def measured(program, path):
-    """(what a program says of a file, the most memory that it used, in MiB), in a process of its own."""
+    """(a program's output for a file, its peak memory in MiB), in a process of its own."""
     done = subprocess.run([sys.executable, "-c", BOUNDED, program, str(path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
-    said, used = done.stdout.splitlines()
-    return said, int(used)
+    output, used = done.stdout.splitlines()
+    return output, int(used)
 
 
 def test_a_bomb_fills_no_memory(place):
@@ -259,13 +259,13 @@ def test_a_bomb_fills_no_memory(place):
     path = place / "given.csv.gz"
     path.write_bytes(gzip.compress(b"abc,d\n" * 174_763) * members)
     assert path.stat().st_size < 2_000 * members
-    said, used = measured("sessions", path)
-    assert int(said) == 174_763 * members and used < 300
-    said, used = measured("incoming", path)
-    assert said.startswith("refused") and "is larger than" in said and used < 900
+    output, used = measured("sessions", path)
+    assert int(output) == 174_763 * members and used < 300
+    output, used = measured("table", path)
+    assert output.startswith("refused") and "is larger than" in output and used < 900
     path.write_bytes(gzip.compress(bytes(1 << 20)) * members)
-    said, used = measured("sessions", path)
-    assert said.startswith("refused") and "a line is longer than" in said and used < 300
+    output, used = measured("sessions", path)
+    assert output.startswith("refused") and "a line is longer than" in output and used < 300
 
 
 def test_a_table_that_claims_little_and_unpacks_to_much_is_refused(place):
@@ -276,8 +276,8 @@ def test_a_table_that_claims_little_and_unpacks_to_much_is_refused(place):
     wide = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 200_000, pyarrow.int32()), ["x" * 500_000])
     parquet.write_table(pyarrow.table({"text": wide}), path)
     assert path.stat().st_size < 1_000_000
-    said, used = measured("incoming", path)
-    assert said.startswith("refused") and "unpacked" in said and used < 2_000
+    output, used = measured("table", path)
+    assert output.startswith("refused") and "unpacked" in output and used < 2_000
     sheet = place / "given.xlsx"
     with zipfile.ZipFile(sheet, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/worksheets/sheet1.xml", bytes(normalise.LARGEST_SHEET + 1))
@@ -325,7 +325,7 @@ def test_a_name_never_becomes_a_path_of_its_own(place, strays, command, name):
             (stage2, ["--run", name, "--model", name, "--stage", name, "solutions"]),
             (generate, ["--run", name, "--role", "teacher", "--requests", path, "--responses", path]),
             (analyze, ["--log", path, "--task", name, "--base-url", "http://127.0.0.1:1/v1"])):
-        status = command(module, *(f"{each}" for each in arguments))
+        status = command(module, *(f"{argument}" for argument in arguments))
         assert status, (module, name)
     path.unlink()
     assert not strays()

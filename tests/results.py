@@ -1,4 +1,4 @@
-"""Results with made-up scores, complete as eval.score writes them: whoever reads results refuses any others."""
+"""Results with made-up scores, complete as eval.score writes them: readers of results refuse any others."""
 
 from eval.provenance import split_hashes
 from eval.score import NOTE
@@ -11,6 +11,6 @@ def write_result(run, model, stage, rows, by=()):
     for path in (run.splits / "test.jsonl", run.splits / "test_seen.jsonl"):
         if not path.exists():
             write_jsonl(path, [])
-    write_json(run.dir / "results" / model / stage / "result.json", {
+    write_json(run.result(model, stage), {
         "run": run.name, "identity": identity(run, model, stage), "model": model, "stage": stage, "teacher": run.mark,
         "splits": split_hashes(run), "answered_by": list(by), "results": rows, "intervals": NOTE})

@@ -5,7 +5,6 @@ response, preference pairs a prompt with chosen and rejected. Figure 5's subsets
 """
 
 import random
-from pathlib import Path
 from typing import Any
 
 from data_builders import responses, review, stage1, stage2
@@ -14,17 +13,11 @@ from logreasoner import cli, prompts
 from logreasoner.answer_format import answer_element
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run
-from logreasoner.files import manifest, read_jsonl, write_jsonl
+from logreasoner.files import read_jsonl, write_jsonl
 from logreasoner.instances import Instance, by_id, read_instances
 
 Row = dict[str, Any]
 Facts = dict[str, Any]  # for the manifest: the inputs, and how the answers were reviewed
-SHARED = ("thoughts", "rationales", "labels")  # kinds that do not depend on the model
-
-
-def folder(run: Run, model: str, stage: str) -> Path:
-    """Return the folder of a stage's samples.jsonl."""
-    return run.dataset("shared" if run.stage(stage).samples.kind in SHARED else model, stage)
 
 
 def subset(rows: list[Row], share: float, seed: int) -> list[Row]:
@@ -142,16 +135,15 @@ def build(run: Run, stage: str, model: str = "") -> None:
         samples, facts = pairs(run, stage, model)
     else:
         samples, facts = {"thoughts": thoughts, "rationales": rationales, "labels": labels}[kind](run, stage)
-    path = folder(run, model, stage) / "samples.jsonl"
+    path = run.samples(model, stage)
     counts = responses.count([{**row, "outcome": _outcome(row)} for row in samples])
     samples = [row for row in samples if _outcome(row) == "samples"]
     if not samples:
         raise UserError(f"{path}: {name.replace('d_', 'D_', 1)} is empty: {EMPTY[kind]}")
     random.Random(run.experiment.seed).shuffle(samples)
-    write_jsonl(path, samples)
+    write_jsonl(path, samples, counts=counts, mark=run.mark, stage=stage, **facts)
     decisions = f"; review: {facts['review']}" if "review" in facts else ""
     responses.show(f"{stage}: {len(samples)} samples{decisions}", counts)
-    manifest(path, facts.pop("inputs"), counts=counts, mark=run.mark, stage=stage, **facts)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ from logreasoner import cli, prompts
 from logreasoner.answer_format import render_steps
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run
-from logreasoner.files import manifest, read_json, read_jsonl, write_jsonl
+from logreasoner.files import read_json, read_jsonl, write_jsonl
 from logreasoner.generation import generate
 from logreasoner.instances import read_instances
 
@@ -55,10 +55,10 @@ def rationales(run: Run, stage: str = "thought-sft") -> None:
                   "problem": prompts.render("handbook_problem", symptom=case["symptom"]),
                   "analysis": render_steps(case["analysis"])} for _, case in read_jsonl(inputs[-1])]
     write_jsonl(path / "rationales.jsonl", rows)
-    right = write_jsonl(path / "analyses.jsonl", (row for row in rows if row["outcome"] == "right"))
     counts = responses.count(rows)
+    right = write_jsonl(path / "analyses.jsonl", (row for row in rows if row["outcome"] == "right"), inputs,
+                        counts=counts, teacher=run.experiment.teacher.model, mark=run.mark)
     responses.show(f"rationales: {right} of {len(rows)} are right", counts)
-    manifest(path / "analyses.jsonl", inputs, counts=counts, teacher=run.experiment.teacher.model, mark=run.mark)
 
 
 def selected(run: Run) -> list[Row]:
@@ -86,11 +86,10 @@ def thoughts(run: Run) -> None:
         thought, why = parse_thought(text, row["problem"]) if text is not None else (None, "refused")
         rows.append({"id": row["id"], "task": row["task"], "outcome": why or "valid", "problem": row["problem"],
                      "thought": thought.model_dump() if thought else text})
-    write_jsonl(path / "thoughts.jsonl", rows)
     counts = responses.count(rows)
+    write_jsonl(path / "thoughts.jsonl", rows, [path / "analyses.jsonl", path / "selected.json"], counts=counts,
+                teacher=run.experiment.teacher.model, mark=run.mark)
     responses.show(f"thoughts: {sum(row['outcome'] == 'valid' for row in rows)} valid of {len(rows)}", counts)
-    manifest(path / "thoughts.jsonl", [path / "analyses.jsonl", path / "selected.json"],
-             counts=counts, teacher=run.experiment.teacher.model, mark=run.mark)
 
 
 STEPS: dict[str, Callable[..., None]] = {

@@ -13,7 +13,7 @@ from data_builders.corrections import parse_correction
 from logreasoner import cli, prompts
 from logreasoner.answer_format import Trajectory
 from logreasoner.config import Run, load_run
-from logreasoner.files import manifest, read_jsonl, write_jsonl
+from logreasoner.files import read_jsonl, write_jsonl
 from logreasoner.generation import generate
 from logreasoner.instances import by_id, read_instances
 from logreasoner.paper import published
@@ -41,11 +41,10 @@ def solutions(run: Run, model: str, stage: str) -> None:
         rows.append({"id": item.id, "task": item.task, "outcome": outcome, "label": item.label, "text": texts[item.id],
                      "steps": list(trajectory.steps) if trajectory else None,
                      "answer": trajectory.answer if trajectory else None})
-    write_jsonl(path / "solutions.jsonl", rows)
     counts = responses.count(rows)
+    write_jsonl(path / "solutions.jsonl", rows, [run.splits / "stage2.jsonl"], counts=counts, mark=run.mark)
     responses.show(f"solutions of {len(rows)} instances by {model}'s {run.stage(stage).samples.policy}:", counts)
     _show_beside_table1(run, counts, "right", "sft")
-    manifest(path / "solutions.jsonl", [run.splits / "stage2.jsonl"], counts=counts, mark=run.mark)
 
 
 def _show_beside_table1(run: Run, counts: dict[str, dict[str, int]], outcome: str, column: str) -> None:
@@ -91,12 +90,11 @@ def corrections(run: Run, model: str, stage: str) -> None:
         chosen, why = parse_correction(text, trajectory(row), row["label"]) if text is not None else (None, "refused")
         rows.append({"id": row["id"], "task": row["task"], "outcome": why or "accepted", "text": text,
                      "chosen": chosen.render() if chosen else None})
-    write_jsonl(path / "corrections.jsonl", rows)
     counts = responses.count(rows)
+    write_jsonl(path / "corrections.jsonl", rows, [path / "corrections.responses.jsonl"], counts=counts, mark=run.mark)
     accepted = sum(row["outcome"] == "accepted" for row in rows)
     responses.show(f"corrections: {accepted} accepted of {len(rows)}", counts)
     _show_beside_table1(run, counts, "accepted", "dpo")
-    manifest(path / "corrections.jsonl", [path / "corrections.responses.jsonl"], counts=counts, mark=run.mark)
 
 
 STEPS: dict[str, Callable[[Run, str, str], None]] = {

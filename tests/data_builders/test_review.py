@@ -55,9 +55,9 @@ def lines(thoughts):
 
 def pairs(run):
     samples.build(run, "dpo", MODEL)
-    folder = samples.folder(run, MODEL, "dpo")
-    rows = {row["id"]: row["chosen"] for _, row in read_jsonl(folder / "samples.jsonl")}
-    return rows, read_json(folder / "samples.jsonl.manifest.json")
+    path = run.samples(MODEL, "dpo")
+    rows = {row["id"]: row["chosen"] for _, row in read_jsonl(path)}
+    return rows, read_json(path.with_name("samples.jsonl.manifest.json"))
 
 
 def test_without_a_review_every_accepted_correction_goes_in(run):

@@ -4,18 +4,20 @@ Times are CPU seconds of the steps, which other work on the machine hardly chang
 those of a training of one step.
 """
 
+import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 from bench.measuring import Row, ran
 from data_builders.llamafactory_dataset import alpaca, dataset_info
-from data_builders.recipes import render, render_start, starter
+from data_builders.recipes import render, render_start
 from logreasoner.config import Run, resolve, speeds, stages
 from logreasoner.files import ROOT, read_json, read_jsonl, write_json, writing
+from logreasoner.logged import read_environment
 
 STAGE = "base-sft"  # thoughts, solutions and corrections in form: short and long samples mixed, as in the demo
 SAMPLES = 480
@@ -39,6 +41,14 @@ def prepare(folder: Path) -> None:
             ran(command, ENVIRONMENT, folder)
 
 
+class Launch(NamedTuple):
+    """How a training starts: a command with what it adds to the environment, and the folder of its files."""
+
+    command: list[str]
+    environment: dict[str, str]
+    folder: Path
+
+
 def samples(folder: Path, count: int) -> list[dict[str, Any]]:
     """So many of the samples that were prepared, as LLaMA-Factory reads them."""
     found = [alpaca(row, stages()[STAGE]) for _, row in read_jsonl(folder / MADE)]
@@ -46,8 +56,8 @@ def samples(folder: Path, count: int) -> list[dict[str, Any]]:
 
 
 def recipe(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN, stage: str = STAGE,
-           hardware: str = "cpu", nodes: int = 1, **changes: Any) -> Path:
-    """Write dataset, recipe and starting script of one epoch under runs/<label>; returns the script, below `folder`."""
+           hardware: str = "cpu", nodes: int = 1, **changes: Any) -> Launch:
+    """Write dataset and recipe of one epoch under runs/<label>, and what starts it."""
     here = Path("runs") / label
     shutil.rmtree(folder / here, ignore_errors=True)
     declared = run.stage(stage)
@@ -58,17 +68,21 @@ def recipe(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN,
     with writing(folder / path) as stream:
         yaml.safe_dump({**rendered, "model_name_or_path": str(INIT), "dataset_dir": str(here), "num_train_epochs": 1.0,
                         "output_dir": str(here / "out"), "save_strategy": "no", **changes}, stream)
-    start = starter(path, "torchrun")
+    (start, text), = render_start(run, stage, hardware, path, nodes, "torchrun").items()
     with writing(folder / start) as stream:
-        stream.write(render_start(run, stage, hardware, path, nodes, "torchrun"))
-    return start
+        stream.write(text)
+    if start.suffix == ".sh":
+        return Launch(["bash", str(start)], {}, folder / here)
+    programs = f"{folder.resolve() / '.venv-train' / 'bin'}:{os.environ['PATH']}"
+    return Launch(["llamafactory-cli", "train", str(path)],
+                  {**read_environment(folder / start), "PATH": programs}, folder / here)
 
 
 def _trained(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN) -> tuple[float, int]:
     """CPU seconds of a training, and how many steps it took."""
     start = recipe(folder, label, rows, run)
-    done = ran(["bash", str(start)], ENVIRONMENT, folder)
-    return done.cpu, read_json(folder / start.parent / "out" / "trainer_state.json")["global_step"]
+    done = ran(start.command, {**ENVIRONMENT, **start.environment}, folder)
+    return done.cpu, read_json(start.folder / "out" / "trainer_state.json")["global_step"]
 
 
 def measure(folder: Path) -> list[Row]:

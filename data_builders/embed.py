@@ -1,9 +1,10 @@
 """Embed texts with FlagEmbedding, one row a text, for data_builders.dpp (section 3.2.1). Needs .venv-train."""
 
 import argparse
-import os
 import sys
+from contextlib import nullcontext, redirect_stderr
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +38,10 @@ def embed(model: str, texts: list[str], batch: int, max_length: int, pooling: st
     On a GPU in float16, else in float32 on the CPU. Texts longer than the model's own limit or max_length tokens
     keep their head; how many is among the facts. Raises UserError when the model cannot be loaded.
     """
-    if not sys.stderr.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # the library's own bars do not ask whether anyone is looking
     try:
         import torch
         from FlagEmbedding import FlagModel
+        from transformers import logging
     except ImportError as error:
         raise UserError(f"{error}; run this with .venv-train/bin/python (make setup-train)") from None
     gpu = torch.cuda.is_available()
@@ -53,7 +53,10 @@ def embed(model: str, texts: list[str], batch: int, max_length: int, pooling: st
         raise UserError(f"{model}: cannot be loaded as an embedding model: {type(error).__name__}: {reason}") from None
     limit = min(max_length, encoder.tokenizer.model_max_length, encoder.model.config.max_position_embeddings)
     lengths = [len(ids) for ids in encoder.tokenizer(texts, verbose=False)["input_ids"]]
-    rows = encoder.encode(texts, batch_size=batch, max_length=limit).astype(np.float32)
+    logging.set_verbosity_error()
+    # The library's own bars do not ask whether anyone is looking.
+    with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):
+        rows = encoder.encode(texts, batch_size=batch, max_length=limit).astype(np.float32)
     return rows, {
         "rows": len(rows), "dimensions": rows.shape[1], "limit": limit,
         "cut": sum(length > limit for length in lengths),

@@ -21,9 +21,9 @@ from hypothesis import strategies as st
 
 from data_builders import review_page, samples, stage2
 from data_builders.review import Review
-from eval import card, tables
+from eval import tables
 from eval.score import summary
-from logreasoner import cli, config, prompts
+from logreasoner import cli, config, prompts, templating
 from logreasoner.answer_format import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
@@ -332,8 +332,8 @@ def score(run, source):
 def test_names_from_outside_stay_text_in_tables(workdir, source):
     run = declare("t", resolve("paper", []))
     score(run, source)
-    shown = tables.make_tables(run, Path("out"))
-    assert "<script" not in shown.replace("\\<script", "") and "](" not in shown
+    printed, shown = tables.make_tables(run, Path("out")), Path("out/tables.md").read_text()
+    assert not re.search(r"(?<!\\)(<script|\]\()", shown) and printed == cli.plain(printed, keep="\n")
     assert "qwen2.5-7b/base: http://127.0.0.1:1/v1 as " in shown
     for line in csv.reader(io.StringIO(Path("out/tables.csv").read_text())):
         assert not [cell for cell in line if cell.startswith(("=", "+", "-", "@", "\t", "\r"))], line
@@ -344,8 +344,8 @@ def test_names_from_outside_stay_text_in_tables(workdir, source):
 
 @pytest.mark.parametrize("text", [*HOSTILE, "```\n# x", "~~~~", "<img src=x>", "![x](y)"])
 def test_a_model_card_shows_hostile_text_as_text(text):
-    assert not re.search(r"(?<!\\)[<>\[\]`|*_#]", card.escaped(text))
-    shown = card.fenced(text).splitlines()
+    assert not re.search(r"(?<!\\)[<>\[\]`|*_#]", templating.markdown(text))
+    shown = templating.fenced(text).splitlines()
     assert shown[-1] not in shown[1:-1] and set(shown[-1]) == {"`"}
 
 

@@ -26,17 +26,17 @@ def folder(train_python, tmp_path_factory):
 
 def trained(folder, label, rows, **how):
     """Start the script on each node at once; returns LLaMA-Factory's steps and losses."""
-    script = recipe(folder, label, rows, logging_steps=1, **how)
+    start = recipe(folder, label, rows, logging_steps=1, **how)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    nodes = [subprocess.Popen(["bash", str(script)], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              text=True, env={**os.environ, **ENVIRONMENT, "NODE_RANK": str(rank),
-                                              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+    several = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    nodes = [subprocess.Popen(start.command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              env={**os.environ, **ENVIRONMENT, **several, "NODE_RANK": str(rank), **start.environment})
              for rank in range(how.get("nodes", 1))]
     printed = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0] * len(nodes), "".join(printed)[-3000:]
-    state = read_json(folder / script.parent / "out" / "trainer_state.json")
+    state = read_json(start.folder / "out" / "trainer_state.json")
     return state["global_step"], [entry["loss"] for entry in state["log_history"] if "loss" in entry], "".join(printed)
 
 
@@ -83,8 +83,8 @@ def test_dpo_on_two_processes_too(folder, long):
 
 
 def test_without_the_first_nodes_address_a_node_says_what_it_needs(folder):
-    script = recipe(folder, "alone", samples(folder, 16), nodes=2)
+    start = recipe(folder, "alone", samples(folder, 16), nodes=2)
     left = {name: value for name, value in os.environ.items() if name != "MASTER_ADDR"}
-    done = subprocess.run(["bash", str(script)], cwd=folder, env={**left, "NODE_RANK": "1"}, capture_output=True,
+    done = subprocess.run(start.command, cwd=folder, env={**left, "NODE_RANK": "1"}, capture_output=True,
                           text=True)
     assert done.returncode != 0 and "MASTER_ADDR: is not set: give the name of the node" in done.stderr

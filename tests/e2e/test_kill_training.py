@@ -29,7 +29,7 @@ SMALL = {"max_samples": 160, "num_train_epochs": 4.0}
 def start(folder, *goals):
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
     return subprocess.Popen(
-        ["make", *goals, "EXPERIMENT=demo", "RUN=k", "MODEL=tiny", "HARDWARE=cpu"], cwd=folder,
+        ["make", "V=1", *goals, "EXPERIMENT=demo", "RUN=k", "MODEL=tiny", "HARDWARE=cpu"], cwd=folder,
         env={**variables, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 

@@ -274,7 +274,7 @@ spread: | declare ## mean and spread of MODEL at STAGE over RUNS="paper paper-43
 matrix: | declare ## every cell of the paper's tables and figures, its command and its state; FORMAT=csv
 	@$(PY) -m eval.matrix --run $(RUN) $(ONLY) --format $(FORMAT)
 plan: $(SPLITS) ## what EXPERIMENT=table3 MODEL=... would ask, cost and take, before anything is spent
-	@$(PY) -m eval.plan --run $(RUN) $(ONLY) $(if $(filter command line,$(origin MODEL)),--models $(MODEL)) --hardware $(HARDWARE) $(SUBSET)
+	@$(PY) -m eval.plan --run $(RUN) $(ONLY) $(if $(filter command line,$(origin MODEL)),--models $(MODEL)) $(if $(filter command line,$(origin STAGE)),--stage $(STAGE)) --hardware $(HARDWARE) $(SUBSET)
 costs: | declare ## what the teacher's answers have cost, beside the paper's figures
 	@$(PY) -m logreasoner.generation.costs --run $(RUN)
 audit: | $(CORE) ## can the published numbers be? docs/audit.md

@@ -50,6 +50,17 @@ def summary(cells: list[tuple[Cell, bool]]) -> Iterator[str]:
         f"; {count} {name}" for name, count in counts.items() if name != "measured")
 
 
+def further(run: Run, cells: list[tuple[Cell, bool]], results: Results) -> Iterator[str]:
+    """A line for each stage that no cell of the grid needs: one that was added to stages.yaml."""
+    paper = {cell.stage for cell, _ in cells} | {each for cell, _ in cells if cell.stage in run.stages()
+                                                 for each in run.lineage(cell.stage)}
+    for stage in run.stages():
+        if stage not in paper and run.stage(stage).starts_from != "init":
+            done = ", ".join(sorted(model for model, known in results if known == stage))
+            state = f"measured: {done}" if done else "not run"
+            yield f"not in the paper: {stage}  make eval STAGE={stage} MODEL=...  {state}"
+
+
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
     results = load_results(run)
@@ -61,7 +72,7 @@ def _main(given: argparse.Namespace) -> None:
     elif given.format == "open":
         print("".join(f"{name} {stage}\n" for name, stage in open_runs(cells)), end="")
     else:
-        print("\n".join(summary(cells)))
+        print("\n".join([*summary(cells), *([] if given.only else further(run, cells, results))]))
     missing = sum(not done for _, done in cells)
     if given.require and missing:
         raise UserError(f"{missing} of {len(cells)} cells have no result in {run.dir}")

@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from eval.estimates import Plan
@@ -29,14 +29,15 @@ def chosen(only: str | None, models: list[str]) -> list[Cell]:
     return cells
 
 
-def planned(run: Run, cells: list[Cell], profile: str, limit: int | None, samples: int) -> Plan:
-    """The plan of some cells. Raises UserError before `make data` and for an unknown hardware profile."""
+def planned(run: Run, pairs: Iterable[tuple[str, str]], profile: str, limit: int | None, samples: int) -> Plan:
+    """The plan of some (model, stage) pairs. Raises UserError before `make data` and for an unknown profile."""
     if profile not in hardware():
         raise UserError(f"unknown HARDWARE {profile!r}; experiments/hardware.yaml has {', '.join(hardware())}")
     if not (run.splits / "manifest.json").exists():
         raise UserError(f"{run.splits}: no splits yet, and prompts are made of them; do: make data")
     plan = Plan(run, profile, limit, samples)
-    for model, stage in dict.fromkeys((cell.model, cell.stage) for cell in cells):
+    for model, stage in dict.fromkeys(pairs):
+        run.check(model, stage)
         plan.add(model, stage)
     return plan
 
@@ -106,8 +107,13 @@ def as_json(plan: Plan, cells: list[Cell]) -> dict[str, Any]:
 
 
 def _main(given: argparse.Namespace) -> None:
-    run, cells = load_run(given.run), chosen(given.only, given.models)
-    plan = planned(run, cells, given.hardware, given.limit, given.samples)
+    run = load_run(given.run)
+    if given.stage and not given.models:
+        raise UserError("--stage needs --models")
+    cells = [] if given.stage else chosen(given.only, given.models)
+    pairs = [(model, given.stage) for model in given.models] if given.stage else [
+        (cell.model, cell.stage) for cell in cells]
+    plan = planned(run, pairs, given.hardware, given.limit, given.samples)
     print(json.dumps(as_json(plan, cells), indent=2) if given.json else "\n".join(report(plan, cells)))
 
 
@@ -120,6 +126,7 @@ python -m eval.plan --run paper --only table4 --models gpt-4o --limit 200""")
     arguments.add_argument("--run", required=True)
     arguments.add_argument("--only", help="one of them: table3 ... table5, figure4 ... figure8 (default: all)")
     arguments.add_argument("--models", nargs="*", default=[], help="names of models.yaml (default: the paper's)")
+    arguments.add_argument("--stage", help="a stage of stages.yaml for --models, also one that no table has")
     arguments.add_argument("--hardware", default="2xA100", help="a profile of hardware.yaml")
     add_limit_and_samples(arguments)
     arguments.add_argument("--json", action="store_true")

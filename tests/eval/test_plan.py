@@ -37,7 +37,7 @@ def run(workdir):
 def made(run, only="table3", models=("qwen2.5-7b",), **more):
     cells = plan.chosen(only, list(models))
     given = SimpleNamespace(**{"profile": "2xA100", "limit": None, "samples": 1, **more})
-    return plan.planned(run, cells, given.profile, given.limit, given.samples)
+    return plan.planned(run, [(cell.model, cell.stage) for cell in cells], given.profile, given.limit, given.samples)
 
 
 def steps(found):

@@ -13,6 +13,7 @@ from logreasoner.cli import UserError
 from logreasoner.config import Run, hardware, load_run
 from logreasoner.generation.costs import prices
 from logreasoner.paper import Cell, grid
+from logreasoner.text_table import aligned
 
 HEADER = ("step", "asked", "requests", "answered", "identical", "tokens in", "in prefixes", "tokens out", "at most",
           "USD", "by batch", "at most", "GPU h")
@@ -70,27 +71,20 @@ def _steps(plan: Plan) -> Table:
     return rows
 
 
-def _aligned(rows: Table) -> Iterator[str]:
-    widths = [max(len(row[at]) for row in rows) for at in range(len(rows[0]))]
-    for row in rows:
-        yield "  " + "  ".join(text.ljust(width) if at < 2 else text.rjust(width)
-                               for at, (text, width) in enumerate(zip(row, widths, strict=True))).rstrip()
-
-
 def report(plan: Plan, cells: list[Cell]) -> Iterator[str]:
     """The plan as text."""
     run, total = plan.run, totals(plan)
     pairs = len({(cell.model, cell.stage) for cell in cells})
     yield f"{len(cells)} cells, {pairs} models at a stage; run {run.name}, {plan.profile}; prices of {prices().as_of}"
-    yield from _aligned(_steps(plan))
+    yield aligned(_steps(plan), left=2, indent="  ")
     for basis in dict.fromkeys(step.basis for step in plan.steps.values()):
         names = ", ".join(dict.fromkeys(step.name for step in plan.steps.values() if step.basis == basis))
         yield f"  {names}: {basis}"
     if plan.trainings:
         yield "trainings (rows, answer lengths and speed are estimates):"
-        yield from _aligned([("stage", "model", "rows", "tokens", "GPU h"), *(
+        yield aligned([("stage", "model", "rows", "tokens", "GPU h"), *(
             (each.stage, each.model, f"{each.rows:,}", f"{each.tokens:,.0f}",
-             _two(each.gpu_hours)) for each in plan.trainings.values())])
+             _two(each.gpu_hours)) for each in plan.trainings.values())], left=2, indent="  ")
     yield (f"API: {total['usd']:.2f} USD live, {total['usd_by_batch']:.2f} by batches; at most "
            f"{total['usd_at_most']:.2f} live")
     yield (f"GPU hours: {total['gpu_hours_generation']:.1f} generation, {total['gpu_hours_training']:.1f} training "

@@ -82,7 +82,7 @@ def instance(record: dict[str, Any], where: str) -> Instance:
     if not isinstance(log, str) and not (isinstance(log, tuple) and log and all(isinstance(x, str) for x in log)):
         raise UserError(f"{where}: log must be a string or a list of strings that is not empty")
     if not record["id"] or "#" in record["id"]:
-        raise UserError(f"{where}: id {record['id']!r} is empty or contains '#' (kept for sample numbers)")
+        raise UserError(f"{where}: id {record['id']!r} is empty or contains '#' (reserved for the numbers of votes)")
     if CONTROL.search(" ".join(record[key] for key in NAMES if key in record)):
         raise UserError(f"{where}: id {record['id'][:80]!r}: a control character in {', '.join(NAMES)}; remove it")
     return Instance(**record)

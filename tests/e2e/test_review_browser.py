@@ -194,10 +194,10 @@ def test_hostile_text_stays_text(page):
 def test_corrections_are_compared_and_edited(page, server, folder):
     page.get_by_role("link", name="corrections").click()
     expect(page.locator("#progress")).to_have_text("0 of 2 decided")
-    expect(page.locator("li.kept")).to_have_count(4)
+    expect(page.locator("li.unchanged")).to_have_count(4)
     picture(page, "review-corrections")
     expect(page.locator("li.flaw").first).to_have_text(f"first flawed step {FLAWED[2]}")
-    expect(page.locator("li.mend").first).to_have_text(f"corrected from here {CORRECTION['steps'][2]}")
+    expect(page.locator("li.corrected").first).to_have_text(f"corrected from here {CORRECTION['steps'][2]}")
     press(page, "a", "pfp-3")
     expect(page.locator(".why")).to_contain_text("prefix not kept")
     page.keyboard.press("e")

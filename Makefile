@@ -83,7 +83,7 @@ endif
 # Models of models.yaml that are behind an API (a test compares).
 API := chatgpt gpt-4o
 
-# ---- environments ----------------------------------------------------------------------------------------------
+# ---- environments: three, since LLaMA-Factory and vLLM cannot share one ----------------------------------------------------------------------------------------------
 CORE := .venv/.ready
 DEV := .venv/.ready-dev
 TRAIN := .venv-train/.ready
@@ -172,7 +172,7 @@ thought-sft.now solutions.now: CHECK = thought-sft
 solution-sft.now: CHECK = solution-sft
 corrections.now dpo.now: CHECK = dpo
 
-# ---- goals: the method -----------------------------------------------------------------------------------------
+# ---- the method -------------------------------------------------------------------------------------------------
 data.now: $(SPLITS) ## download, verify and normalise the public data; show the splits and Tables 1 and 2
 	@$(PY) -m data_builders.splits --run $(RUN) --show
 rationales.now: preflight $(S)/thought-sft/analyses.jsonl ## stage 1: the teacher's rationales that arrive at the true label
@@ -340,9 +340,10 @@ bench: | $(DEV) $(TRAIN) $(SERVE) ## speed beside peers and limits, printed as a
 audit-deps: | $(DEV) ## known vulnerabilities in the pins of requirements/, where an advisory service answers
 	.venv/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off $(foreach name,core train serve-cpu,-r requirements/$(name).lock.txt) || \
 	{ echo "not audited, or with advisories: see above (--strict: what no service answered for counts as not audited)" >&2; exit 1; }
+FIRST := demo test new-task try-task dpo eval tables report serve analyze
 help: ## this list
-	@echo "The ten that matter first:"; echo
-	@grep -hE '^(demo|test|new-task|try-task|dpo|eval|tables|report|serve|analyze)(\.now)?:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+)(\.now)?:.*## (.*)/  make \1\t\3/' | expand -t 24
-	@echo; echo "All of them:"; echo
-	@grep -hE '^# ---- |^[a-z0-9 .-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/\.now//g; s/^# -+ ([^-(]*[^-( ]).*/\n\1/; s/^([a-z0-9 -]+):.*## (.*)/  make \1\t\2/' | expand -t 24
-	@echo; echo "Variables: docs/variables.md; now MODEL=$(MODEL) RUN=$(RUN) STAGE=$(STAGE) HARDWARE=$(HARDWARE) ENGINE=$(ENGINE)"
+	@echo "The ten that matter first:"; for goal in $(FIRST); do grep -hE "^$$goal(\.now)?:.*## " $(MAKEFILE_LIST); done | \
+	awk -F ":.*## " '{ sub(/\.now/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }'
+	@awk -F ":.*## " '/^# ---- /{ heading = $$0; gsub(/^# -+ *| *-+$$/, "", heading) } /^[a-z0-9 .-]+:.*## /{ \
+	if (heading) print "\n" heading; heading = ""; gsub(/\.now/, "", $$1); printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo; echo "Variables (docs/variables.md), now: MODEL=$(MODEL) RUN=$(RUN) STAGE=$(STAGE) HARDWARE=$(HARDWARE) ENGINE=$(ENGINE)"

@@ -1,3 +1,4 @@
+# ---- demonstration, and tasks of your own
 # `make demo`: every step for real, with a tiny model made on the spot, bundled logs and a scripted teacher.
 # DATA=public runs the same on the public data. The goals below run inside `make demo`, with EXPERIMENT=demo*.
 

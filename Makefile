@@ -335,7 +335,7 @@ test: | $(DEV) $(TRAIN) $(SERVE) ## everything, with an end-to-end run of the re
 	$(PYTEST)
 test-long: | $(DEV) $(TRAIN) $(SERVE) ## the same with faults and fuzzing at full length (kills, property tests)
 	$(PYTEST) --long
-bench: | $(DEV) $(TRAIN) $(SERVE) ## speed beside peers and limits, printed as a table; PARTS="sessions dpp ..."
+bench: | $(DEV) $(TRAIN) $(SERVE) ## speed beside peers and limits, printed as a table; PARTS="sessions selection ..."
 	$(PY) -m bench $(PARTS)
 audit-deps: | $(DEV) ## known vulnerabilities in the pins of requirements/, where an advisory service answers
 	.venv/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off $(foreach name,core train serve-cpu,-r requirements/$(name).lock.txt) || \

@@ -21,7 +21,7 @@ from logreasoner.config import Run, decoding, load_run, task
 from logreasoner.files import read_json, read_jsonl, write_json, write_jsonl
 from logreasoner.generation import generate, vllm
 from logreasoner.generation.openai_live import ask_live
-from logreasoner.generation.response_cache import Engine, Record, endpoints, inner, request
+from logreasoner.generation.response_cache import Engine, Record, endpoints, payload, request
 from logreasoner.instances import read_instances
 from logreasoner.prompts import solution
 
@@ -167,7 +167,7 @@ def speed(url: str, model: Path, folder: Path, asked: list[Record]) -> list[Row]
         seconds, responses = through(url, asked)
         without.append(waited() - before)
         turns.append(seconds)
-        usage = [inner(each)["body"]["usage"] for each in responses]
+        usage = [payload(each)["body"]["usage"] for each in responses]
         if sum(each["completion_tokens"] for each in usage) != tokens(asked):
             raise UserError(f"{url}: answers have other numbers of tokens")
         return Ran(seconds, 0, str(sum(each["prompt_tokens"] for each in usage)))

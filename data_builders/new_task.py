@@ -24,7 +24,7 @@ from logreasoner.cli import UserError
 from logreasoner.config import Data
 from logreasoner.files import EXPERIMENTS, manifest, write_jsonl, writing
 from logreasoner.instances import LEVEL_MASK, Instance
-from logreasoner.prompts import controls
+from logreasoner.prompts import has_control_tokens
 from logreasoner.text_table import aligned
 
 HEADER = "# Written by data_builders.new_task; edit it as you like."
@@ -164,7 +164,7 @@ def classes(items: Rows, column: str, path: Path) -> list[str]:
                         f"than a label. At most {MOST_LABELS} are possible: name another column with --label")
     for label in labels:
         readable = label.isprintable() and parse_label(answer_element(label), labels) == label
-        if not readable or len(label) > 60 or controls(label):
+        if not readable or len(label) > 60 or has_control_tokens(label):
             raise UserError(f"{path}: {label[:60]!r} cannot be a label: a label is a short text without tags, and "
                             "differs from the others in more than case, quotes and a full stop")
     return labels

@@ -9,7 +9,7 @@ from logreasoner.answer_format import Trajectory, parse_trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Task
 from logreasoner.files import read_jsonl
-from logreasoner.generation.generate import content, trouble
+from logreasoner.generation.generate import content, error_of
 from logreasoner.instances import Instance
 from logreasoner.text_table import aligned
 
@@ -29,7 +29,7 @@ def texts(path: Path, ids: Iterable[str]) -> dict[str, str | None]:
             raise UserError(f"{path}:{number}: custom_id {custom_id!r} comes twice")
         answers[custom_id] = content(record)
         if answers[custom_id] is None:
-            print(f"{path}:{number}: {custom_id}: {trouble(record)}")
+            print(f"{path}:{number}: {custom_id}: {error_of(record)}")
     if missing := requested - set(answers):
         raise UserError(f"{path}: {len(missing)} of {len(requested)} answers are missing, the first {min(missing)}")
     return answers

@@ -117,7 +117,8 @@ EMPTY = {
 
 def _outcome(sample: Row) -> str:
     """Reject a sample whose answer has a control token: it would end the turn, or open another, within the answer."""
-    rejected = any(prompts.controls(sample[key]) for key in ("response", "chosen", "rejected") if key in sample)
+    answers = [sample[key] for key in ("response", "chosen", "rejected") if key in sample]
+    rejected = any(map(prompts.has_control_tokens, answers))
     return "control token in the answer" if rejected else "samples"
 
 

@@ -20,7 +20,7 @@ from eval.predict import examples_by_task
 from eval.predictions import names
 from logreasoner import cli, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
-from logreasoner.cli import UserError, plain
+from logreasoner.cli import UserError, escape_terminal
 from logreasoner.config import Run, Task, decoding, load_run, task
 from logreasoner.generation import serve
 from logreasoner.generation.openai_live import ask_live
@@ -31,8 +31,8 @@ from logreasoner.generation.response_cache import (
     body_digest,
     content,
     endpoints,
+    error_of,
     request,
-    trouble,
 )
 from logreasoner.instances import Instance
 from logreasoner.prompts import solution
@@ -76,7 +76,7 @@ class Asker:
         item = Instance("asked", self.rules.name, "analyze", tuple(log), "", description=self.description)
         more = dict(decoding()["thinking"]) if self.thinking else {}
         if self.vllm:
-            more["structured_outputs"] = {"regex": serve.form(self.rules.labels, self.thinking)}
+            more["structured_outputs"] = {"regex": serve.answer_pattern(self.rules.labels, self.thinking)}
         return request("asked", self.model, "evaluation", solution(item, self.rules, self.examples), self.vllm, **more)
 
     def ask(self, asked: list[Record], title: str) -> list[tuple[str | None, str]]:
@@ -86,7 +86,7 @@ class Asker:
             key = os.environ.get("OPENAI_API_KEY") or "none"
             ask_live(list(new.values()), self.journal, self.url, key, title=title)
         found = [self.journal.answer(each) or self.journal.last(each) for each in asked]
-        return [(content(each), "" if content(each) is not None else trouble(each)) for each in found]
+        return [(content(each), "" if content(each) is not None else error_of(each)) for each in found]
 
     def verdicts(self, sessions: list[Session]) -> list[Verdict]:
         """Ask about some sessions, in their order. Of an answer that was cut off vLLM is asked for the end, a label."""
@@ -95,9 +95,10 @@ class Asker:
         answers = self.ask(asked, title)
         cut = {at: text for at, (text, _) in enumerate(answers) if text is not None and self.vllm
                and parse_label(text, self.rules.labels) is None and ("</think>" in text or not self.thinking)}
-        ends = self.ask([serve.closing(asked[at], text, self.rules.labels) for at, text in cut.items()], title)
+        ends = self.ask([serve.closing_request(asked[at], text, self.rules.labels) for at, text in cut.items()], title)
         for (at, text), (end, _) in zip(cut.items(), ends, strict=True):
-            answers[at] = serve.closed(text) + (end or ""), "cut off at max_tokens, then asked for the label alone"
+            answers[at] = (serve.close_answer(text) + (end or ""),
+                           "cut off at max_tokens, then asked for the label alone")
         return [self.verdict(session, *answer) for session, answer in zip(sessions, answers, strict=True)]
 
     def verdict(self, session: Session, text: str | None, note: str) -> Verdict:
@@ -138,12 +139,13 @@ def rows(log: str) -> Iterator[bytes]:
 def shown(verdict: Verdict, bad: Sequence[str], colours: bool) -> str:
     """A verdict as text: where, the label, the steps; a single line stands beside its label."""
     def paint(text: str, colour: str) -> str:
-        return f"\x1b[{COLOURS[colour]}m{plain(text)}\x1b[0m" if colours else plain(text)
+        return f"\x1b[{COLOURS[colour]}m{escape_terminal(text)}\x1b[0m" if colours else escape_terminal(text)
 
     single = verdict.first == verdict.last
     where = f"line {verdict.first:,}" if single else f"lines {verdict.first:,}-{verdict.last:,}"
     kind = "unread" if verdict.label is None else "positive" if verdict.label in bad else "negative"
-    head = f"{where}: {paint(verdict.label or 'unparsed', kind)}" + (f"  {plain(verdict.log[0])}" if single else "")
+    log = f"  {escape_terminal(verdict.log[0])}" if single else ""
+    head = f"{where}: {paint(verdict.label or 'unparsed', kind)}{log}"
     steps = [paint(f"  {number}. {' '.join(step.split())}", "quiet") for number, step in enumerate(verdict.steps, 1)]
     return "\n".join([head, *steps, *([paint(f"  ({verdict.note})", "unread")] if verdict.note else [])])
 
@@ -157,9 +159,9 @@ def _examples(run: Run | None, name: str, most: int | None) -> tuple[Instance, .
 
 def _endpoint(given: argparse.Namespace, run: Run | None) -> AbstractContextManager[tuple[str, str, bool]]:
     if given.base_url:
-        return nullcontext(serve.found(given.base_url, given.name))
+        return nullcontext(serve.find_endpoint(given.base_url, given.name))
     if run and given.model and given.stage:
-        return serve.started(run, given.model, given.stage)
+        return serve.start(run, given.model, given.stage)
     raise UserError("give --base-url, or --run, --model and --stage")
 
 
@@ -187,7 +189,7 @@ def _main(given: argparse.Namespace) -> None:
     with _endpoint(given, run) as (url, name, vllm):
         answerer = _answerer(given, run, url)
         asker = Asker(url, name, vllm, thinking, rules, examples, given.description or "",
-                      Journal(given.journal, answerer) if given.journal else serve.Unwritten(answerer))
+                      Journal(given.journal, answerer) if given.journal else serve.MemoryJournal(answerer))
         for batch in iter(lambda: list(islice(sessions, given.batch)), []):
             for verdict in asker.verdicts(batch):
                 labels[verdict.label] += 1
@@ -197,7 +199,7 @@ def _main(given: argparse.Namespace) -> None:
         raise UserError(f"{given.log}: none of {counts['lines']:,} lines has the layout {given.format}; "
                         "choose another --format")
     said = ", ".join(f"{labels[label]:,} {label or 'unparsed'}" for label in (*rules.labels, None))
-    print(f"{given.log}: {counts['lines']:,} lines ({counts['skipped']:,} skipped): {said}; {plain(name)}, "
+    print(f"{given.log}: {counts['lines']:,} lines ({counts['skipped']:,} skipped): {said}; {escape_terminal(name)}, "
           f"{len(examples)} examples{'' if vllm else '; no vLLM, so the form was not enforced'}", file=sys.stderr)
     sys.exit(FOUND if any(labels[label] for label in bad) else UNREAD if labels[None] else 0)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.score import wilson
-from logreasoner.cli import plain
+from logreasoner.cli import escape_terminal
 from logreasoner.config import task
 from logreasoner.files import TEMPLATES, writing
 from logreasoner.paper import NAMES, Figure
@@ -169,7 +169,7 @@ def _draw_dots(axes: "Axes", rows: "pd.DataFrame", looks: dict[str, dict[str, An
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
     axes.grid(True, axis="x")
-    axes.set_title(f"{plain(task(rows['task'].iloc[0]).title)}, {NAMES[rows['metric'].iloc[0]]} (%)")
+    axes.set_title(f"{escape_terminal(task(rows['task'].iloc[0]).title)}, {NAMES[rows['metric'].iloc[0]]} (%)")
     return handles
 
 
@@ -177,7 +177,7 @@ def _label(rows: "pd.DataFrame") -> str:
     """Name a test file and its size."""
     n, seen = rows["n"].max(), rows["seen"].max()
     size = f"n = {n:,.0f}" + (f", {seen:,.0f} seen" if seen else "") if n > 0 else "published only"
-    return "\n".join([*textwrap.wrap(plain(rows["file_title"].iloc[0]), 16), size])
+    return "\n".join([*textwrap.wrap(escape_terminal(rows["file_title"].iloc[0]), 16), size])
 
 
 def draw_thoughts(canvas: "Canvas", thoughts: "pd.DataFrame", published: float | None) -> list[Any]:
@@ -189,7 +189,7 @@ def draw_thoughts(canvas: "Canvas", thoughts: "pd.DataFrame", published: float |
     left, right = canvas.subplots(1, 2, width_ratios=[1.2, 1])
     legend: list[Any] = []
     for at, (name, own) in enumerate(thoughts.groupby("task")):
-        title = "Handbook cases" if name == "handbook" else plain(task(str(name)).title)
+        title = "Handbook cases" if name == "handbook" else escape_terminal(task(str(name)).title)
         legend += left.plot(own["x"], own["y"], linestyle="none", marker=MARKERS[at % len(MARKERS)],
                             markersize=3.5, markeredgewidth=0, alpha=0.8, label=title)
     left.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")

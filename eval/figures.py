@@ -113,7 +113,7 @@ def scores_picture(run: Run, figure: Figure, names: Sequence[str], subset: Subse
     import pandas as pd
 
     results, inputs = _results(run, subset)
-    titles = {name: cli.plain(run.model(name).title) for name in names or figure.models}
+    titles = {name: cli.escape_terminal(run.model(name).title) for name in names or figure.models}
     frame = pd.DataFrame(points(run, figure, list(titles), results), columns=[*HEADER, "title", "place"])
     frame = frame.astype(dict.fromkeys(NUMBERS, float))
     shown = frame[frame["test_set"] == subset.test_set]
@@ -147,7 +147,7 @@ def overview_rows(sheets: list[Sheet], shown: set[str]) -> Iterator[dict[str, An
                     row = {"table": sheet.name, "task": column.task, "test_file": column.source, "metric": metric,
                            "method": line.key.removesuffix("/baseline"), "test_set": test_set, "state": cell,
                            "published": float(printed) if printed and line.key in shown else None,
-                           "title": cli.plain(line.title), "file_title": _file_title(column)}
+                           "title": cli.escape_terminal(line.title), "file_title": _file_title(column)}
                     if isinstance(cell, Scored):
                         row |= {**mean([cell], metric), "seen": cell.seen,
                                 "state": "baseline" if line.baseline else "measured"}

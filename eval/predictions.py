@@ -12,7 +12,7 @@ from logreasoner.answer_format import parse_label, parse_label_leniently
 from logreasoner.cli import UserError
 from logreasoner.config import Run, task
 from logreasoner.files import read_json, read_jsonl
-from logreasoner.generation.response_cache import content, final, trouble
+from logreasoner.generation.response_cache import content, error_of, final
 from logreasoner.instances import Instance, by_id, read_instances
 
 SEED = 42  # of the stratified sample
@@ -148,7 +148,7 @@ def predictions(path: Path, items: Mapping[str, Instance], samples: int = 1, oth
         _refuse(path, ids, what, then)
     missing = [(key, at) for key in items for at in range(samples)
                if (key, at) not in found and not final(failed.get((key, at), {}))]
-    reason = f" ({trouble(failed[missing[0]])})" if missing and missing[0] in failed else ""
+    reason = f" ({error_of(failed[missing[0]])})" if missing and missing[0] in failed else ""
     _refuse(path, [key if samples == 1 else f"{key}#{at}" for key, at in missing], f"without an answer{reason}",
             "run the engine again; it asks only what is missing")
     return {key: vote([found.get((key, at), NONE)[1] for at in range(samples)]) for key in items}

@@ -26,7 +26,7 @@ from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run, models, stages
 from logreasoner.files import TEMPLATES, commit, dump, manifest, read_json, read_jsonl, sha256, writing
 from logreasoner.generation import costs
-from logreasoner.generation.response_cache import content, trouble
+from logreasoner.generation.response_cache import content, error_of
 from logreasoner.paper import published
 from logreasoner.templating import environment
 
@@ -87,7 +87,7 @@ def texts(entry: Entry) -> dict[str, list[str]]:
         key, _, vote = response["custom_id"].partition("#")
         text = content(response)
         if key in votes and (text is not None or int(vote or 0) not in votes[key]):
-            votes[key][int(vote or 0)] = f"(no answer: {trouble(response)})" if text is None else text
+            votes[key][int(vote or 0)] = f"(no answer: {error_of(response)})" if text is None else text
     return {key: [text for _, text in sorted(written.items())] for key, written in votes.items()}
 
 

@@ -121,7 +121,7 @@ class Block:
 
     def plain(self) -> str:
         """The block as aligned text of at most TERMINAL columns: names of methods are wrapped."""
-        table = [self.header, *([cli.plain(cell) for cell in row] for row in self.cells)]
+        table = [self.header, *([cli.escape_terminal(cell) for cell in row] for row in self.cells)]
         others = aligned([row[1:] for row in table], left=1 + len(self.metrics)).splitlines()
         width = max(12, TERMINAL - 2 - max(map(len, others)))
         lines = []
@@ -373,7 +373,7 @@ def frame(run: Run, limit: int | None = None, samples: int = 1) -> "pandas.DataF
 
 def render(template: str, **values: Any) -> str:
     """Render a file of templates/."""
-    text: str = environment(TEMPLATES, {"plain": cli.plain}, keep_trailing_newline=True
+    text: str = environment(TEMPLATES, {"plain": cli.escape_terminal}, keep_trailing_newline=True
                             ).get_template(template).render(**values)
     return text
 

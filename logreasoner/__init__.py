@@ -1,1 +1,1 @@
-"""What data_builders and eval share: records, prompts, answers, declarations, chat."""
+"""Shared by data_builders and eval: declarations, the run, its steps, instances, prompts, answers, files."""

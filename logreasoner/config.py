@@ -137,7 +137,7 @@ class Speed(Declared):
     packages: list[str] = Field([], description="what must be installed in .venv-train; they run on GPUs only")
 
 
-def keyless(url: str) -> str:
+def reject_key_in_url(url: str) -> str:
     """A base URL, or several. Raises UserError for none, and, without quoting it, for one that may hold a key."""
     if "@" in url or "?" in url:
         raise UserError("a base URL must not hold a key ('@' or '?' in it): it is written to files; the key is read "
@@ -154,7 +154,7 @@ class Teacher(Declared):
     """Who writes rationales, thoughts and corrections. base_url "$NAME" is read from the environment when asked."""
 
     model: str
-    base_url: Annotated[str, AfterValidator(keyless)] | None = None
+    base_url: Annotated[str, AfterValidator(reject_key_in_url)] | None = None
     key: str = "OPENAI_API_KEY"
     scripted: bool = False
 
@@ -163,7 +163,7 @@ class Teacher(Declared):
         if self.base_url and self.base_url.startswith("$"):
             if self.base_url[1:] not in os.environ:
                 raise UserError(f"the teacher's address is read from {self.base_url}, which is not set")
-            return keyless(os.environ[self.base_url[1:]])
+            return reject_key_in_url(os.environ[self.base_url[1:]])
         return self.base_url
 
 

@@ -36,19 +36,19 @@ class Instance:
 
     @property
     def text(self) -> str:
-        """The log as one string, a line of a session on each line."""
+        """Return the log as one string, with a line for each line of a session."""
         return self.log if isinstance(self.log, str) else "\n".join(self.log)
 
     @property
     def masked(self) -> str:
-        """What decides whether two logs are the same log: level masked, white space removed.
+        """Return the form in which equal logs are recognised: level masked, white space removed.
 
         Removed, not collapsed: where one public file breaks a line, another joins the two words (1,500 logs).
         """
         return "".join(mask_level(self.text).split())
 
     def as_json(self) -> dict[str, Any]:
-        """The JSONL form. Every field always, and a session under `lines`: readers of columns want one type in each."""
+        """Return the JSONL form: every field, and a session under `lines`, so that each column has one type."""
         session = isinstance(self.log, tuple)
         return {**asdict(self), "log": "" if session else self.log, "lines": list(self.log) if session else []}
 
@@ -79,7 +79,7 @@ def instance(record: dict[str, Any], where: str) -> Instance:
     for key, value in record.items():
         if not isinstance(value, str) and value is not log:
             raise UserError(f"{where}: {key} must be a string, found {type(value).__name__}")
-    if not isinstance(log, str) and not (isinstance(log, tuple) and log and all(isinstance(x, str) for x in log)):
+    if not isinstance(log, str) and not (isinstance(log, tuple) and log and all(isinstance(line, str) for line in log)):
         raise UserError(f"{where}: log must be a string or a list of strings that is not empty")
     if not record["id"] or "#" in record["id"]:
         raise UserError(f"{where}: id {record['id']!r} is empty or contains '#' (reserved for the numbers of votes)")
@@ -100,5 +100,5 @@ def read_instances(path: Path | str) -> Iterator[Instance]:
 
 
 def by_id(instances: Iterable[Instance]) -> dict[str, Instance]:
-    """Instances keyed by their id."""
+    """Return instances keyed by their id."""
     return {item.id: item for item in instances}

@@ -1,4 +1,4 @@
-"""What a language model is told: one Jinja file a prompt, undefined names are errors, data cannot become markup."""
+"""Render prompts: one Jinja file each, undefined names are errors, data cannot become markup."""
 
 import functools
 import re
@@ -15,25 +15,25 @@ TAG = re.compile(r"<(?=\s*/?\s*(?:answer|solutions|think)\b)", re.IGNORECASE)
 
 
 @functools.cache
-def control_marks() -> re.Pattern[str]:
-    """Matches the first character of every mark of experiments/control_tokens.yaml, the rest following."""
-    marks: list[str] = load_yaml(CONTROL_TOKENS)["marks"]
-    return re.compile("|".join(f"{re.escape(mark[0])}(?={re.escape(mark[1:])})" for mark in marks))
+def _control_tokens() -> re.Pattern[str]:
+    """Match the first character of every control token of experiments/control_tokens.yaml."""
+    tokens: list[str] = load_yaml(CONTROL_TOKENS)["marks"]
+    return re.compile("|".join(f"{re.escape(token[0])}(?={re.escape(token[1:])})" for token in tokens))
 
 
-def harmless(value: Any) -> Any:
+def escape_control_tokens(value: Any) -> Any:
     """Break control tokens in a value by a blank, so that no log and no answer can change roles.
 
-    Half a character (an unpaired surrogate, which JSON can hold) becomes "?": no tokenizer takes it.
+    A lone surrogate, which JSON can hold, becomes "?": no tokenizer takes it.
     """
     if not isinstance(value, str):
         return value
-    return control_marks().sub(r"\g<0> ", value).encode("utf-8", "replace").decode()
+    return _control_tokens().sub(r"\g<0> ", value).encode("utf-8", "replace").decode()
 
 
-def controls(text: str) -> bool:
-    """Whether a text cannot be trained on as it is: it holds a control token, or half a character."""
-    return bool(harmless(text) != text)
+def has_control_tokens(text: str) -> bool:
+    """Tell whether a text cannot be trained on as it is: it has a control token or a lone surrogate."""
+    return bool(escape_control_tokens(text) != text)
 
 
 def untrusted(value: str) -> str:
@@ -43,7 +43,7 @@ def untrusted(value: str) -> str:
 
 @functools.cache
 def _environment() -> jinja2.Environment:
-    return environment(PROMPTS, {"untrusted": untrusted}, finalize=harmless)
+    return environment(PROMPTS, {"untrusted": untrusted}, finalize=escape_control_tokens)
 
 
 def render(name: str, **values: Any) -> str:
@@ -52,12 +52,12 @@ def render(name: str, **values: Any) -> str:
 
 
 def problem(item: Instance, task: Task) -> str:
-    """The input x of an instance: the task's question and the log, as every stage shows it."""
+    """Render the input x of an instance: the task's question and the log, the same at every stage."""
     log = mask_level(item.text) if task.mask_level else item.text
     return render("problem", task=task, log=log, description=item.description)
 
 
 def solution(item: Instance, task: Task, examples: tuple[Instance, ...] = ()) -> str:
-    """The think-then-answer prompt (figure 13): zero-shot for training and sampling, with examples for evaluation."""
+    """Render the think-then-answer prompt (figure 13): zero-shot to train and sample, few-shot to evaluate."""
     shots = [{"problem": problem(shot, task), "label": shot.label} for shot in examples]
     return render("solution", task=task, problem=problem(item, task), examples=shots)

@@ -1,7 +1,7 @@
-"""How every Jinja file of this project is read, and how foreign text is escaped for Markdown and LaTeX.
+"""Read the Jinja files of this project, and escape foreign text for Markdown and LaTeX.
 
 Undefined names are errors, and control lines leave no blanks. HTML is escaped by Jinja (`autoescape=True`), text for
-a terminal by logreasoner.cli.plain.
+a terminal by logreasoner.cli.escape_terminal.
 """
 
 import re

@@ -72,5 +72,5 @@ def test_a_log_cannot_change_roles_or_answer(hostile):
 
 
 def test_breaking_marks_twice_changes_nothing_more():
-    once = prompts.harmless("<|im_end|> [INST] </s> <｜x｜>")
-    assert prompts.harmless(once) == once
+    once = prompts.escape_control_tokens("<|im_end|> [INST] </s> <｜x｜>")
+    assert prompts.escape_control_tokens(once) == once

@@ -15,7 +15,7 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Declared, Run, checked, load_run, load_yaml
 from logreasoner.files import EXPERIMENTS
-from logreasoner.generation.response_cache import Record, content, inner, whole_lines
+from logreasoner.generation.response_cache import Record, content, payload, whole_lines
 
 PRICES = EXPERIMENTS / "prices.yaml"
 
@@ -111,7 +111,7 @@ class Spent:
 
 def spent_on(line: Record) -> Spent:
     """What one line of a journal cost: its usage by its model's price, the discount where it came by a batch."""
-    body = inner(line).get("body")
+    body = payload(line).get("body")
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(body, dict) or not isinstance(usage, dict):
         return Spent()

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from logreasoner import cli, weights
 from logreasoner.cli import UserError
-from logreasoner.config import Run, hardware, keyless, load_run
+from logreasoner.config import Run, hardware, load_run, reject_key_in_url
 from logreasoner.files import BUILD, dump, read_json, write_jsonl
 from logreasoner.generation import openai_batch, openai_live, vllm
 from logreasoner.generation.costs import Budget
@@ -30,14 +30,14 @@ from logreasoner.generation.response_cache import (
     Record,
     body_digest,
     content,
+    error_of,
     final,
     read_requests,
     refusal,
     request,
-    trouble,
 )
 
-__all__ = ["answer", "content", "final", "read_requests", "request", "served_name", "trouble"]
+__all__ = ["answer", "content", "final", "read_requests", "request", "served_name", "error_of"]
 ENGINES = ("openai", "openai-batch", "vllm")
 
 
@@ -88,7 +88,7 @@ def _write_responses(requests: list[Record], journal: Journal, source: Path, pat
     missing = [asked for asked in requests if journal.answer(asked) is None]
     if missing:
         raise UserError(f"{path}: {len(missing)} of {len(requests)} requests have no answer, the first "
-                        f"{missing[0]['custom_id']} ({trouble(journal.last(missing[0]))}); the others are kept, "
+                        f"{missing[0]['custom_id']} ({error_of(journal.last(missing[0]))}); the others are kept, "
                         "run again to ask these")
     lines = [journal.answer(asked) or {} for asked in requests]
     by = _answered_by(lines, path)
@@ -188,7 +188,7 @@ def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, ba
         key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url else "")
         if not key:
             raise UserError(f"OPENAI_API_KEY is not set; {name} needs it (or BASE_URL= for another endpoint)")
-        return remote_engine(run, engine or "openai", base_url and keyless(base_url), key, budget,
+        return remote_engine(run, engine or "openai", base_url and reject_key_in_url(base_url), key, budget,
                              weights.known(run, name, stage))
     if engine == "openai-batch":
         raise UserError(f"--engine openai-batch is for the teacher and models of kind api; {name} has weights of ours")

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from logreasoner.cli import NotYet, UserError, hidden, plain
+from logreasoner.cli import NotYet, UserError, escape_terminal, hide_keys
 from logreasoner.config import Run, decoding
 from logreasoner.files import digest, dump
 from logreasoner.generation.costs import Budget, prices, worst_case
@@ -110,12 +110,12 @@ def _said_plainly(client: "openai.OpenAI", path: Path) -> Iterator[None]:
     try:
         yield
     except openai.NotFoundError as error:
-        said = hidden(error.message, client.api_key)
+        said = hide_keys(error.message, client.api_key)
         raise UserError(f"{client.base_url} does not know a batch or file of {path} ({said}): ask with the key that "
                         "submitted it; if it is gone, delete that file to submit what is missing again"
                         ) from None
     except openai.APIStatusError as error:
-        raise UserError(f"{client.base_url} refused: {hidden(error.message, client.api_key)}") from None
+        raise UserError(f"{client.base_url} refused: {hide_keys(error.message, client.api_key)}") from None
     except (openai.APIConnectionError, ValueError, RecursionError, AttributeError) as error:  # the last: no object
         raise UserError(f"{client.base_url} cannot be reached or sent half a file ({error}); run again, nothing is "
                         "submitted twice") from None
@@ -148,7 +148,7 @@ def _collect(client: "openai.OpenAI", batch: "Batch", submitted: Record, journal
     journal.append([line for line in lines if line["request_sha256"] not in known])  # after a kill: not twice
     good = sum(content(line) is not None for line in lines)
     why = "; ".join(error.message or "" for error in (batch.errors.data or [])) if batch.errors else ""
-    print(f"{batch.id}: {batch.status}, {good:,} of {len(asked):,} answered{': ' if why else ''}{plain(why)}",
+    print(f"{batch.id}: {batch.status}, {good:,} of {len(asked):,} answered{': ' if why else ''}{escape_terminal(why)}",
           flush=True)
 
 

@@ -20,11 +20,11 @@ from email.utils import parsedate_to_datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
-from logreasoner.cli import SHORTEST, UserError, hidden
+from logreasoner.cli import SHORTEST, UserError, hide_keys
 from logreasoner.config import decoding
 from logreasoner.files import dump
 from logreasoner.generation.costs import Budget
-from logreasoner.generation.response_cache import Journal, Record, final, trouble
+from logreasoner.generation.response_cache import Journal, Record, error_of, final
 
 if TYPE_CHECKING:
     import openai
@@ -152,7 +152,7 @@ def _in_vain(endpoint: Endpoint, response: Record) -> str:
     endpoint.in_vain = 0 if final(response) else endpoint.in_vain + 1
     if endpoint.in_vain < decoding()["live"]["give_up"]:
         return ""
-    return f"{endpoint.url} gave no answer to {endpoint.in_vain} requests in a row, the last: {trouble(response)}"
+    return f"{endpoint.url} gave no answer to {endpoint.in_vain} requests in a row, the last: {error_of(response)}"
 
 
 async def _ask_one(endpoint: Endpoint, asked: Record) -> tuple[Record, str]:
@@ -206,7 +206,7 @@ def _seconds(retry_after: str) -> float:
 
 def _said(endpoint: Endpoint, error: Exception) -> str:
     """What an error says, on one line, without the key, which a server may repeat."""
-    return hidden(" ".join(str(getattr(error, "message", error)).split())[:500], endpoint.client.api_key)
+    return hide_keys(" ".join(str(getattr(error, "message", error)).split())[:500], endpoint.client.api_key)
 
 
 def _without(key: str, answer: Record) -> Record:

@@ -36,7 +36,7 @@ def read_requests(path: Path) -> list[Record]:
     return requests
 
 
-def inner(response: Record) -> Record:
+def payload(response: Record) -> Record:
     """A response's status_code and body, {} where there are none."""
     found = response.get("response")
     return found if isinstance(found, dict) else {}
@@ -47,32 +47,32 @@ def content(response: Record) -> str | None:
 
     A model that answered without a text (a refusal, every token spent on thinking) did answer: that is "".
     """
-    if response.get("error") or inner(response).get("status_code") != 200:
+    if response.get("error") or payload(response).get("status_code") != 200:
         return None
     try:
-        text = inner(response)["body"]["choices"][0]["message"]["content"]
+        text = payload(response)["body"]["choices"][0]["message"]["content"]
     except (KeyError, IndexError, TypeError):
         return None
     return "" if text is None else text if isinstance(text, str) else None
 
 
-def trouble(response: Record) -> str:
+def error_of(response: Record) -> str:
     """What a response without a text says went wrong, on one line."""
-    body = inner(response).get("body")
+    body = payload(response).get("body")
     said = response.get("error") or (body.get("error") if isinstance(body, dict) else None) or "no text in the answer"
-    return f"status {inner(response).get('status_code', 'none')}: {' '.join(str(said).split())[:200]}"
+    return f"status {payload(response).get('status_code', 'none')}: {' '.join(str(said).split())[:200]}"
 
 
 def final(response: Record) -> bool:
     """Whether asking again is pointless: an answer, or a refusal of this very request (bad request, too long)."""
-    return content(response) is not None or inner(response).get("status_code") in (400, 413, 422)
+    return content(response) is not None or payload(response).get("status_code") in (400, 413, 422)
 
 
 def refusal(response: Record) -> bool:
     """Whether a final response is a refusal: of the request, or the answer was withheld by a content filter."""
     if content(response) is None:
         return True
-    return bool(inner(response)["body"]["choices"][0].get("finish_reason") == "content_filter")
+    return bool(payload(response)["body"]["choices"][0].get("finish_reason") == "content_filter")
 
 
 def body_digest(asked: Record) -> str:
@@ -127,7 +127,7 @@ class Answerer:
         """What a journal line says of who gave it: an endpoint's address with the model that its reply names."""
         if not self.endpoints:
             return {**self.weights}
-        body = inner(response).get("body")
+        body = payload(response).get("body")
         named = body.get("model") if isinstance(body, dict) else None
         return {"address": self.endpoints.get(address, address), "model": named, **self.weights}
 

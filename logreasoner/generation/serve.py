@@ -13,13 +13,13 @@ from pathlib import Path
 
 from logreasoner import cli, weights
 from logreasoner.cli import UserError
-from logreasoner.config import Run, keyless, load_run
+from logreasoner.config import Run, load_run, reject_key_in_url
 from logreasoner.generation.generate import served_name
 from logreasoner.generation.response_cache import Answerer, Journal, Record
 from logreasoner.generation.vllm import server, vllm_command
-from logreasoner.prompts import harmless
+from logreasoner.prompts import escape_control_tokens
 
-KEPT = 20_000  # answers that Unwritten holds: some 60 MB
+KEPT = 20_000  # answers that MemoryJournal holds: some 60 MB
 
 
 def command(run: Run, name: str, stage: str) -> list[str]:
@@ -32,8 +32,8 @@ def command(run: Run, name: str, stage: str) -> list[str]:
 
 
 @contextmanager
-def started(run: Run, name: str, stage: str) -> Iterator[tuple[str, str, bool]]:
-    """A server of our own for a while, as `found` describes one; it ends with this program however that ends."""
+def start(run: Run, name: str, stage: str) -> Iterator[tuple[str, str, bool]]:
+    """Start a server for a while and yield what `find_endpoint` returns; it ends with this program."""
     asked, log = command(run, name, stage), run.dir / "logs" / f"serve-{name}-{stage}.log"
     cli.stop_on_sigterm()
     print(f"starting vLLM with {served_name(name, stage)} (its log: {log})", file=sys.stderr, flush=True)
@@ -41,20 +41,20 @@ def started(run: Run, name: str, stage: str) -> Iterator[tuple[str, str, bool]]:
         yield url, served_name(name, stage), True
 
 
-def found(base_url: str, name: str | None) -> tuple[str, str, bool]:
+def find_endpoint(base_url: str, name: str | None) -> tuple[str, str, bool]:
     """(base URL, what it calls the model, whether it is vLLM) of an endpoint; only vLLM enforces the form of answers.
 
     Raises UserError if it cannot be reached, does not list its models, or has several and none is named.
     """
     import httpx
 
-    url, key = keyless(base_url.rstrip("/")), os.environ.get("OPENAI_API_KEY") or "none"
+    url, key = reject_key_in_url(base_url.rstrip("/")), os.environ.get("OPENAI_API_KEY") or "none"
     try:
         answer = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=30)
         known = {str(row["id"]): row.get("owned_by") for row in answer.raise_for_status().json()["data"]}
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError,
             RecursionError) as error:
-        raise UserError(f"{url}/models does not list the models ({cli.hidden(str(error), key)[:200]!a}); a base URL "
+        raise UserError(f"{url}/models does not list the models ({cli.hide_keys(str(error), key)[:200]!a}); a base URL "
                         "ends in /v1, and a key is read from OPENAI_API_KEY") from None
     name = name or (next(iter(known)) if len(known) == 1 else "")
     if name not in known:
@@ -62,7 +62,7 @@ def found(base_url: str, name: str | None) -> tuple[str, str, bool]:
     return url, name, known[name] == "vllm"
 
 
-def form(labels: Sequence[str], thinking: bool) -> str:
+def answer_pattern(labels: Sequence[str], thinking: bool) -> str:
     """The form of an answer as a regular expression: the steps are free text, the answer is one of the labels.
 
     No tag of the form can begin inside the steps; other markup can, since logs have it.
@@ -72,7 +72,7 @@ def form(labels: Sequence[str], thinking: bool) -> str:
         rf"<solutions>\n1\. [^\s<]([^<]|<[^<as/])*</solutions>\n<answer> ({labelled}) </answer>")
 
 
-def closed(text: str) -> str:
+def close_answer(text: str) -> str:
     """An answer that was cut off, brought to its end but for the label."""
     thought, mark, rest = text.rpartition("</think>")
     whole = re.match(r"(?s:.*[>\s])?[^<]*", rest.partition("</solutions>")[0])  # without a tag that was begun last
@@ -80,20 +80,20 @@ def closed(text: str) -> str:
     return f"{thought}{mark}{body}\n</solutions>\n<answer>"
 
 
-def closing(asked: Record, text: str, labels: Sequence[str]) -> Record:
+def closing_request(asked: Record, text: str, labels: Sequence[str]) -> Record:
     """The request by which a model ends its own answer that was cut off: with one of the labels and nothing else.
 
     The answer goes back as text: a control token in it, which a log may have talked the model into, is broken.
     """
-    body, (thought, mark, rest) = asked["body"], closed(text).rpartition("</think>")
-    begun = f"{harmless(thought)}{mark}{harmless(rest)}"
+    body, (thought, mark, rest) = asked["body"], close_answer(text).rpartition("</think>")
+    begun = f"{escape_control_tokens(thought)}{mark}{escape_control_tokens(rest)}"
     return {**asked, "body": {
         **body, "messages": [*body["messages"], {"role": "assistant", "content": begun}],
         "add_generation_prompt": False, "continue_final_message": True,
         "structured_outputs": {"choice": [f" {label} </answer>" for label in labels]}}}
 
 
-class Unwritten(Journal):
+class MemoryJournal(Journal):
     """A journal in memory alone, which forgets the oldest answers."""
 
     def __init__(self, answerer: Answerer) -> None:

@@ -89,7 +89,7 @@ def test_train_and_serve_see_the_same_ids(family, in_train, tmp_path):
     in_train(MAKE, str(folder), json.dumps(SPECIAL[family]), str(tmp_path / "texts.json"))
     # What no gate stops as an answer: the control tokens themselves are stopped, broken ones are not.
     answers = [text for text in ("<solutions>\n1. a\n</solutions>", *texts(), *MARKS, *SPECIAL[family]["tokens"],
-                                 *map(prompts.harmless, MARKS)) if not prompts.controls(text)]
+                                 *map(prompts.escape_control_tokens, MARKS)) if not prompts.has_control_tokens(text)]
     assert len(answers) > len(MARKS) and not set(answers) & {*MARKS, *SPECIAL[family]["tokens"]}
     write_json(tmp_path / "answers.json", answers)
     trained, (plain, *ends) = ids(in_train(TRAINED, str(folder), family, str(tmp_path / "texts.json"),

@@ -127,7 +127,7 @@ def test_what_is_asked_is_the_evaluations_request_and_the_form(endpoint: Endpoin
     assert command(endpoint, log=b"a\n").returncode == 0
     body = endpoint.bodies[0]
     assert body["temperature"] == 0 and body["seed"] == 42 and body["model"] == "m"
-    assert body["structured_outputs"] == {"regex": serve.form(AD, False)}
+    assert body["structured_outputs"] == {"regex": serve.answer_pattern(AD, False)}
     other = Endpoint(owner="openai")
     command(other, log=b"a\n")
     assert not {"structured_outputs", "repetition_penalty"} & set(other.bodies[0])
@@ -245,7 +245,7 @@ def test_a_large_log_is_read_piece_by_piece(endpoint: Endpoint, workdir: Path) -
 
 def test_unwritten_answers_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "KEPT", 2)
-    journal = serve.Unwritten(endpoints("http://127.0.0.1:1/v1"))
+    journal = serve.MemoryJournal(endpoints("http://127.0.0.1:1/v1"))
     asked = [{"custom_id": "a", "body": {"model": "m", "messages": [str(at)]}} for at in range(3)]
     answered = {"response": {"status_code": 200, "body": {"choices": [{"message": {"content": "x"}}]}}, "error": None}
     for each in asked:
@@ -277,7 +277,7 @@ def test_the_form_means_the_same_to_vllms_grammar_engine() -> None:
         Trajectory(("x <answer> normal </answer>",), "normal").render(), Trajectory(("x",), "normal").render() + "!",
         Trajectory(("x <<answer> abnormal",), "normal").render(), Trajectory(("x </solutions>",), "normal").render(),
         "<solutions>\nx\n</solutions>\n<answer> normal </answer>")]
-    asked = [(serve.form(labels, thinking), text) for labels, thinking, text in good + bad]
+    asked = [(serve.answer_pattern(labels, thinking), text) for labels, thinking, text in good + bad]
     done = subprocess.run([str(SERVE), "-c", ACCEPTS], input=json.dumps(asked), capture_output=True, text=True,
                           timeout=120)
     assert done.stdout.split() == ["True"] * len(good) + ["False"] * len(bad), done.stderr[-2000:]

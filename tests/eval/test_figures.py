@@ -11,7 +11,7 @@ import pytest
 
 from eval import figures, score
 from eval.tables import load_results
-from logreasoner.cli import plain
+from logreasoner.cli import escape_terminal
 from logreasoner.config import Run, declare, resolve, task
 from logreasoner.files import manifest, write_jsonl
 from logreasoner.paper import published
@@ -183,7 +183,7 @@ def test_names_are_text_and_nothing_else(workdir: Path, monkeypatch: pytest.Monk
     run = make_run(models={"llama3.1-8b": {"title": title}})
     evaluate(run, "llama3.1-8b", "dpo", 1, monkeypatch)
     command(run, 4, monkeypatch)
-    assert plain(title) == "_$\\frac{$ <b>&--\\n\\x00\\x1b[31m {model}"
+    assert escape_terminal(title) == "_$\\frac{$ <b>&--\\n\\x00\\x1b[31m {model}"
     assert r"_$\frac{$ &lt;b&gt;&amp;" in Path("out/figure4.svg").read_text(encoding="utf-8")
     assert "LogReasoner (_$" in text_of(Path("out/figure4.svg"))
 

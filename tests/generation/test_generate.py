@@ -139,7 +139,7 @@ def test_a_lasting_fault_keeps_the_other_answers_and_asks_only_the_rest_next_tim
 def test_a_refused_request_is_final_and_marked(workdir, endpoint):
     server = endpoint({"prompt 0": [(400, {"error": {"message": "content filter"}})]})
     records = ask(requests(workdir, 2), server)
-    assert generate.content(records[0]) is None and "content filter" in generate.trouble(records[0])
+    assert generate.content(records[0]) is None and "content filter" in generate.error_of(records[0])
     assert server.asked["prompt 0"] == 1
 
 

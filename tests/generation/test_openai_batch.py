@@ -159,7 +159,7 @@ def test_a_refusal_is_final_and_a_fault_is_submitted_again(world):
         collect(world)
     del world.replies["prompt 2"]
     records = collect(world)
-    assert generate.content(records[1]) is None and "content filter" in generate.trouble(records[1])
+    assert generate.content(records[1]) is None and "content filter" in generate.error_of(records[1])
     assert generate.content(records[2]) == "answer to prompt 2"
     assert submitted(world) == [5, 1]
 

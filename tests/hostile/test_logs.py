@@ -158,7 +158,7 @@ def test_new_task_writes_what_can_be_read_back_or_nothing(place, strays, command
     if status == 0:
         labels = task("fuzzed").labels
         assert all(item.label in labels for item in read_instances(folder / "train.jsonl"))
-        assert not any(map(prompts.controls, labels))
+        assert not any(map(prompts.has_control_tokens, labels))
     task.cache_clear()
     assert not strays()
 

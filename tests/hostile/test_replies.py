@@ -20,7 +20,7 @@ from logreasoner.files import read_jsonl, write_jsonl
 from logreasoner.generation import costs, generate, serve
 from logreasoner.generation.openai_batch import ask_batch, note, notes_path, open_notes
 from logreasoner.generation.openai_live import ask_live
-from logreasoner.generation.response_cache import Answerer, Journal, body_digest, content, endpoints, final, trouble
+from logreasoner.generation.response_cache import Answerer, Journal, body_digest, content, endpoints, error_of, final
 
 LONG = settings().max_examples > 100
 PFP = "potential_failure_prediction"
@@ -66,7 +66,7 @@ def test_a_megabyte_of_anything_is_read_once(piece):
     text = piece * (1_000_000 // len(piece))
     for whole in (text, f"```{text}x"):
         corrections.parse_correction(whole, FLAWED, "True")
-        serve.closed(f"{whole} ")
+        serve.close_answer(f"{whole} ")
     thoughts.details([text + "!"], "problem")
 
 
@@ -85,7 +85,7 @@ LINE = st.fixed_dictionaries({"custom_id": st.sampled_from(["p-0", "p-1", "p-1#0
 def test_a_response_of_any_form_is_good_or_says_what_is_wrong(line):
     text = content(line)
     assert text is None or isinstance(text, str)
-    assert isinstance(final(line), bool) and "\n" not in trouble(line)
+    assert isinstance(final(line), bool) and "\n" not in error_of(line)
     spent = costs.spent_on(line)
     assert spent.prompt_tokens >= 0 and (spent.paid or 0) >= 0
 

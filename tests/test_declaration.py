@@ -1,6 +1,7 @@
 """A run is declared once: whatever reaches its prompts, recipes or scores and is changed afterwards is an error that
 names it, for `make` and for every single command, whatever the run has made by then."""
 
+import json
 import os
 import re
 import shutil
@@ -112,10 +113,15 @@ CHANGES = {
 }
 
 
-def command(folder, module, *arguments):
-    """A command of the project's copy in a folder."""
-    return subprocess.run([sys.executable, "-m", module, *arguments], cwd=folder, capture_output=True, text=True,
+def python(folder, *arguments):
+    """Run Python in the project's copy in a folder."""
+    return subprocess.run([sys.executable, *arguments], cwd=folder, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(folder)}, timeout=120)
+
+
+def command(folder, module, *arguments):
+    """Run a command of the project's copy in a folder."""
+    return python(folder, "-m", module, *arguments)
 
 
 def change(path, old, new):
@@ -136,22 +142,57 @@ def project(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("kind", CHANGES)
-def test_a_change_after_the_declaration_is_named_and_stops_every_command(project, kind):
-    file, old, new, named = CHANGES[kind]
-    path = project / file
+# Import the commands once; for each change run them in forked processes, which have read no file yet.
+WITH_EACH_CHANGE = """
+import importlib, json, multiprocessing, os, sys
+from pathlib import Path
+
+changes, steps = json.loads(sys.argv[1])
+mains = {module: importlib.import_module(module).main for module, *_ in steps}
+
+def main_of(step):
+    with open("build/errors", "w") as stream:
+        os.dup2(stream.fileno(), sys.stderr.fileno())
+    sys.argv = step
+    mains[step[0]]()
+
+def run(step):
+    process = multiprocessing.get_context("fork").Process(target=main_of, args=(step,))
+    process.start()
+    process.join()
+    return process.exitcode, Path("build/errors").read_text()
+
+results = {}
+for kind, (file, old, new, _) in changes.items():
+    path = Path(file)
     before = path.read_text(encoding="utf-8")
-    declared = (project / "build" / "runs" / RUN / "run.json").read_bytes()
-    try:
-        change(path, old, new)
-        for step in (("logreasoner.config", "--run", RUN), STEP):
-            done = command(project, *step)
-            assert done.returncode == 1 and re.search(named, done.stderr), (step, done.stdout + done.stderr)
-            assert "was declared with different settings" in done.stderr and f"RUN={RUN}-2" in done.stderr
-    finally:
-        path.write_text(before, encoding="utf-8")
-    assert (project / "build" / "runs" / RUN / "run.json").read_bytes() == declared
-    assert command(project, *STEP).returncode == 0, "what changed was set back"
+    path.write_text(before.replace(old, new, 1), encoding="utf-8")
+    changed = [run(step) for step in steps]
+    path.write_text(before, encoding="utf-8")
+    results[kind] = {"found": old in before, "changed": changed, "set back": run(steps[-1])}
+print("RESULTS", json.dumps(results))
+"""
+
+
+@pytest.fixture(scope="module")
+def results(project):
+    """For each change: exit status and errors of the commands with it, and of the last one when it is set back."""
+    declaration = project / "build" / "runs" / RUN / "run.json"
+    declared = declaration.read_bytes()
+    done = python(project, "-c", WITH_EACH_CHANGE, json.dumps([CHANGES, [("logreasoner.config", "--run", RUN), STEP]]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert declaration.read_bytes() == declared
+    return json.loads(done.stdout.rpartition("RESULTS ")[2])
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_change_after_the_declaration_is_named_and_stops_every_command(results, kind):
+    file, old, _, named = CHANGES[kind]
+    assert results[kind]["found"], f"{file} no longer has {old!r}"
+    for status, errors in results[kind]["changed"]:
+        assert status == 1 and re.search(named, errors), errors
+        assert "was declared with different settings" in errors and f"RUN={RUN}-2" in errors
+    assert results[kind]["set back"][0] == 0, results[kind]["set back"]
 
 
 def test_a_change_of_the_experiment_itself_is_named(project):

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from data_builders.doctor import Gpu, environment, examine, gpus, lacking, pins, report, require
+from data_builders.doctor import Gpu, environment, examine, gpus, pins, require, unmet
 from logreasoner.cli import UserError
 from logreasoner.config import declare, hardware, resolve
 from logreasoner.files import ROOT, write_json
@@ -42,53 +42,58 @@ def test_gpus_are_read_and_hidden_ones_left_out(smi, monkeypatch):
     assert gpus() == []
     smi(A100, "NVIDIA GB10, [N/A]", A10)
     assert gpus() == [Gpu("NVIDIA A100-SXM4-80GB", 80.0), Gpu("NVIDIA GB10", None), Gpu("NVIDIA A10", 22.5)]
-    for visible, seen in (("2", ["NVIDIA A10"]), ("", []), ("-1", []), ("0,9", ["NVIDIA A100-SXM4-80GB"])):
+    for visible, names in (("2", ["NVIDIA A10"]), ("0, 2", ["NVIDIA A100-SXM4-80GB", "NVIDIA A10"]), ("", []),
+                           ("-1", []), ("0,9", ["NVIDIA A100-SXM4-80GB"])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-        assert [gpu.name for gpu in gpus()] == seen
+        assert [gpu.name for gpu in gpus()] == names
 
 
-def test_profiles_say_what_they_lack():
+def test_a_profile_says_what_it_needs_and_is_not_there():
     two = [Gpu("A100", 80.0), Gpu("A10", 22.5)]
-    assert lacking(hardware()["cpu"], []) is None
-    assert lacking(hardware()["1xA100"], two) is None
-    assert lacking(hardware()["1x24GB"], two[1:]) is None  # sold as 24 GB
-    assert lacking(hardware()["2xA100"], two) == "needs 2 GPUs of 80 GiB; here: A100 (80.0 GiB), A10 (22.5 GiB)"
-    assert lacking(hardware()["1x24GB"], []) == "needs 1 GPU of 24 GiB; here: no GPU"
+    assert unmet(hardware()["cpu"], []) is None
+    assert unmet(hardware()["1xA100"], two) is None
+    assert unmet(hardware()["1x24GB"], two[1:]) is None  # sold as 24 GB
+    assert unmet(hardware()["2xA100"], two) == "needs 2 GPUs of 80 GiB; here: A100 (80.0 GiB), A10 (22.5 GiB)"
+    assert unmet(hardware()["1x24GB"], []) == "needs 1 GPU of 24 GiB; here: no GPU"
 
 
 def test_versions_are_compared_with_pins_without_starting_the_environment(tmp_path):
-    (tmp_path / "core.txt").write_text("# why\nFlag_Embedding==1.4.2  # a comment\ntorch==2.13.0\nray[default]==2.0\n"
+    (tmp_path / "core.txt").write_text("# why\nFlag-Embedding==1.4.2  # a comment\ntorch==2.13.0\nray[default]==2.0\n"
                                        "numpy==2.0 ; python_version > '3'\nother>=1\n-c lock.txt\n")
-    wanted = {"Flag_Embedding": "1.4.2", "torch": "2.13.0", "ray": "2.0", "numpy": "2.0"}
+    wanted = {"Flag-Embedding": "1.4.2", "torch": "2.13.0", "ray": "2.0", "numpy": "2.0"}
     assert pins(tmp_path / "core.txt") == wanted
-    assert environment(tmp_path / "env", [tmp_path / "core.txt"]) == {"made": False, "pins": 4, "wrong": {}}
-    for name, version in (("flag-embedding", "1.4.2"), ("torch", "2.13.0+cpu"), ("numpy", "1.9")):
+    compared = (tmp_path / "env", "make it", tmp_path / "core.txt")
+    assert environment(*compared) == "not there; make it makes it"
+    for name, version in (("flag_embedding", "1.4.2"), ("torch", "2.13.0+cpu"), ("numpy", "1.9")):
         info = tmp_path / "env" / "lib" / "python3.11" / "site-packages" / f"{name}-{version}.dist-info"
         info.mkdir(parents=True)
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     (tmp_path / "env" / ".ready").touch()
-    assert environment(tmp_path / "env", [tmp_path / "core.txt"]) == {
-        "made": True, "pins": 4, "wrong": {"ray": ["2.0", None], "numpy": ["2.0", "1.9"]}}
+    assert environment(*compared) == ("differs from requirements/core.txt: ray missing (pin 2.0), "
+                                      "numpy 1.9 (pin 2.0); remove the folder, then make it")
+    (tmp_path / "core.txt").write_text("Flag-Embedding==1.4.2\ntorch==2.13.0\n")
+    assert environment(*compared) == "made; all 2 pins of requirements/core.txt are met"
 
 
 def test_the_report_names_everything_and_no_key(smi, monkeypatch):
     smi(A10)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.delenv("HF_TOKEN", raising=False)
-    text = report(examine())
-    for part in ("NVIDIA A10, 22.5 GiB", "OPENAI_API_KEY   set", "HF_TOKEN         not set", ".venv-serve",
-                 "HARDWARE=1x24GB  can run here", "HARDWARE=2xA100  needs 2 GPUs of 80 GiB"):
-        assert part in text
-    assert "secret" not in text
+    facts = examine()
+    assert facts["GPU"] == "NVIDIA A10, 22.5 GiB" and ".venv-serve" in facts
+    assert (facts["OPENAI_API_KEY"], facts["HF_TOKEN"]) == ("set", "not set")
+    assert facts["HARDWARE=1x24GB"] == "can run here" and facts["HARDWARE=2xA100"].startswith("needs 2 GPUs of 80 GiB")
+    assert "secret" not in str(facts)
 
 
-def test_the_command_as_text_and_as_json():
+def test_the_command_writes_the_same_as_text_and_as_json():
     def doctor(*more):
         return subprocess.run([sys.executable, "-m", "data_builders.doctor", *more], cwd=ROOT, capture_output=True,
                               text=True, check=True).stdout
 
-    assert set(json.loads(doctor("--json"))["profiles"]) == set(hardware())
-    assert "CPU cores" in doctor()
+    facts = json.loads(doctor("--json"))
+    assert {f"HARDWARE={name}" for name in hardware()} < set(facts)
+    assert [line.split("  ")[0] for line in doctor().splitlines()] == list(facts)
 
 
 def test_a_machine_that_has_it_all_is_not_bothered(paper, capsys):

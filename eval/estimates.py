@@ -1,16 +1,17 @@
-"""Steps and trainings that stand between a run and its results: prompts, tokens, USD, GPU hours, disk.
+"""Estimate what stands between a run and its results: prompts, tokens, USD, GPU hours, disk.
 
-Prompts that can be written already are counted exactly. What is not known yet is estimated and says so: how many
-solutions will be wrong (Table 1's share; at most all of them), how long answers are (experiments/prices.yaml until the
-run has some), how fast a GPU is. Answers that are in a journal already are not counted again.
+Prompts that can be written by now are counted exactly. What is not known yet is estimated, and the basis is stated: how
+many solutions will be wrong (Table 1's share; at most all of them), how long answers are (experiments/prices.yaml until
+the run has some), how fast a GPU is. Answers that a response cache holds are not counted again.
 """
 
 import os
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from data_builders import stage1, stage2
 from eval import predict
@@ -31,11 +32,11 @@ class Step:
     """Requests to one model. Tokens are those still to be paid; `most` requests where `requests` is an estimate."""
 
     name: str
-    asked: str
+    asked: str  # the model, as its server calls it
     requests: int
     most: int
     answered: int
-    saved: int  # identical questions, asked once
+    saved: int  # identical requests, sent once
     tokens_in: float
     prefix: float  # share of tokens_in that an earlier prompt begins with
     tokens_out: float
@@ -59,22 +60,22 @@ class Training:
 
 
 def tokenizer(path: str) -> tuple[Count, str]:
-    """How prompts of a model are counted: by its tokenizer.json, if that and `tokenizers` are here, else by length."""
+    """Return how prompts of a model are counted, and in words: by its tokenizer.json where possible, else by length."""
     cache = Path(os.environ.get("HF_HOME", "~/.cache/huggingface")).expanduser() / "hub"
     folders = [Path(path), *(cache / f"models--{path.replace('/', '--')}" / "snapshots").glob("*")]
-    found = next((file for folder in folders if (file := folder / "tokenizer.json").exists()), None)
+    file = next((candidate for folder in folders if (candidate := folder / "tokenizer.json").exists()), None)
     try:
         from tokenizers import Tokenizer
     except ImportError:
-        found = None
-    if found is None:
+        file = None
+    if file is None:
         return estimated_tokens, "estimated by length"
-    known = Tokenizer.from_file(str(found))
-    return (lambda text: len(known.encode(text).ids)), "counted by the model's tokenizer"
+    loaded = Tokenizer.from_file(str(file))
+    return (lambda text: len(loaded.encode(text).ids)), "counted by the model's tokenizer"
 
 
 def shared_prefix(texts: list[str]) -> float:
-    """The share of characters that a prefix cache saves: what each prompt has in common with one before it."""
+    """Compute the share of characters that a prefix cache saves: what each text has in common with one before it."""
     common, before = 0, ""
     for text in sorted(texts):
         low, high = 0, min(len(before), len(text))
@@ -95,7 +96,7 @@ class Plan:
         self.notes: dict[str, None] = {}
         self.rendered: dict[tuple[str, bool], list[Record]] = {}
         tasks, split = run.tasks(), list(read_instances(run.splits / "stage2.jsonl"))
-        self.split = len(split)
+        self.split = len(split)  # rows of stage 2
         self.problem = fmean(estimated_tokens(prompts.problem(item, tasks[item.task])) for item in split)
         self.prompt = fmean(estimated_tokens(prompts.solution(item, tasks[item.task])) for item in split)
         rows = [row for row in published().data_tables["table1"]["rows"] if row["stage"] == "stage2"]
@@ -103,76 +104,74 @@ class Plan:
 
     def add(self, model: str, stage: str) -> None:
         """Add a pair and all that it stands on."""
-        kind = self.run.model(model).kind
-        if kind in ("baseline", "encoder"):
+        run = self.run
+        if run.model(model).kind in ("baseline", "encoder"):
             self.notes[f"{model}: no language model; minutes, not estimated"] = None
             return
-        run = self.run
         for step in run.steps_to(stage):
             output = run.file(step.output, model)
-            if step.asks:
-                by_teacher = step.asks == "teacher" or (
-                    step.asks == "corrector" and run.corrected_by(step.stage) == "teacher")
-                stem = output.with_name(output.name.partition(".")[0])
-                policy = run.stage(run.stage(step.stage).samples.solutions).samples.policy if not by_teacher else ""
-                self._step(stem.name, stem, *([] if by_teacher else [model, policy]))
+            if step.asks == "teacher" or (step.asks == "corrector" and run.corrected_by(step.stage) == "teacher"):
+                self._add_requests(output)
+            elif step.asks:
+                policy = run.stage(run.stage(step.stage).samples.solutions).samples.policy
+                self._add_requests(output, model, policy)
             elif step.trains and not output.exists():
                 self.trainings.setdefault((model, step.stage), self._training(model, step.stage))
-        self._step("evaluation", run.dir / "predictions" / model / stage / "test", model, stage)
+        self._add_requests(run.predictions(model, stage), model, stage)
 
-    def _written(self, name: str, stem: Path, model: str, stage: str) -> list[Record] | None:
-        """The requests of a step where they can be written by now: they are pure functions of what is there."""
-        if name == "evaluation":
+    def _requests(self, path: Path, model: str, stage: str) -> list[Record] | None:
+        """Return the requests of a step where they can be written by now; None where they depend on answers."""
+        if path.name.startswith("test."):
             return self._evaluation(model, stage)
-        file = stem.with_name(f"{stem.name}.requests.jsonl")
+        file = path.with_name(path.name.replace(".responses.", ".requests."))
         if file.exists():
             return generate.read_requests(file)
-        if name in ("thoughts", "corrections"):
+        if path.name.startswith(("thoughts.", "corrections.")):
             return None
         with tempfile.TemporaryDirectory() as folder:
             scratch = Run(self.run.name, self.run.experiment)
             scratch.dir, scratch.splits = Path(folder), self.run.splits
-            if name == "rationales":
-                stage1.rationale_requests(scratch, stem.parent.name)
+            if path.name.startswith("rationales."):
+                stage1.rationale_requests(scratch, path.parent.name)
             else:
-                stage2.solution_requests(scratch, model, stem.parent.name)
+                stage2.solution_requests(scratch, model, path.parent.name)
             return generate.read_requests(Path(folder) / file.relative_to(self.run.dir))
 
     def _evaluation(self, model: str, stage: str) -> list[Record]:
-        """The requests of an evaluation; models differ in what they are called, so prompts are rendered once."""
-        kind, called = predict.endpoint(self.run, model, stage)
+        """Render the requests of an evaluation; prompts are rendered once for all models that are asked alike."""
+        kind, served = predict.endpoint(self.run, model, stage)
         alike = kind, self.run.model(model).thinking
         if alike not in self.rendered:
             self.rendered[alike] = predict.requests(self.run, model, stage, limit=self.limit, samples=self.samples)
-        return [{**each, "body": {**each["body"], "model": called}} for each in self.rendered[alike]]
+        return [{**request, "body": {**request["body"], "model": served}} for request in self.rendered[alike]]
 
-    def _step(self, name: str, stem: Path, model: str = "", stage: str = "") -> None:
-        """Count a step; without a model it is the teacher's."""
-        if stem in self.steps:
+    def _add_requests(self, responses: Path, model: str = "", stage: str = "") -> None:
+        """Count the requests of a response file; without a model the teacher answers them."""
+        if responses in self.steps:
             return
-        run = self.run
+        run, journal = self.run, generate.journal_of(responses)
+        name = "evaluation" if responses.name.startswith("test.") else responses.name.partition(".")[0]
         local = bool(model) and run.model(model).kind == "open"
         asked = run.experiment.teacher.model if not model else \
             generate.served_name(model, stage) if local else run.model(model).path
         count, how = tokenizer(run.weights(model, stage)) if local else (estimated_tokens, "estimated by length")
-        journal = stem.with_name(f"{stem.name}.journal.jsonl")
-        written = self._written(name, stem, model, stage)
+        requests = self._requests(responses, model, stage)
         out, from_answers = self._typical(journal, name, model)
-        if written is None:
+        if requests is None:
             step = self._estimated(name, asked, out)
         else:
             paths = [path for path in [journal, *([] if model else generate.other_runs(run, journal))] if path.exists()]
-            journals = [Journal(path, self._answerer(model, stage)) for path in paths]
-            left = [each for each in written if not any(known.answer(each) for known in journals)]
-            bodies = [each["body"] for each in {body_digest(each): each for each in left}.values()]
+            caches = [Journal(path, self._answerer(model, stage)) for path in paths]
+            left = [request for request in requests if not any(cache.answer(request) for cache in caches)]
+            bodies = [request["body"] for request in {body_digest(request): request for request in left}.values()]
             texts = [body["messages"][0]["content"] for body in bodies]
-            step = Step(name, asked, len(written), len(written), len(written) - len(left), len(left) - len(texts),
+            step = Step(name, asked, len(requests), len(requests), len(requests) - len(left), len(left) - len(texts),
                         sum(map(count, texts)), shared_prefix(texts), out * len(texts),
                         sum(body["max_tokens"] for body in bodies), f"prompts {how}; answers {from_answers}")
-        self.steps[stem] = Step(**{**asdict(step), **(self._hours(step, model) if local else self._usd(step))})
+        self.steps[responses] = replace(step, **(self._hours(step, model) if local else self._usd(step)))
 
     def _answerer(self, model: str, stage: str) -> Answerer:
-        """Whose answers will not be asked for again, as far as that is known before anybody is asked."""
+        """Return whose answers count as received, as far as that is known before any request is sent."""
         teacher = self.run.experiment.teacher
         if model and self.run.model(model).kind == "open":
             return Answerer(weights.known(self.run, model, stage))
@@ -181,17 +180,15 @@ class Plan:
         return endpoints(*addresses(None if model else teacher.url()))
 
     def _typical(self, journal: Path, name: str, model: str) -> tuple[float, str]:
-        """Tokens of an answer: the mean of those received, else as stated."""
+        """Return the tokens of an answer, the mean of those received, else as stated; and which of the two."""
         spent = spent_in(journal) if journal.exists() else None
         if spent and spent.answers:
             return spent.completion_tokens / spent.answers, f"as the mean of {spent.answers:,} received"
-        purpose = {"rationales": "rationale", "thoughts": "thought", "solutions": "solution",
-                   "corrections": "correction"}.get(name, "evaluation")
         thinks = bool(model) and self.run.model(model).thinking
-        return prices().typical_output["thinking" if thinks else purpose], "of a stated length"
+        return prices().typical_output["thinking" if thinks else name.removesuffix("s")], "of a stated length"
 
     def _estimated(self, name: str, asked: str, out: float) -> Step:
-        """A step whose prompts hang on answers still to come."""
+        """Estimate a step whose prompts depend on answers still to come."""
         typical = prices().typical_output
         if name == "thoughts":
             most, basis = self.run.experiment.stage1.select, "as many as are selected"
@@ -206,7 +203,7 @@ class Plan:
         return Step(name, asked, requests, most, 0, 0, tokens, requests * estimated_tokens(frame) / tokens,
                     out * requests, limit * most, f"{basis}; prompts and answers of a stated length")
 
-    def _usd(self, step: Step) -> dict[str, float | None]:
+    def _usd(self, step: Step) -> dict[str, Any]:
         price = prices().models.get(step.asked)
         if price is None:
             self.notes[f"{step.asked}: no price in experiments/prices.yaml"] = None
@@ -217,7 +214,7 @@ class Plan:
         return {"usd": (step.tokens_in * price.input + step.tokens_out * price.output) / 1e6,
                 "usd_most": (scale * step.tokens_in * price.input + step.tokens_out_most * price.output) / 1e6}
 
-    def _hours(self, step: Step, model: str) -> dict[str, float | None]:
+    def _hours(self, step: Step, model: str) -> dict[str, Any]:
         share = prices().throughput.utilisation
         work = step.tokens_in * (1 - step.prefix) / share["prefill"] + step.tokens_out / share["decode"]
         return {"gpu_hours": self._gpu_hours(work * 2 * self.run.model(model).parameters)}

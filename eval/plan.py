@@ -1,4 +1,4 @@
-"""`make plan`: what a table or a figure would ask, cost and take, before anything is spent (eval/estimates.py)."""
+"""`make plan`: show what a table or figure needs in requests, USD and GPU hours before anything is spent."""
 
 import argparse
 import dataclasses
@@ -15,13 +15,13 @@ from logreasoner.generation.costs import prices
 from logreasoner.paper import Cell, grid
 from logreasoner.text_table import aligned
 
-HEADER = ("step", "asked", "requests", "answered", "identical", "tokens in", "in prefixes", "tokens out", "at most",
+HEADER = ("step", "model", "requests", "answered", "identical", "tokens in", "in prefixes", "tokens out", "at most",
           "USD", "by batch", "at most", "GPU h")
 Table = list[tuple[str, ...]]
 
 
 def chosen(only: str | None, models: list[str]) -> list[Cell]:
-    """The cells of a table or figure, of some models. Raises UserError if there are none with a model."""
+    """Select the cells of a table or figure, of some models. Raises UserError if there are none with a model."""
     cells = [cell for cell in grid(only, models or None)
              if cell.model and (not models or cell.model in models or cell.table.startswith("figure"))]
     if not cells:
@@ -31,11 +31,11 @@ def chosen(only: str | None, models: list[str]) -> list[Cell]:
 
 
 def planned(run: Run, pairs: Iterable[tuple[str, str]], profile: str, limit: int | None, samples: int) -> Plan:
-    """The plan of some (model, stage) pairs. Raises UserError before `make data` and for an unknown profile."""
+    """Plan some (model, stage) pairs. Raises UserError before `make data` and for an unknown profile."""
     if profile not in hardware():
         raise UserError(f"unknown HARDWARE {profile!r}; experiments/hardware.yaml has {', '.join(hardware())}")
     if not (run.splits / "manifest.json").exists():
-        raise UserError(f"{run.splits}: no splits yet, and prompts are made of them; do: make data")
+        raise UserError(f"{run.splits}: no splits yet, and prompts are made of them; run: make data")
     plan = Plan(run, profile, limit, samples)
     for model, stage in dict.fromkeys(pairs):
         run.check(model, stage)
@@ -44,7 +44,7 @@ def planned(run: Run, pairs: Iterable[tuple[str, str]], profile: str, limit: int
 
 
 def totals(plan: Plan) -> dict[str, float]:
-    """USD (live, by the Batch API, at most live), GPU hours and bytes of disk in all."""
+    """Add up USD (live, by the Batch API, at most live), GPU hours and bytes of disk."""
     steps, trainings = plan.steps.values(), plan.trainings.values()
     usd = sum(step.usd or 0 for step in steps)
     base = {training.model: 2 * plan.run.model(training.model).parameters for training in trainings}
@@ -72,7 +72,7 @@ def _steps(plan: Plan) -> Table:
 
 
 def report(plan: Plan, cells: list[Cell]) -> Iterator[str]:
-    """The plan as text."""
+    """Yield the plan as lines of text."""
     run, total = plan.run, totals(plan)
     pairs = len({(cell.model, cell.stage) for cell in cells})
     yield f"{len(cells)} cells, {pairs} models at a stage; run {run.name}, {plan.profile}; prices of {prices().as_of}"
@@ -83,8 +83,8 @@ def report(plan: Plan, cells: list[Cell]) -> Iterator[str]:
     if plan.trainings:
         yield "trainings (rows, answer lengths and speed are estimates):"
         yield aligned([("stage", "model", "rows", "tokens", "GPU h"), *(
-            (each.stage, each.model, f"{each.rows:,}", f"{each.tokens:,.0f}",
-             _two(each.gpu_hours)) for each in plan.trainings.values())], left=2, indent="  ")
+            (row.stage, row.model, f"{row.rows:,}", f"{row.tokens:,.0f}", _two(row.gpu_hours))
+            for row in plan.trainings.values())], left=2, indent="  ")
     yield (f"API: {total['usd']:.2f} USD live, {total['usd_by_batch']:.2f} by batches; at most "
            f"{total['usd_at_most']:.2f} live")
     yield (f"GPU hours: {total['gpu_hours_generation']:.1f} generation, {total['gpu_hours_training']:.1f} training "
@@ -93,10 +93,10 @@ def report(plan: Plan, cells: list[Cell]) -> Iterator[str]:
 
 
 def as_json(plan: Plan, cells: list[Cell]) -> dict[str, Any]:
-    """The plan as data."""
+    """Return the plan as JSON values."""
     return {"run": plan.run.name, "hardware": plan.profile, "cells": len(cells), "prices": str(prices().as_of),
             "steps": [dataclasses.asdict(step) for step in plan.steps.values()],
-            "trainings": [dataclasses.asdict(each) for each in plan.trainings.values()],
+            "trainings": [dataclasses.asdict(training) for training in plan.trainings.values()],
             "totals": totals(plan), "notes": list(plan.notes)}
 
 
@@ -112,13 +112,13 @@ def _main(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """Say what a part of the grid would ask, cost and take."""
-    arguments = cli.parser("eval.plan", "What tables and figures would ask, cost and take. Asks nothing.", """
+    """Show what a part of the grid needs."""
+    arguments = cli.parser("eval.plan", "Show what tables and figures need in requests, USD, GPU hours.", """
 python -m eval.plan --run paper --only table3 --models qwen2.5-7b
 python -m eval.plan --run paper --only figure5 --hardware 1xH200 --json
 python -m eval.plan --run paper --only table4 --models gpt-4o --limit 200""")
     arguments.add_argument("--run", required=True)
-    arguments.add_argument("--only", help="one of them: table3 ... table5, figure4 ... figure8 (default: all)")
+    arguments.add_argument("--only", help="table3 ... table5, figure4 ... figure8 (default: all)")
     arguments.add_argument("--models", nargs="*", default=[], help="names of models.yaml (default: the paper's)")
     arguments.add_argument("--stage", help="a stage of stages.yaml for --models, also one that no table has")
     arguments.add_argument("--hardware", default="2xA100", help="a profile of hardware.yaml")

@@ -1,5 +1,4 @@
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -34,30 +33,30 @@ def run(workdir):
     return run
 
 
-def made(run, only="table3", models=("qwen2.5-7b",), **more):
+def planned(run, only="table3", models=("qwen2.5-7b",), **more):
     cells = plan.chosen(only, list(models))
-    given = SimpleNamespace(**{"profile": "2xA100", "limit": None, "samples": 1, **more})
-    return plan.planned(run, [(cell.model, cell.stage) for cell in cells], given.profile, given.limit, given.samples)
+    options = {"profile": "2xA100", "limit": None, "samples": 1, **more}
+    return plan.planned(run, [(cell.model, cell.stage) for cell in cells], **options)
 
 
-def steps(found):
-    return {(step.name, step.asked): step for step in found.steps.values()}
+def steps(planned):
+    return {(step.name, step.asked): step for step in planned.steps.values()}
 
 
 def test_every_step_that_a_table_stands_on_is_counted_once(run):
-    found = made(run)
-    names = [(step.name, step.asked) for step in found.steps.values()]
+    result = planned(run)
+    names = [(step.name, step.asked) for step in result.steps.values()]
     teacher = "gpt-4o-2024-08-06"
     assert sorted(names) == sorted([
         ("rationales", teacher), ("rationales", teacher), ("thoughts", teacher), ("corrections", teacher),
         ("solutions", "qwen2.5-7b/thought-sft"), *(("evaluation", f"qwen2.5-7b/{stage}")
                                                    for stage in ("base", "cot-sft", "dpo"))])
-    assert sorted(stage for _, stage in found.trainings) == ["cot-sft", "dpo", "solution-sft", "thought-sft"]
-    assert [step.requests for step in found.steps.values() if step.name == "rationales"] == [40, 40]
+    assert sorted(stage for _, stage in result.trainings) == ["cot-sft", "dpo", "solution-sft", "thought-sft"]
+    assert [step.requests for step in result.steps.values() if step.name == "rationales"] == [40, 40]
 
 
-def test_identical_questions_and_shared_beginnings_are_saved(run):
-    step = steps(made(run))["evaluation", "qwen2.5-7b/base"]
+def test_identical_requests_and_shared_prefixes_are_saved(run):
+    step = steps(planned(run))["evaluation", "qwen2.5-7b/base"]
     assert (step.requests, step.saved) == (41, 1)
     assert 0.5 < step.prefix < 1
     assert step.tokens_out_most == 40 * 1024 and step.tokens_out == 40 * 350
@@ -71,17 +70,17 @@ def test_the_share_of_shared_prefixes(texts, share):
 
 
 def test_an_api_model_costs_money_and_half_by_batches(run):
-    found = made(run, models=["gpt-4o"])
-    (step,) = found.steps.values()
+    result = planned(run, models=["gpt-4o"])
+    (step,) = result.steps.values()
     assert (step.name, step.asked, step.gpu_hours) == ("evaluation", "gpt-4o-2024-08-06", None)
     assert step.usd == pytest.approx(step.tokens_in * PRICE_IN + step.tokens_out * PRICE_OUT)
     assert step.usd_most == pytest.approx(step.tokens_in * PRICE_IN + step.tokens_out_most * PRICE_OUT)
-    total = plan.totals(found)
+    total = plan.totals(result)
     assert total["usd_by_batch"] == pytest.approx(step.usd / 2) and total["disk_bytes"] == 0
 
 
 def test_what_cannot_be_known_yet_is_an_estimate_with_a_bound(run):
-    step = steps(made(run))["corrections", "gpt-4o-2024-08-06"]
+    step = steps(planned(run))["corrections", "gpt-4o-2024-08-06"]
     assert (step.requests, step.most) == (15, 40)  # 2,574 of the paper's 7,000
     assert step.tokens_out_most == 40 * 1536 and "Table 1's share" in step.basis
 
@@ -89,17 +88,18 @@ def test_what_cannot_be_known_yet_is_an_estimate_with_a_bound(run):
 def answer_some(run, count, tokens):
     stage1.rationale_requests(run)
     folder = run.dataset("shared", "thought-sft")
-    asked = generate.read_requests(folder / "rationales.requests.jsonl")[:count]
+    requests = generate.read_requests(folder / "rationales.requests.jsonl")[:count]
     body = {"choices": [{"message": {"content": "text"}}], "usage": {"prompt_tokens": 9, "completion_tokens": tokens}}
     Journal(folder / "rationales.journal.jsonl", endpoints(OPENAI)).add(
-        *((each, {"response": {"status_code": 200, "body": body}, "error": None}) for each in asked), address=OPENAI)
+        *((request, {"response": {"status_code": 200, "body": body}, "error": None}) for request in requests),
+        address=OPENAI)
 
 
 def test_what_is_answered_is_not_paid_again_and_says_how_long_answers_are(run):
-    before = next(iter(made(run, models=["qwen2.5-1.5b"]).steps.values()))
+    before = next(iter(planned(run, models=["qwen2.5-1.5b"]).steps.values()))
     answer_some(run, 30, tokens=200)
-    found = made(run)
-    step = found.steps[run.dataset("shared", "thought-sft") / "rationales"]
+    result = planned(run)
+    step = result.steps[run.dataset("shared", "thought-sft") / "rationales.responses.jsonl"]
     assert (step.requests, step.answered) == (40, 30) and step.tokens_out == 10 * 200
     assert "as the mean of 30 received" in step.basis
     assert before.answered == 0
@@ -109,48 +109,48 @@ def test_what_another_run_was_answered_is_not_paid_again(run):
     answer_some(run, 40, tokens=200)
     other = declare("second", resolve("paper", ["seed=43"]))
     other.splits = run.splits
-    step = made(other).steps[other.dataset("shared", "thought-sft") / "rationales"]
+    step = planned(other).steps[other.dataset("shared", "thought-sft") / "rationales.responses.jsonl"]
     assert (step.answered, step.usd) == (40, 0)
 
 
 def test_a_trained_stage_is_not_trained_again(run):
     write_json(run.stage_dir("qwen2.5-7b", "thought-sft") / "manifest.json", {})
-    assert ("qwen2.5-7b", "thought-sft") not in made(run).trainings
+    assert ("qwen2.5-7b", "thought-sft") not in planned(run).trainings
 
 
 def test_self_correction_asks_the_policy(run):
-    found = steps(made(run, "figure6", ["llama3.1-8b"]))
-    assert ("corrections", "llama3.1-8b/thought-sft") in found and ("corrections", "gpt-4o-2024-08-06") in found
+    result = steps(planned(run, "figure6", ["llama3.1-8b"]))
+    assert ("corrections", "llama3.1-8b/thought-sft") in result and ("corrections", "gpt-4o-2024-08-06") in result
 
 
 def test_limit_and_samples_count(run):
-    assert steps(made(run, models=["gpt-4o"], limit=1))["evaluation", "gpt-4o-2024-08-06"].requests < 20
-    voted = steps(made(run, models=["gpt-4o"], samples=3))["evaluation", "gpt-4o-2024-08-06"]
+    assert steps(planned(run, models=["gpt-4o"], limit=1))["evaluation", "gpt-4o-2024-08-06"].requests < 20
+    voted = steps(planned(run, models=["gpt-4o"], samples=3))["evaluation", "gpt-4o-2024-08-06"]
     assert (voted.requests, voted.saved) == (123, 3)
 
 
-def test_classifiers_and_floors_ask_nothing(run):
-    found = made(run, models=["bert", "majority"])
-    assert not found.steps and not found.trainings and len(found.notes) == 2
+def test_classifiers_and_baselines_send_nothing(run):
+    result = planned(run, models=["bert", "majority"])
+    assert not result.steps and not result.trainings and len(result.notes) == 2
 
 
 def test_a_retired_model_and_a_machine_without_a_figure_are_noted(run):
-    notes = " ".join(made(run, models=["chatgpt", "qwen2.5-3b"], profile="cpu").notes)
+    notes = " ".join(planned(run, models=["chatgpt", "qwen2.5-3b"], profile="cpu").notes)
     assert "gpt-3.5-turbo-0125: the API is listed to have stopped serving it" in notes and "cpu: no peak" in notes
 
 
-@pytest.mark.parametrize(("only", "models", "said"), [("table1", [], "asks no model"), ("table3", ["nope"], "nope"),
+@pytest.mark.parametrize(("only", "models", "message"), [("table1", [], "asks no model"), ("table3", ["nope"], "nope"),
                                                       ("table9", [], "unknown table")])
-def test_what_is_not_in_the_grid_is_named(run, only, models, said):
-    with pytest.raises(UserError, match=said):
+def test_what_is_not_in_the_grid_is_named(run, only, models, message):
+    with pytest.raises(UserError, match=message):
         plan.chosen(only, models)
 
 
-def test_no_splits_and_unknown_hardware_are_said_before_anything_is_counted(run):
+def test_no_splits_and_unknown_hardware_are_errors_before_anything_is_counted(run):
     with pytest.raises(UserError, match="unknown HARDWARE 'abacus'"):
-        made(run, profile="abacus")
+        planned(run, profile="abacus")
     with pytest.raises(UserError, match="make data"):
-        made(declare("empty", resolve("paper", [])))
+        planned(declare("empty", resolve("paper", [])))
 
 
 def test_the_command_prints_a_table_or_json_and_writes_nothing(run, monkeypatch, capsys):
@@ -161,6 +161,6 @@ def test_the_command_prints_a_table_or_json_and_writes_nothing(run, monkeypatch,
     assert "~15" in text and "API: " in text and "throughput stated" in text
     monkeypatch.setattr("sys.argv", ["plan", "--run", "paper", "--only", "table3", "--models", "qwen2.5-7b", "--json"])
     plan.main()
-    found = json.loads(capsys.readouterr().out)
-    assert found["totals"]["usd"] == pytest.approx(sum(step["usd"] or 0 for step in found["steps"]))
+    result = json.loads(capsys.readouterr().out)
+    assert result["totals"]["usd"] == pytest.approx(sum(step["usd"] or 0 for step in result["steps"]))
     assert sorted(run.dir.rglob("*")) == before

@@ -1,4 +1,4 @@
-"""A run's test splits -> evaluation requests: three-shot prompts at temperature 0 (section 4.2.3), or votes."""
+"""Write a run's evaluation requests: three-shot prompts at temperature 0 (section 4.2.3), or several votes each."""
 
 import argparse
 from collections import defaultdict
@@ -18,21 +18,21 @@ from logreasoner.prompts import solution
 
 
 def examples_by_task(path: Path, tasks: Iterable[str], wanted: int) -> dict[str, tuple[Instance, ...]]:
-    """The in-context examples of each task, in file order. Raises UserError unless there are `wanted` of each."""
-    splits: dict[str, list[Instance]] = defaultdict(list)
+    """Read the in-context examples of each task, in file order. Raises UserError unless each has `wanted`."""
+    examples: dict[str, list[Instance]] = defaultdict(list)
     for item in read_instances(path):
-        splits[item.task].append(item)
+        examples[item.task].append(item)
     for name in sorted(tasks):
-        if len(splits[name]) != wanted:
-            raise UserError(f"{path}: {len(splits[name])} examples of {name}, the run declares {wanted}; "
+        if len(examples[name]) != wanted:
+            raise UserError(f"{path}: {len(examples[name])} examples of {name}, the run declares {wanted}; "
                             "make the splits again")
-    return {name: tuple(items) for name, items in splits.items()}
+    return {name: tuple(items) for name, items in examples.items()}
 
 
 def endpoint(run: Run, name: str, stage: str) -> tuple[str, str]:
-    """What serves a model, "vllm" or "other" (which does not know vLLM's own fields), and what that calls the model.
+    """Return what serves a model, "vllm" or "other" (without vLLM's own fields), and its name for the model.
 
-    Raises UserError for a model that answers no requests.
+    Raises UserError for a model that is not prompted.
     """
     declared = run.model(name)
     if fixed(run, name):
@@ -42,40 +42,40 @@ def endpoint(run: Run, name: str, stage: str) -> tuple[str, str]:
 
 def requests(run: Run, name: str, stage: str, *, kind: str | None = None, served: str | None = None,
              limit: int | None = None, samples: int = 1) -> list[dict[str, Any]]:
-    """The requests of a model at a stage, `samples` for each test instance of a run or of its sample of `limit`.
+    """Make the requests of a model at a stage, `samples` for each test instance of a run or of its subset of `limit`.
 
     `kind` and `served` replace what `endpoint` says. The same examples for every model. Ordered by task and source,
-    because prompts of a task share their beginning and vLLM computes a shared beginning once. One sample is greedy
-    and has the instance's id; several are drawn with seeds of their own and have <id>#0, <id>#1, ...
+    because prompts of a task share a prefix, which vLLM computes once. A single answer is greedy and has the instance's
+    id; several votes are drawn with different seeds and have <id>#0, <id>#1, ...
     """
-    usual = endpoint(run, name, stage)
-    vllm, called = (kind or usual[0]) == "vllm", served or usual[1]
+    default_kind, default_name = endpoint(run, name, stage)
+    vllm, served = (kind or default_kind) == "vllm", served or default_name
     items = sorted((item for split in stratified(read_test_splits(run), limit) for item in split),
                    key=lambda item: (item.task, item.source))
     examples = examples_by_task(run.splits / "examples.jsonl", {item.task for item in items}, run.experiment.examples)
-    more = decoding()["thinking"] if run.model(name).thinking else {}
-    found = []
+    thinking = decoding()["thinking"] if run.model(name).thinking else {}
+    made = []
     for item in items:
         prompt = solution(item, task(item.task), examples[item.task])
         if samples == 1:
-            found.append(request(item.id, called, "evaluation", prompt, vllm, **more))
+            made.append(request(item.id, served, "evaluation", prompt, vllm, **thinking))
             continue
         seed = decoding()["sampling"]["seed"]
-        found += [request(f"{item.id}#{at}", called, "sampling", prompt, vllm, **more, seed=seed + at)
-                  for at in range(samples)]
-    return found
+        made += [request(f"{item.id}#{at}", served, "sampling", prompt, vllm, **thinking, seed=seed + at)
+                 for at in range(samples)]
+    return made
 
 
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
     run.check(given.model, given.stage)
     kind = given.endpoint or endpoint(run, given.model, given.stage)[0]
-    asked = requests(run, given.model, given.stage, kind=kind, served=given.name, limit=given.limit,
-                     samples=given.samples)
+    made = requests(run, given.model, given.stage, kind=kind, served=given.name, limit=given.limit,
+                    samples=given.samples)
     inputs = [run.splits / file for file in ("test.jsonl", "test_seen.jsonl", "examples.jsonl")]
-    count = write_jsonl(given.out, asked, inputs, run=run.name, identity=identity(run, given.model, given.stage),
+    count = write_jsonl(given.out, made, inputs, run=run.name, identity=identity(run, given.model, given.stage),
                         model=given.model, stage=given.stage, endpoint=kind, limit=given.limit, samples=given.samples,
-                        requests=len(asked))
+                        requests=len(made))
     print(f"{given.out}: {count:,} requests")
 
 
@@ -90,7 +90,7 @@ python -m eval.predict --run paper --model qwen2.5-7b --stage base --endpoint ot
     arguments.add_argument("--model", required=True, help="a name of models.yaml")
     arguments.add_argument("--stage", required=True, help="base or a stage of stages.yaml")
     arguments.add_argument("--endpoint", choices=["vllm", "other"], help="other: leave out the sampling fields that "
-                           "only vLLM knows (default: what models.yaml says of the model)")
+                           "only vLLM knows (default: by the model's kind in models.yaml)")
     arguments.add_argument("--name", help="what the endpoint calls the model (default: MODEL/STAGE; an API's name)")
     add_limit_and_samples(arguments)
     arguments.add_argument("--out", required=True, type=Path)

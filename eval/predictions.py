@@ -1,4 +1,4 @@
-"""A run's test instances and the answers to them: which are asked, how responses are joined, read and voted on."""
+"""Select a run's test instances; join, read and vote on the responses to them."""
 
 import argparse
 import hashlib
@@ -15,17 +15,17 @@ from logreasoner.files import read_json, read_jsonl
 from logreasoner.generation.response_cache import content, error_of, final
 from logreasoner.instances import Instance, by_id, read_instances
 
-SEED = 42  # of the stratified sample
-SAMPLE = re.compile(r"[0-9]{1,6}")  # of a custom_id <instance id>#<sample>
+SEED = 42  # of the stratified subset
+NUMBER = re.compile(r"[0-9]{1,6}")  # of a custom_id <instance id>#<number>
 UNKNOWN = "of no instance of this test set", "score the responses with the instances they answer"
 TWICE = "answered twice", "keep one response an id"
-FURTHER = "not one of the samples that are scored", "give --samples as eval.predict had it"
-Slot = tuple[str, int]  # instance id, sample
+FURTHER = "not one of the votes that are scored", "give --samples as eval.predict had it"
+Slot = tuple[str, int]  # instance id, number of the vote
 Splits = tuple[list[Instance], list[Instance]]  # disjoint from training, seen by it
 
 
 class Answer(NamedTuple):
-    """The label that an instance was given, read both ways; None where it cannot be parsed."""
+    """The label that an instance was given, read strictly and leniently; None where it cannot be parsed."""
 
     strict: str | None
     lenient: str | None
@@ -35,7 +35,7 @@ NONE = "", Answer(None, None)  # of a request that was refused
 
 
 def read_test_set(path: Path, name: str | None = None) -> list[Instance]:
-    """The instances of a file. Raises UserError for an unknown label, and for a task other than `name` if given."""
+    """Read instances. Raises UserError for an unknown label, and for a task other than `name` if given."""
     items = list(read_instances(path))
     for row, item in enumerate(items, 1):
         where = f"{path}: instance {row} ({item.id[:80]!r})"
@@ -48,7 +48,7 @@ def read_test_set(path: Path, name: str | None = None) -> list[Instance]:
 
 
 def read_test_splits(run: Run) -> Splits:
-    """A run's test instances: those disjoint from training, and those whose log text training has seen."""
+    """Read a run's test instances: those disjoint from training, and those whose log text training has seen."""
     clean, seen = (read_test_set(run.splits / name) for name in ("test.jsonl", "test_seen.jsonl"))
     both = {item.id for item in clean} & {item.id for item in seen}
     if both:
@@ -59,30 +59,30 @@ def read_test_splits(run: Run) -> Splits:
 
 
 def stratified(splits: Splits, limit: int | None) -> Splits:
-    """At most `limit` instances of each (task, source), in proportion to labels and to what training has seen.
+    """Draw at most `limit` instances of each (task, source), in proportion to labels and to what training has seen.
 
-    Nested: a smaller sample is part of every larger one, so answers are reused. The r-th of m instances with the same
-    label and split, in the order of a hash of their ids, stands at (r - 1/2) / m, and the first come into the sample;
-    this is Sainte-Laguë's way of handing out seats.
+    Nested: a smaller subset is part of every larger one, so answers are reused. The r-th of m instances with the same
+    label and split, in the order of a hash of their ids, ranks at (r - 1/2) / m, and the lowest ranks are drawn; this
+    is the Sainte-Laguë method of apportionment.
     """
     if limit is None:
         return splits
     strata: dict[tuple[str, str], dict[tuple[str, int], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for at, split in enumerate(splits):
         for item in split:
-            mark = hashlib.sha256(f"{SEED}:{item.id}".encode()).hexdigest()
-            strata[item.task, item.source][item.label, at].append((mark, item.id))
-    kept = set()
+            hashed = hashlib.sha256(f"{SEED}:{item.id}".encode()).hexdigest()
+            strata[item.task, item.source][item.label, at].append((hashed, item.id))
+    drawn = set()
     for groups in strata.values():
-        places = sorted(((rank + 0.5) / len(group), *one) for group in groups.values()
-                        for rank, one in enumerate(sorted(group)))
-        kept |= {key for _, _, key in places[:limit]}
-    clean, seen = ([item for item in split if item.id in kept] for split in splits)
+        ranks = sorted(((position + 0.5) / len(group), *row) for group in groups.values()
+                       for position, row in enumerate(sorted(group)))
+        drawn |= {key for _, _, key in ranks[:limit]}
+    clean, seen = ([item for item in split if item.id in drawn] for split in splits)
     return clean, seen
 
 
 def test_sets(splits: Splits) -> Iterator[tuple[tuple[str, str, str], list[Instance], int]]:
-    """((task, source, test set), instances, how many of them training has seen) for each test set with instances.
+    """Yield ((task, source, test set), instances, how many of them training has seen) of each test set.
 
     `disjoint`: logs that no training split holds; `all`: those and the rest of the test file (section 4.3 claims the
     first, the published counts fit the second).
@@ -100,83 +100,84 @@ def read_answer(text: str, labels: list[str]) -> Answer:
     return Answer(strict, parse_label_leniently(text, labels) if strict is None else strict)
 
 
-def vote(samples: Sequence[Answer]) -> Answer:
-    """Self-consistency: the most frequent parsed label; of several the one sampled first. Each way of reading alone."""
-    if len(samples) == 1:
-        return samples[0]
+def vote(votes: Sequence[Answer]) -> Answer:
+    """Take the most frequent parsed label, in a tie the first (self-consistency); strict and lenient separately."""
+    if len(votes) == 1:
+        return votes[0]
 
     def most(labels: Iterable[str | None]) -> str | None:
         counts = Counter(label for label in labels if label is not None)
         return max(counts, key=counts.__getitem__, default=None)
 
-    strict, lenient = zip(*samples, strict=True)
+    strict, lenient = zip(*votes, strict=True)
     return Answer(most(strict), most(lenient))
 
 
 def predictions(path: Path, items: Mapping[str, Instance], samples: int = 1, others: Collection[str] = (),
                 thinking: bool = False) -> dict[str, Answer]:
-    """Instance id -> answer, voted over `samples`; exactly the ids of `items`. Answers to `others` are passed over.
+    """Return instance id -> answer, voted over `samples`, for the ids of `items`. Answers to `others` are skipped.
 
     Raises UserError for ids that are unknown, answered twice or missing. An error response is a missing one, unless
     it refuses this very request (too long, say): that cannot be parsed. `thinking`: an answer that was cut off before
-    </think> holds nothing but drafts.
+    </think> is only a draft.
     """
-    found: dict[Slot, tuple[str, Answer]] = {}  # with the custom_id
+    parsed: dict[Slot, tuple[str, Answer]] = {}  # with the custom_id
     failed: dict[Slot, dict[str, Any]] = {}
     wrong: dict[tuple[str, str], list[str]] = {UNKNOWN: [], TWICE: [], FURTHER: []}
     for number, response in read_jsonl(path):
         custom_id = response.get("custom_id")
         if not isinstance(custom_id, str):
             raise UserError(f"{path}:{number}: a response needs a custom_id")
-        key, mark, sample = custom_id.partition("#")
+        key, mark, vote_number = custom_id.partition("#")
         if key in others:
             continue
-        numbered = bool(mark and SAMPLE.fullmatch(sample))
-        text, slot = content(response), (key, int(sample) if samples > 1 and numbered else 0)
+        numbered = bool(mark and NUMBER.fullmatch(vote_number))
+        text, slot = content(response), (key, int(vote_number) if samples > 1 and numbered else 0)
         if key not in items or (mark and not numbered):
             wrong[UNKNOWN].append(custom_id)
         elif samples > 1 and not (numbered and slot[1] < samples):
             wrong[FURTHER].append(custom_id)
         elif text is None:
             failed[slot] = response
-        elif slot in found:
-            wrong[TWICE if found[slot][0] == custom_id else FURTHER].append(custom_id)
+        elif slot in parsed:
+            wrong[TWICE if parsed[slot][0] == custom_id else FURTHER].append(custom_id)
         else:
-            drafts = thinking and _cut_off(response, text)
-            found[slot] = custom_id, read_answer("" if drafts else text, task(items[key].task).labels)
-    for (what, then), ids in wrong.items():
-        _refuse(path, ids, what, then)
+            draft = thinking and _cut_off(response, text)
+            parsed[slot] = custom_id, read_answer("" if draft else text, task(items[key].task).labels)
+    for (problem, advice), ids in wrong.items():
+        _refuse(path, ids, problem, advice)
     missing = [(key, at) for key in items for at in range(samples)
-               if (key, at) not in found and not final(failed.get((key, at), {}))]
+               if (key, at) not in parsed and not final(failed.get((key, at), {}))]
     reason = f" ({error_of(failed[missing[0]])})" if missing and missing[0] in failed else ""
     _refuse(path, [key if samples == 1 else f"{key}#{at}" for key, at in missing], f"without an answer{reason}",
-            "run the engine again; it asks only what is missing")
-    return {key: vote([found.get((key, at), NONE)[1] for at in range(samples)]) for key in items}
+            "run the engine again; it sends only what is missing")
+    return {key: vote([parsed.get((key, at), NONE)[1] for at in range(samples)]) for key in items}
 
 
 def _cut_off(response: dict[str, Any], text: str) -> bool:
     return "</think>" not in text and response["response"]["body"]["choices"][0].get("finish_reason") == "length"
 
 
-def _refuse(path: Path, ids: list[str], what: str, then: str) -> None:
+def _refuse(path: Path, ids: list[str], problem: str, advice: str) -> None:
     if ids:
-        raise UserError(f"{path}: {len(ids):,} id{'s' * (len(ids) > 1)}, the first {ids[0][:80]!r}: {what}; {then}")
+        ids_text = f"{len(ids):,} id{'s' * (len(ids) > 1)}, the first {ids[0][:80]!r}"
+        raise UserError(f"{path}: {ids_text}: {problem}; {advice}")
 
 
 def fixed(run: Run, name: str) -> bool:
-    """Whether a model is no language model: it is not prompted, and answers the same each time."""
+    """Tell whether a model is no language model: it is not prompted, and its answers never change."""
     return run.model(name).kind in ("encoder", "baseline")
 
 
 def answered_tasks(run: Run, name: str, responses: Path) -> list[str]:
-    """The tasks that a baseline or classifier says it fits, in the manifest of its answers; none said means all."""
+    """Return the tasks that a baseline or classifier fits, from the manifest of its answers; [] means all."""
     path = responses.with_name(responses.name + ".manifest.json")
     return list(read_json(path).get("tasks", [])) if fixed(run, name) and path.exists() else []
 
 
 def answers(run: Run, name: str, responses: Path, splits: Splits, tasks: Collection[str], limit: int | None,
             samples: int) -> dict[str, Answer]:
-    """The answers of a model to a run's test instances, or to those of some tasks and of a stratified sample.
+    """Read a model's answers to a run's test instances, or to those of some tasks and of a stratified subset.
 
     Raises UserError for a task without instances and as `predictions` does.
     """
@@ -184,25 +185,25 @@ def answers(run: Run, name: str, responses: Path, splits: Splits, tasks: Collect
     if missing:
         raise UserError(f"--tasks: run {run.name} has no test instance of {min(missing)!r}; its tasks are "
                         f"{', '.join(run.tasks())}")
-    asked = by_id(item for split in stratified(splits, limit) for item in split if not tasks or item.task in tasks)
-    others = {item.id for split in splits for item in split} - set(asked)
+    wanted = by_id(item for split in stratified(splits, limit) for item in split if not tasks or item.task in tasks)
+    others = {item.id for split in splits for item in split} - set(wanted)
     samples = 1 if fixed(run, name) else samples  # k equal answers vote as one does
-    return predictions(responses, asked, samples, others, run.model(name).thinking)
+    return predictions(responses, wanted, samples, others, run.model(name).thinking)
 
 
 def names(text: str) -> list[str]:
-    """The parts of a comma-separated option."""
+    """Split a comma-separated option."""
     return [part for part in re.split(r"[,\s]+", text) if part]
 
 
 def number(text: str) -> int:
-    """A whole number of at least 1, for argparse."""
+    """Read a whole number of at least 1, for argparse."""
     if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
 def add_limit_and_samples(arguments: argparse.ArgumentParser) -> None:
-    """The two options that eval.predict, eval.score and eval.compare must be given alike."""
-    arguments.add_argument("--limit", type=number, help="a stratified sample: so many instances of a task and source")
-    arguments.add_argument("--samples", type=number, default=1, help="answers an instance, which vote (default: 1)")
+    """Add the two options that must be the same for eval.predict, eval.score and eval.compare."""
+    arguments.add_argument("--limit", type=number, help="a stratified subset: so many instances of a task and source")
+    arguments.add_argument("--samples", type=number, default=1, help="votes for each instance (default: 1)")

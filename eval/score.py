@@ -1,8 +1,8 @@
-"""Responses -> scores with 95% intervals (sections 4.2.3 and 4.3; docs/evaluation.md).
+"""Score responses, with 95% intervals (sections 4.2.3 and 4.3; docs/evaluation.md).
 
 Two forms: one task's instances (--task, --instances), or every test set of a run (--run, --model, --stage).
-An answer that cannot be parsed is scored as wrong and counted; an answer that is not there is an error. Scores are of
-strict answers; beside them stands what a lenient reader would give. With several samples an instance they vote.
+An answer that cannot be parsed is scored as wrong and counted; a missing answer is an error. Scores are of strict
+answers; lenient ones are reported beside them. Several answers to an instance vote.
 """
 
 import argparse
@@ -41,20 +41,21 @@ Scores = dict[str, dict[str, float]]  # metric -> value, low, high, all fraction
 
 
 def confusion(items: Iterable[Instance], predicted: Mapping[str, str | None], labels: list[str]) -> list[list[int]]:
-    """Counts: a row for each true label, a column for each predicted one and a last column for unparsed answers."""
+    """Count answers: a row for each true label, a column for each predicted one and a last one for unparsed answers."""
     cells = Counter((item.label, predicted[item.id]) for item in items)
     return [[cells[truth, answer] for answer in (*labels, None)] for truth in labels]
 
 
 def measures(counts: "np.ndarray[Any, Any]", positive: int | None) -> "dict[str, np.ndarray[Any, Any]]":
-    """Metric -> values for confusion matrices of shape (..., labels, labels + 1); `positive` is a row number.
+    """Compute metric -> values of confusion matrices of shape (..., labels, labels + 1); `positive` is a row number.
 
     A ratio without a denominator is 0, and weighted F1 weights by true labels, both as in scikit-learn.
     """
     import numpy as np
 
-    def ratio(above: Any, below: Any) -> "np.ndarray[Any, Any]":
-        share: np.ndarray[Any, Any] = np.divide(above, below, out=np.zeros(np.shape(above)), where=below > 0)
+    def ratio(numerator: Any, denominator: Any) -> "np.ndarray[Any, Any]":
+        share: np.ndarray[Any, Any] = np.divide(
+            numerator, denominator, out=np.zeros(np.shape(numerator)), where=denominator > 0)
         return share
 
     parsed = counts[..., :-1]
@@ -71,7 +72,7 @@ def measures(counts: "np.ndarray[Any, Any]", positive: int | None) -> "dict[str,
 
 
 def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's 95% interval of a proportion; nothing is known of one without trials: (0, 1)."""
+    """Compute Wilson's 95% interval of a proportion; (0, 1) without trials."""
     if n == 0:
         return 0.0, 1.0
     share, square = hits / n, Z * Z / n
@@ -82,11 +83,11 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
 
 
 def scores(matrix: list[list[int]], rules: Task) -> Scores:
-    """Every metric of a confusion matrix with its 95% interval.
+    """Compute every metric of a confusion matrix with its 95% interval.
 
     Accuracy, precision and recall: Wilson. F1: percentiles of multinomial resamples of the matrix, which is
-    resampling instances. At 0 and 1 all resamples agree and would claim certainty: there the interval is Wilson's of
-    the proportion that F1 is a function of, accuracy for weighted F1, J = TP / (TP + FP + FN) for F1 = 2J / (1 + J).
+    resampling instances. At 0 and 1 all resamples agree, which would suggest certainty: there the interval is Wilson's
+    of the proportion that F1 is a function of, accuracy for weighted F1, J = TP / (TP + FP + FN) for F1 = 2J / (1 + J).
     """
     import numpy as np
 
@@ -114,7 +115,7 @@ def scores(matrix: list[list[int]], rules: Task) -> Scores:
 
 
 def summary(matrix: list[list[int]], rules: Task) -> dict[str, Any]:
-    """What a result says of one test set: n, unparsed, label counts, the confusion matrix and its scores."""
+    """Summarise one test set: n, unparsed answers, label counts, the confusion matrix and its scores."""
     return {
         "n": sum(map(sum, matrix)),
         "unparsed": sum(row[-1] for row in matrix),
@@ -125,36 +126,36 @@ def summary(matrix: list[list[int]], rules: Task) -> dict[str, Any]:
 
 
 def summaries(items: Iterable[Instance], answers: Mapping[str, Answer], rules: Task) -> dict[str, Any]:
-    """The summary of strict answers, and under `lenient` what differs if they are read leniently."""
+    """Summarise strict answers, and under `lenient` what differs if they are read leniently."""
     items = list(items)
     strict, lenient = (confusion(items, {item.id: answers[item.id][at] for item in items}, rules.labels)
                        for at in range(2))
-    found = summary(strict, rules)
-    other = found if lenient == strict else summary(lenient, rules)
-    return {**found, "lenient": {"unparsed": other["unparsed"], "counts": lenient, "metrics": other["metrics"]}}
+    result = summary(strict, rules)
+    other = result if lenient == strict else summary(lenient, rules)
+    return {**result, "lenient": {"unparsed": other["unparsed"], "counts": lenient, "metrics": other["metrics"]}}
 
 
 def score_file(instances: Path, responses: Path, rules: Task, samples: int = 1) -> dict[str, Any]:
-    """The result of one task's instances, all of them one test set."""
+    """Score one task's instances, all of them one test set."""
     items = read_test_set(instances, rules.name)
     if not items:
         raise UserError(f"{instances}: no instances, so there is nothing to score")
-    found = predictions(responses, by_id(items), samples)
-    return {"task": rules.name, "samples": samples, **summaries(items, found, rules), "intervals": NOTE}
+    answered = predictions(responses, by_id(items), samples)
+    return {"task": rules.name, "samples": samples, **summaries(items, answered, rules), "intervals": NOTE}
 
 
 def score_run(run: Run, name: str, stage: str, responses: Path, *, tasks: Collection[str] = (),
               limit: int | None = None, samples: int = 1) -> dict[str, Any]:
-    """The result of a model at a stage on each test set of a run (answered.test_sets), or of some of its tasks.
+    """Score a model at a stage on each test set of a run (eval.predictions.test_sets), or of some of its tasks.
 
-    Answers to instances that are not asked for do not matter. A baseline is scored on the tasks that it fits.
+    Answers to other instances are ignored. A baseline is scored on the tasks that it fits.
     """
     splits, by = read_test_splits(run), check_answers(run, name, stage, responses)
     tasks = tasks or answered_tasks(run, name, responses)
-    found = answers(run, name, responses, splits, tasks, limit, samples)
-    clean, seen = ([item for item in split if item.id in found] for split in splits)
+    answered = answers(run, name, responses, splits, tasks, limit, samples)
+    clean, seen = ([item for item in split if item.id in answered] for split in splits)
     results = [{"task": task_name, "source": source, "test_set": test_set, "seen": known,
-                **summaries(items, found, task(task_name))}
+                **summaries(items, answered, task(task_name))}
                for (task_name, source, test_set), items, known in test_sets((clean, seen))]
     return {"run": run.name, "identity": identity(run, name, stage), "model": name, "stage": stage,
             "teacher": run.mark, "splits": split_hashes(run), "answered_by": by,
@@ -163,10 +164,10 @@ def score_run(run: Run, name: str, stage: str, responses: Path, *, tasks: Collec
 
 
 def cell(metrics: Scores, names: Iterable[str], n: int, unparsed: int) -> str:
-    """`61.2 [58.0, 64.1] / ... n=1,673 u=3`: percent, 95% intervals, size of the test set, unparsed answers."""
+    """Write `61.2 [58.0, 64.1] / ... n=1,673 unparsed=3`: percent, 95% intervals, size of the test set, unparsed."""
     percents = [[100 * metrics[name][part] for part in ("value", "low", "high")] for name in names]
-    shown = " / ".join(f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in percents)
-    return f"{shown} n={n:,} u={unparsed:,}"
+    texts = " / ".join(f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in percents)
+    return f"{texts} n={n:,} unparsed={unparsed:,}"
 
 
 def _facts(pairs: list[str]) -> dict[str, str]:
@@ -177,22 +178,22 @@ def _facts(pairs: list[str]) -> dict[str, str]:
 
 
 def _lines(result: dict[str, Any]) -> Iterable[str]:
-    """A line for each test set of a run, or for each metric of a single one."""
+    """Yield a line for each test set of a run, or for each metric of a single one."""
     rows = [(f"{row['task']} {row['source']} {row['test_set']}: {' / '.join(task(row['task']).metrics)}",
              task(row["task"]).metrics, row) for row in result.get("results", [])]
-    for title, shown, row in rows or [(name, [name], result) for name in result["metrics"]]:
-        lenient = cell(row["lenient"]["metrics"], shown, row["n"], row["lenient"]["unparsed"])
-        strict = cell(row["metrics"], shown, row["n"], row["unparsed"])
+    for title, metrics, row in rows or [(name, [name], result) for name in result["metrics"]]:
+        lenient = cell(row["lenient"]["metrics"], metrics, row["n"], row["lenient"]["unparsed"])
+        strict = cell(row["metrics"], metrics, row["n"], row["unparsed"])
         yield f"{title:<12} {strict}" + (f" | read leniently {lenient}" if lenient != strict else "")
 
 
 def _main(given: argparse.Namespace) -> None:
-    one, whole = (given.task, given.instances), (given.run, given.model, given.stage)
+    single, whole = (given.task, given.instances), (given.run, given.model, given.stage)
     facts = _facts(given.fact)
-    if all(one) and not any((*whole, given.tasks, given.limit)):
+    if all(single) and not any((*whole, given.tasks, given.limit)):
         inputs = [given.instances]
         result = score_file(given.instances, given.responses, task(given.task), given.samples)
-    elif all(whole) and not any(one):
+    elif all(whole) and not any(single):
         run = load_run(given.run)
         run.check(given.model, given.stage)
         inputs = [run.splits / "test.jsonl", run.splits / "test_seen.jsonl"]
@@ -222,9 +223,9 @@ python -m eval.score --run paper --model qwen2.5-7b --stage dpo --tasks root_cau
     arguments.add_argument("--stage", help="base or a stage of stages.yaml; classifier; baseline")
     arguments.add_argument("--tasks", type=names, default=[], help="of the run, only these (comma-separated)")
     add_limit_and_samples(arguments)
-    arguments.add_argument("--responses", required=True, type=Path, help="JSONL, custom_id <instance id>[#<sample>]")
+    arguments.add_argument("--responses", required=True, type=Path, help="JSONL, custom_id <instance id>[#<number>]")
     arguments.add_argument("--out", required=True, type=Path)
-    arguments.add_argument("--fact", action="append", default=[], metavar="key=value", help="kept in the result")
+    arguments.add_argument("--fact", action="append", default=[], metavar="key=value", help="written to the result")
     cli.run(arguments, _main)
 
 

@@ -73,7 +73,7 @@ def test_a_task_without_a_positive_class_has_two_metrics(capsys: pytest.CaptureF
                     [answer("i0", "EventTrap"), answer("i1", "EventTrap")])
     assert result["metrics"].keys() == {"accuracy", "weighted_f1"}
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("accuracy"))
-    assert line.split() == ["accuracy", "50.0", "[9.5,", "90.5]", "n=2", "u=0"]
+    assert line.split() == ["accuracy", "50.0", "[9.5,", "90.5]", "n=2", "unparsed=0"]
 
 
 MATRICES = st.integers(2, 5).flatmap(lambda size: st.lists(
@@ -85,13 +85,13 @@ MATRICES = st.integers(2, 5).flatmap(lambda size: st.lists(
 @given(MATRICES)
 def test_point_values_are_scikit_learns(matrix: list[list[int]]) -> None:
     size = len(matrix)
-    cells = [(truth, found, count) for truth, row in enumerate(matrix) for found, count in enumerate(row)]
-    truth, found = zip(*[(truth, found) for truth, found, count in cells for _ in range(count)], strict=True)
+    cells = [(truth, answered, count) for truth, row in enumerate(matrix) for answered, count in enumerate(row)]
+    truth, answered = zip(*[(truth, answered) for truth, answered, count in cells for _ in range(count)], strict=True)
     ours = score.measures(np.array(matrix), 0)
-    parts = precision_recall_fscore_support(truth, found, labels=[0], average=None, zero_division=0)
+    parts = precision_recall_fscore_support(truth, answered, labels=[0], average=None, zero_division=0)
     names = list(range(size + 1))  # unparsed is a class that no instance has
-    weighted = precision_recall_fscore_support(truth, found, labels=names, average="weighted", zero_division=0)[2]
-    theirs = {"accuracy": accuracy_score(truth, found), "weighted_f1": weighted,
+    weighted = precision_recall_fscore_support(truth, answered, labels=names, average="weighted", zero_division=0)[2]
+    theirs = {"accuracy": accuracy_score(truth, answered), "weighted_f1": weighted,
               **{name: part[0] for name, part in zip(("precision", "recall", "f1"), parts, strict=False)}}
     assert {name: float(value) for name, value in ours.items()} == pytest.approx(theirs)
 
@@ -127,20 +127,20 @@ def test_a_perfect_or_hopeless_score_is_not_certain() -> None:
     perfect, hopeless = score.scores([[5, 0, 0], [0, 5, 0]], AD), score.scores([[5, 0, 0], [5, 0, 0]], AD)
     assert perfect["f1"]["low"] < 0.8 and perfect["weighted_f1"]["low"] < 0.8
     assert hopeless["f1"]["value"] == 0 < 0.4 < hopeless["f1"]["high"] < 1
-    assert hopeless["precision"] == {"value": 0, "low": 0, "high": 1}  # it never said abnormal: nothing is known
+    assert hopeless["precision"] == {"value": 0, "low": 0, "high": 1}  # it never answered abnormal: nothing is known
 
 
 TWO = rows("normal", "abnormal")
 GOOD = [answer("i0", "normal"), answer("i1", "abnormal")]
 
 
-@pytest.mark.parametrize(("instances", "responses", "said"), [
+@pytest.mark.parametrize(("instances", "responses", "message"), [
     (TWO, GOOD[:1], r"R.jsonl: 1 id, the first 'i1': without an answer"),
     (TWO, [GOOD[0], response("i1", None, 500)], r"'i1': without an answer \(status 500: boom\)"),
     (TWO, [*GOOD, GOOD[0], GOOD[1]], r"R.jsonl: 2 ids, the first 'i0': answered twice"),
     (TWO, [*GOOD, answer("i9", "normal")], r"R.jsonl: 1 id, the first 'i9': of no instance"),
     (TWO, [answer("i0#x", "normal"), GOOD[1]], r"'i0#x': of no instance"),
-    (TWO, [answer("i0#0", "normal"), answer("i0#1", "normal"), GOOD[1]], r"'i0#1': not one of the samples"),
+    (TWO, [answer("i0#0", "normal"), answer("i0#1", "normal"), GOOD[1]], r"'i0#1': not one of the votes"),
     (TWO, [{"response": {}}], r"R.jsonl:1: a response needs a custom_id"),
     (TWO, [*GOOD, {"custom_id": ["i0"]}], r"R.jsonl:3: a response needs a custom_id"),
     (TWO, [{"custom_id": "i0", "response": [1]}, GOOD[1]], r"'i0': without an answer"),
@@ -150,8 +150,8 @@ GOOD = [answer("i0", "normal"), answer("i1", "abnormal")]
     (rows("normal", "odd"), GOOD, r"I.jsonl: instance 2 \('i1'\) has the label 'odd'"),
     ([TWO[0], {**TWO[1], "task": "other"}], GOOD, r"instance 2 \('i1'\) is of task 'other', not 'anomaly_detection'"),
 ])
-def test_a_smaller_n_is_never_silent(instances: list[Any], responses: list[Any], said: str) -> None:
-    with pytest.raises(SystemExit, match=said):
+def test_a_smaller_n_is_never_silent(instances: list[Any], responses: list[Any], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
         scored(instances, responses)
     assert not Path("out").exists()
 
@@ -164,12 +164,12 @@ def test_a_broken_line_is_named(line: str) -> None:
         run()
 
 
-def test_a_lenient_reader_stands_beside_the_strict_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lenient_scores_are_reported_beside_strict_ones(capsys: pytest.CaptureFixture[str]) -> None:
     result = scored(TWO, [response("i0", "Answer: normal"), GOOD[1]])
     assert (result["unparsed"], result["metrics"]["accuracy"]["value"]) == (1, 0.5)
     assert result["lenient"]["unparsed"] == 0 and result["lenient"]["counts"] == [[1, 0, 0], [0, 1, 0]]
     assert result["lenient"]["metrics"] == score.scores([[1, 0, 0], [0, 1, 0]], AD)
-    assert "n=2 u=1 | read leniently 100.0 [34.2, 100.0] n=2 u=0" in capsys.readouterr().out
+    assert "n=2 unparsed=1 | read leniently 100.0 [34.2, 100.0] n=2 unparsed=0" in capsys.readouterr().out
     same = scored(TWO, GOOD)
     assert same["lenient"]["metrics"] == same["metrics"] and "leniently" not in capsys.readouterr().out
 
@@ -185,14 +185,14 @@ LABEL = st.sampled_from(["normal", "abnormal", None])
 
 
 @given(st.lists(st.tuples(LABEL, LABEL).map(lambda pair: Answer(*pair)), min_size=1, max_size=9))
-def test_a_vote_is_the_majority_and_a_tie_goes_to_what_was_sampled_first(samples: list[Answer]) -> None:
-    for found, labels in zip(vote(samples), zip(*samples, strict=True), strict=True):
+def test_the_majority_wins_and_the_first_vote_decides_a_tie(votes: list[Answer]) -> None:
+    for winner, labels in zip(vote(votes), zip(*votes, strict=True), strict=True):
         parsed = [label for label in labels if label is not None]
         best = max(map(parsed.count, parsed), default=0)
-        assert found == next((label for label in parsed if parsed.count(label) == best), None)
+        assert winner == next((label for label in parsed if parsed.count(label) == best), None)
 
 
-def test_samples_vote_in_the_order_of_their_numbers_and_each_way_of_reading_by_itself() -> None:
+def test_votes_are_ordered_by_their_numbers_and_read_strictly_and_leniently() -> None:
     votes = [answer("i0#2", "normal"), answer("i0#0", "abnormal"), response("i0#1", "?"),
              response("i1#0", "Answer: normal"), response("i1#2", "Answer: normal"), answer("i1#1", "abnormal")]
     result = scored(TWO, votes, "--samples", "3")
@@ -201,15 +201,15 @@ def test_samples_vote_in_the_order_of_their_numbers_and_each_way_of_reading_by_i
     assert result["lenient"]["counts"] == [[0, 1, 0], [1, 0, 0]]
 
 
-@pytest.mark.parametrize(("responses", "said"), [
-    ([answer("i0#0", "normal"), *GOOD], "2 ids, the first 'i0': not one of the samples that are scored"),
+@pytest.mark.parametrize(("responses", "message"), [
+    ([answer("i0#0", "normal"), *GOOD], "2 ids, the first 'i0': not one of the votes that are scored"),
     ([answer(f"i{at}#{sample}", "normal") for at in range(2) for sample in range(3)], "the first 'i0#2': not one of"),
     ([answer(key, "normal") for key in ("i0#0", "i0#1", "i1#1")], "1 id, the first 'i1#0': without an answer"),
     ([answer(key, "normal") for key in ("i0#0", "i0#0", "i0#1", "i1#0", "i1#1")], "the first 'i0#0': answered twice"),
     ([answer("i0#" + "9" * 5000, "normal")], "of no instance"),
 ])
-def test_samples_that_are_missing_or_too_many(responses: list[Any], said: str) -> None:
-    with pytest.raises(SystemExit, match=said):
+def test_votes_that_are_missing_or_too_many(responses: list[Any], message: str) -> None:
+    with pytest.raises(SystemExit, match=message):
         scored(TWO, responses, "--samples", "2")
 
 
@@ -248,30 +248,30 @@ GROUPS = st.lists(st.tuples(st.sampled_from(["s", "t"]), st.sampled_from(["norma
 
 
 @given(GROUPS, GROUPS, st.integers(1, 50), st.integers(0, 20))
-def test_a_sample_is_nested_and_keeps_the_proportions(clean: list[Any], seen: list[Any], limit: int, more: int) -> None:
+def test_a_subset_is_nested_and_keeps_the_proportions(clean: list[Any], seen: list[Any], limit: int, more: int) -> None:
     splits = split(*clean, prefix="clean"), split(*seen, prefix="seen")
-    found, larger = stratified(splits, limit), stratified(splits, limit + more)
+    subset, larger = stratified(splits, limit), stratified(splits, limit + more)
     for source in ("s", "t"):
         sizes = {("clean", label): count for where, label, count in clean if where == source} | {
             ("seen", label): count for where, label, count in seen if where == source}
-        total, taken = sum(sizes.values()), [item for part in found for item in part if item.source == source]
+        total, taken = sum(sizes.values()), [item for part in subset for item in part if item.source == source]
         assert len(taken) == min(limit, total)
         for (prefix, label), size in sizes.items():
             count = sum(item.id.startswith(f"{prefix}-") and item.label == label for item in taken)
             assert abs(count - len(taken) * size / max(total, 1)) < 1.5  # Webster's method may miss a quota by a little
-    for part, wider, whole in zip(found, larger, splits, strict=True):
+    for part, wider, whole in zip(subset, larger, splits, strict=True):
         assert set(item.id for item in part) <= set(item.id for item in wider)
         assert part == [item for item in whole if item in part]
     assert stratified(splits, None) == splits
 
 
-def test_a_sample_hangs_on_ids_alone() -> None:
-    """Not on the order of the rows: it must be the same in every later version, as paid answers hang on it."""
+def test_a_subset_depends_on_ids_alone() -> None:
+    """Not on the order of the rows: it must be the same in every later version, as paid answers depend on it."""
     splits = split(("s", "normal", 30), ("s", "abnormal", 10), prefix="a"), split(("s", "normal", 20), prefix="b")
-    found = sorted(item.id for part in stratified(splits, 6) for item in part)
+    subset = sorted(item.id for part in stratified(splits, 6) for item in part)
     backwards = stratified((splits[0][::-1], splits[1][::-1]), 6)
-    assert found == sorted(item.id for part in backwards for item in part)
-    assert found == ["a-s-abnormal-2", *(f"a-s-normal-{at}" for at in (14, 26, 28)), "b-s-normal-4", "b-s-normal-9"]
+    assert subset == sorted(item.id for part in backwards for item in part)
+    assert subset == ["a-s-abnormal-2", *(f"a-s-normal-{at}" for at in (14, 26, 28)), "b-s-normal-4", "b-s-normal-9"]
 
 
 def make_run() -> Run:
@@ -299,7 +299,7 @@ def score_run(responses: list[dict[str, Any]], *more: str, model: str = "qwen2.5
 SESSIONS = [f"a-bgl-{label}-{at}" for label in ("normal", "abnormal") for at in range(3)]
 
 
-def test_a_result_says_what_was_scored_and_how_much_of_it_training_has_seen() -> None:
+def test_a_result_records_what_was_scored_and_how_much_of_it_training_has_seen() -> None:
     make_run()
     result = score_run([*(answer(key, "normal") for key in SESSIONS), answer("i0", "EventTrap")])
     assert [(row["source"], row["test_set"], row["n"], row["seen"]) for row in result["results"]] == [
@@ -317,8 +317,8 @@ def test_some_tasks_alone() -> None:
     assert result["tasks"] == ["anomaly_detection"] and {row["source"] for row in result["results"]} == {"bgl"}
     with pytest.raises(SystemExit, match="1 id, the first 'i0': without an answer"):
         score_run(some, model="majority", stage="baseline")
-    told = score_run(some, "--samples", "5", model="majority", stage="baseline", tasks=["anomaly_detection"])
-    assert told["results"] == result["results"]
+    voted = score_run(some, "--samples", "5", model="majority", stage="baseline", tasks=["anomaly_detection"])
+    assert voted["results"] == result["results"]
     with pytest.raises(SystemExit, match="'i0': without an answer"):
         score_run(some)
     with pytest.raises(SystemExit, match="'a-bgl-normal-9': of no instance"):
@@ -327,11 +327,11 @@ def test_some_tasks_alone() -> None:
         score_run(some, "--tasks", "anomaly_detection,logs")
 
 
-def test_a_sample_is_scored_with_its_answers_or_with_all() -> None:
+def test_a_subset_is_scored_with_its_answers_or_with_all() -> None:
     run = make_run()
-    asked = [item.id for part in stratified(score.read_test_splits(run), 2) for item in part]
-    result = score_run([answer(key, "normal") for key in asked], "--limit", "2")
-    assert len(asked) == 3 and {row["n"] for row in result["results"] if row["test_set"] == "all"} == {1, 2}
+    ids = [item.id for part in stratified(score.read_test_splits(run), 2) for item in part]
+    result = score_run([answer(key, "normal") for key in ids], "--limit", "2")
+    assert len(ids) == 3 and {row["n"] for row in result["results"] if row["test_set"] == "all"} == {1, 2}
     more = score_run([*(answer(key, "normal") for key in SESSIONS), answer("i0", "EventTrap")], "--limit", "2")
     assert result["limit"] == 2 and result["results"][0]["metrics"] == more["results"][0]["metrics"]
 
@@ -347,12 +347,12 @@ def test_drafts_of_a_model_that_was_cut_off_while_thinking_are_no_answers() -> N
         assert result["results"][0]["unparsed"] == (reason == "length")
 
 
-@pytest.mark.parametrize(("model", "stage", "said"), [
+@pytest.mark.parametrize(("model", "stage", "message"), [
     ("gpt-9", "base", "unknown model 'gpt-9'"), ("qwen2.5-7b", "sft", "unknown stage 'sft'"),
     ("gpt-4o", "dpo", "gpt-4o is of kind api"), ("majority", "base", "its one stage is 'baseline', not 'base'"),
     ("bert", "dpo", "its one stage is 'classifier'"),
 ])
-def test_stages_that_a_model_has_not(model: str, stage: str, said: str) -> None:
+def test_stages_that_a_model_cannot_have(model: str, stage: str, message: str) -> None:
     make_run()
-    with pytest.raises(SystemExit, match=said):
+    with pytest.raises(SystemExit, match=message):
         score_run([], model=model, stage=stage)

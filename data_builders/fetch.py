@@ -4,13 +4,9 @@ DATA_MIRROR (a folder or a base URL laid out <owner>/<repo>/<commit>/<path>, lar
 the origin. A stopped download resumes; for a file that is complete only its checksum is computed.
 """
 
-import fcntl
 import hashlib
 import os
 import shutil
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +18,7 @@ from tqdm import tqdm
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Declared, checked, load_yaml
-from logreasoner.files import BUILD, EXPERIMENTS, writing
+from logreasoner.files import BUILD, EXPERIMENTS, locked, writing
 
 RAW = BUILD / "data" / "raw"
 ORIGIN = "https://raw.githubusercontent.com"
@@ -209,25 +205,13 @@ def _local_copies(options: list[str], files: list[tuple[Source, File]]) -> dict[
     return copies
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, waiting for it if need be: two downloads would write to the same .part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"{path} is held by another download; waiting for it", file=sys.stderr, flush=True)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
-
-
 def fetch(group: str, local: list[str], raw: Path = RAW) -> None:
     """Bring every file of a group. Raises UserError naming the file that cannot be had or is wrong."""
     files = [(source, file) for source in catalogue().values() if source.group == group for file in source.files]
     copies = _local_copies(local, files)
     if missing := _missing(files, raw):
-        with _locked(raw / "fetch.lock"):
+        # Two downloads would write to the same .part.
+        with locked(raw / "fetch.lock", "another download; waiting for it", wait=True):
             missing = [(source, file) for source, file in missing if not (raw / source.place(file)).exists()]
             _fetch_missing(missing, raw, copies)
     print(f"{raw}: {len(files)} files of group {group}, {len(missing)} brought now, all verified")

@@ -1,4 +1,4 @@
-"""Files appear whole or not at all, and each output says what made it."""
+"""Write files whole or not at all, each output with a manifest of what made it; read JSON; hold locks."""
 
 import codecs
 import errno
@@ -8,6 +8,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,14 +26,12 @@ EXPERIMENTS = ROOT / "experiments"
 TEMPLATES = ROOT / "templates"
 PROMPTS = ROOT / "prompts"
 BUFFER = 1 << 18  # bytes written at once
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # a full disk, quota or file size limit
 
 
 @contextmanager
 def naming(path: Path | str) -> Iterator[None]:
-    """Say which file an error is about where the system does not: a full disk names none."""
+    """Name the file in the error of a full disk, where the system names none."""
     try:
         yield
     except OSError as error:
@@ -41,19 +40,34 @@ def naming(path: Path | str) -> Iterator[None]:
         raise
 
 
-def _beside(path: Path) -> tuple[int, Path]:
-    """A new file beside path, locked while its writer lives; those whose writer was killed are removed."""
-    left = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}\.tmp")
-    for other in [other for other in path.parent.iterdir() if left.fullmatch(other.name)]:
+@contextmanager
+def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
+    """Hold a lock file. Where another process holds it, print the message and wait, or raise it as a UserError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if not wait:
+                raise UserError(f"{path} is held by {message}") from None
+            print(f"{path} is held by {message}", file=sys.stderr, flush=True)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """Create a temporary file beside path, locked while its writer lives; remove stale ones."""
+    temporary = re.compile(rf"\.{re.escape(path.name)}\.\w{{8}}\.tmp")
+    for other in [other for other in path.parent.iterdir() if temporary.fullmatch(other.name)]:
         with suppress(OSError), open(other, "r+b") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             other.unlink()
     while True:
-        descriptor, made = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        with suppress(OSError):  # a file system without locks: then nothing is taken for left either
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        with suppress(OSError):  # a file system without locks: then no file is taken for stale either
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        if Path(made).exists():  # else another writer took it for left before it was locked
-            return descriptor, Path(made)
+        if Path(name).exists():  # else another writer removed it as stale before it was locked
+            return descriptor, Path(name)
         os.close(descriptor)
 
 
@@ -64,17 +78,17 @@ def _manifest_of(output: Path) -> Path:
 @contextmanager
 def writing(path: Path | str, mode: str = "w", inputs: Iterable[Path | str] | None = None, **facts: Any
             ) -> Iterator[IO[Any]]:
-    """Open a file beside path and rename it into place only if the block ends without an error.
+    """Open a temporary file beside path; rename it into place only if the block ends without an error.
 
-    With `inputs` its manifest is written first, so that a file that is there has one; without, the manifest of what
-    was at path is removed. After a kill the file beside stays, hidden, until path is written again.
+    With `inputs` its manifest is written first, so that a file that exists has one; without, the manifest of the
+    replaced file is removed. After a kill the temporary file stays, hidden, until path is written again.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        descriptor, made = _beside(path)
+        descriptor, temporary = _temporary(path)
     except OSError as error:
-        error.filename = str(path)  # not the passing name
+        error.filename = str(path)  # not the temporary name
         raise
     try:
         text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
@@ -82,26 +96,26 @@ def writing(path: Path | str, mode: str = "w", inputs: Iterable[Path | str] | No
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-            made.chmod(0o644)  # mkstemp makes private files; these are ordinary ones
+            temporary.chmod(0o644)  # mkstemp makes private files; these are ordinary ones
             if inputs is None:
                 _manifest_of(path).unlink(missing_ok=True)
             else:
-                write_json(_manifest_of(path), _manifest(path, sha256(made), inputs, facts))
-            made.replace(path)
+                write_json(_manifest_of(path), _manifest(path, sha256(temporary), inputs, facts))
+            temporary.replace(path)
     except BaseException:
-        made.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
 def _line(record: Any) -> bytes:
     try:
         return orjson.dumps(record)
-    except TypeError:  # text with unpaired surrogates, whole numbers over 64 bits, deep nesting: rare
+    except TypeError:  # text with lone surrogates, whole numbers over 64 bits, deep nesting: rare
         return json.dumps(record, separators=(",", ":")).encode()
 
 
 def dump(record: Any) -> str:
-    """One JSON line; unpaired surrogates are escaped, since no UTF-8 file can hold them."""
+    """Return one JSON line; lone surrogates are escaped, since no UTF-8 file can hold them."""
     return _line(record).decode()
 
 
@@ -142,34 +156,34 @@ def read_jsonl(path: Path | str) -> Iterator[tuple[int, dict[str, Any]]]:
                 continue
             try:
                 text = line.removeprefix(codecs.BOM_UTF8) if number == 1 else line
-                record = json.loads(text.decode("utf-8", "surrogatepass"))  # of bytes it would guess the encoding
+                record = json.loads(text.decode("utf-8", "surrogatepass"))  # json would guess the encoding of bytes
             except (ValueError, RecursionError) as error:
-                raise UserError(f"{path}:{number}: not valid JSON ({error}); mend or remove the line") from None
+                raise UserError(f"{path}:{number}: not valid JSON ({error}); fix or remove the line") from None
             if not isinstance(record, dict):
                 raise UserError(f"{path}:{number}: expected a JSON object, found {type(record).__name__}")
             yield number, record
 
 
 def sha256(path: Path | str) -> str:
-    """Hex SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes, in hex."""
     with open(path, "rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager
 def hashing(path: Path | str) -> Iterator[Callable[[], str]]:
-    """Find a file's SHA-256 in a thread beside other work; yields what waits for it. Ends with the block."""
+    """Compute a file's SHA-256 in a thread until the block ends; yield a function that waits for it."""
     from concurrent.futures import ThreadPoolExecutor
 
     stopped = threading.Event()
 
     def work() -> str:
-        found, piece = hashlib.sha256(), memoryview(bytearray(1 << 21))
+        checksum, chunk = hashlib.sha256(), memoryview(bytearray(1 << 21))
         with open(path, "rb", buffering=0) as stream:
-            # Reading and hashing let other threads run; large pieces, since after each this one waits for its turn.
-            while not stopped.is_set() and (size := stream.readinto(piece)):
-                found.update(piece[:size])
-        return found.hexdigest()
+            # Reading and hashing release the GIL; large chunks, since this thread waits for it after each.
+            while not stopped.is_set() and (size := stream.readinto(chunk)):
+                checksum.update(chunk[:size])
+        return checksum.hexdigest()
 
     with ThreadPoolExecutor(1) as pool:
         try:
@@ -179,12 +193,12 @@ def hashing(path: Path | str) -> Iterator[Callable[[], str]]:
 
 
 def digest(value: Any) -> str:
-    """Hex SHA-256 of a JSON value, independent of key order."""
+    """Return the SHA-256 of a JSON value, in hex, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def commit() -> str:
-    """The checkout's commit, with "+changes" where the tree differs from it; "unknown" outside git."""
+    """Return the checkout's commit, with "+changes" where the tree differs from it; "unknown" outside git."""
     try:
         head = subprocess.run(["git", "describe", "--always", "--abbrev=12", "--dirty=+changes"],
                               cwd=ROOT, capture_output=True, text=True, check=True)
@@ -193,8 +207,8 @@ def commit() -> str:
     return head.stdout.strip()
 
 
-def _place(path: Path | str) -> str:
-    """A path as manifests have it: the same wherever the checkout lies."""
+def _relative(path: Path | str) -> str:
+    """Return a path as manifests hold it: relative to the checkout where it lies in it."""
     path = Path(path)
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
@@ -202,8 +216,8 @@ def _place(path: Path | str) -> str:
 def manifest(output: Path | str, inputs: Iterable[Path | str] | Mapping[Path | str, str], **facts: Any) -> None:
     """Write the manifest of a folder, or of a file whose facts are not known before it is written.
 
-    <output>.manifest.json (in a folder: manifest.json) holds the inputs with checksums, the commit, and the facts
-    given. `inputs` with their SHA-256 are not read.
+    <output>.manifest.json (in a folder: manifest.json) holds the inputs with checksums, the commit and `facts`.
+    Inputs that are given with their SHA-256 are not read.
     """
     output = Path(output)
     target = output / "manifest.json" if output.is_dir() else _manifest_of(output)
@@ -212,21 +226,21 @@ def manifest(output: Path | str, inputs: Iterable[Path | str] | Mapping[Path | s
 
 def _manifest(output: Path, checksum: str | None, inputs: Iterable[Path | str] | Mapping[Path | str, str],
               facts: Mapping[str, Any]) -> dict[str, Any]:
-    known = inputs if isinstance(inputs, Mapping) else {path: sha256(path) for path in inputs}
+    checksums = inputs if isinstance(inputs, Mapping) else {path: sha256(path) for path in inputs}
     return {"output": output.name, "sha256": checksum,
-            "inputs": {_place(path): value for path, value in known.items()}, "commit": commit(), **facts}
+            "inputs": {_relative(path): value for path, value in checksums.items()}, "commit": commit(), **facts}
 
 
 def up_to_date(output: Path, inputs: Iterable[Path | str], settings: Mapping[str, Any]) -> bool:
-    """Whether these very inputs and settings made an output, by its manifest; then its time is now, so make agrees.
+    """Tell from its manifest whether these inputs and settings made an output; if so, touch it, so that make agrees.
 
-    For what is not the same when it is made again, or takes long: a copy with new time stamps changes nothing.
+    For outputs that take long or differ when they are made again: inputs with new time stamps alone change nothing.
     """
     if not output.exists() or not _manifest_of(output).exists():
         return False
     made = read_json(_manifest_of(output))
     same: bool = (made.get("settings") == settings and made.get("sha256") == sha256(output)
-            and made.get("inputs") == {_place(path): sha256(path) for path in inputs})
+            and made.get("inputs") == {_relative(path): sha256(path) for path in inputs})
     if same:
         output.touch()
     return same

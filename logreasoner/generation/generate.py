@@ -1,26 +1,24 @@
-"""Answers a request file: X.requests.jsonl -> engine -> X.responses.jsonl, in the OpenAI Batch format.
+"""Answer a request file: X.requests.jsonl -> engine -> X.responses.jsonl, in the OpenAI Batch format.
 
 Beside them X.journal.jsonl holds every answer ever received (logreasoner/generation/response_cache.py); an engine is
-given only requests whose very body has no good answer there by the same weights or endpoint, each body once. What
-another run's teacher answered already is copied. The manifest of the responses says who gave them.
+given only requests whose body has no good answer there by the same weights or endpoint, each body once. Answers of
+the same teacher in another run are copied. The manifest of the responses says who gave them.
 
 Engines: `openai` (live, any OpenAI-compatible endpoint, or several at once), `openai-batch` (half the price, within
 24 hours), `vllm` (vLLM's server, started on loopback for these requests and stopped afterwards).
 """
 
 import argparse
-import fcntl
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 
 from logreasoner import cli, weights
 from logreasoner.cli import UserError
 from logreasoner.config import Run, hardware, load_run, reject_key_in_url
-from logreasoner.files import BUILD, dump, read_json, write_jsonl
+from logreasoner.files import BUILD, dump, locked, read_json, write_jsonl
 from logreasoner.generation import openai_batch, openai_live, vllm
 from logreasoner.generation.costs import Budget
 from logreasoner.generation.response_cache import (
@@ -41,171 +39,159 @@ __all__ = ["answer", "content", "final", "read_requests", "request", "served_nam
 ENGINES = ("openai", "openai-batch", "vllm")
 
 
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold a lock file, so that two commands do not ask the same questions at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{path} is held: another command is asking the same requests; wait for it") from None
-        yield
-
-
 def answer(requests_path: Path, responses_path: Path, engine: Engine, journal_path: Path | None = None,
            elsewhere: Iterable[Path] = ()) -> None:
-    """Answer what has no final answer by this engine's answerer yet, then write the responses, in the requests' order.
+    """Ask the engine for what its answerer has not finally answered, then write the responses in the requests' order.
 
     `elsewhere` are journals whose answers may be copied. Raises UserError if some requests have no final answer, and
-    if an endpoint's answers name several models; what was answered stays in the journal.
+    if an endpoint's answers name several models; all answers stay in the journal.
     """
     requests = read_requests(requests_path)
     stem = responses_path.name.removesuffix(".responses.jsonl")
     path = journal_path or journal_of(responses_path)
-    with locked(path.with_suffix(".lock")):
+    with locked(path.with_suffix(".lock"), "another command that asks the same requests; wait for it"):
         journal = Journal(path, engine.answerer)
-        left = [asked for asked in requests if journal.answer(asked) is None]
+        left = [request for request in requests if journal.answer(request) is None]
         before = len(requests) - len(left)
         copied = journal.take(left, elsewhere)
-        questions = {body_digest(asked): asked for asked in left if journal.answer(asked) is None}
-        same = len(left) - copied - len(questions)
-        print(f"{stem}: {before} answered before, {len(questions)} to ask"
+        to_ask = {body_digest(request): request for request in left if journal.answer(request) is None}
+        same = len(left) - copied - len(to_ask)
+        print(f"{stem}: {before} answered before, {len(to_ask)} to ask"
               + (f", {same} identical to these" if same else "") + (f", {copied} copied" if copied else "")
               + (f" ({journal.others} answers of other weights or endpoints are kept and not used)"
                  if journal.others else ""), flush=True)
-        if questions or openai_batch.open_notes(path):
-            engine.ask(list(questions.values()), journal)
+        if to_ask or openai_batch.open_notes(path):
+            engine.ask(list(to_ask.values()), journal)
         _write_responses(requests, journal, requests_path, responses_path)
 
 
 def journal_of(responses: Path) -> Path:
-    """The journal of a response file that has one to itself."""
+    """Return the default journal of a response file."""
     return responses.with_name(responses.name.removesuffix(".responses.jsonl") + ".journal.jsonl")
 
 
 def _write_responses(requests: list[Record], journal: Journal, source: Path, path: Path) -> None:
-    missing = [asked for asked in requests if journal.answer(asked) is None]
+    missing = [request for request in requests if journal.answer(request) is None]
     if missing:
         raise UserError(f"{path}: {len(missing)} of {len(requests)} requests have no answer, the first "
                         f"{missing[0]['custom_id']} ({error_of(journal.last(missing[0]))}); the others are kept, "
                         "run again to ask these")
-    lines = [journal.answer(asked) or {} for asked in requests]
-    by = _answered_by(lines, path)
+    lines = [journal.answer(request) or {} for request in requests]
+    answered_by = _answered_by(lines, path)
     refused = sum(map(refusal, lines))
-    write_jsonl(path, ({"id": line.get("id"), "custom_id": asked["custom_id"], "response": line.get("response"),
-                        "error": line.get("error")} for asked, line in zip(requests, lines, strict=True)),
-                [source], answered_by=by, answers=len(lines), refused=refused)
+    write_jsonl(path, ({"id": line.get("id"), "custom_id": request["custom_id"], "response": line.get("response"),
+                        "error": line.get("error")} for request, line in zip(requests, lines, strict=True)),
+                [source], answered_by=answered_by, answers=len(lines), refused=refused)
     print(f"{path}: {len(lines)} answers" + (f", {refused} refused" if refused else ""), flush=True)
 
 
 def _answered_by(lines: list[Record], path: Path) -> list[Record]:
-    """Who gave the answers, each with how many. Raises UserError where one address named several models."""
+    """Count the answers by who gave them. Raises UserError where one address named several models."""
     counts = Counter(dump(line["answered_by"]) for line in lines if content(line) is not None)
-    found = [{**json.loads(text), "answers": count} for text, count in counts.most_common()]
+    answerers = [{**json.loads(text), "answers": count} for text, count in counts.most_common()]
     models: dict[str, set[str]] = {}
-    for each in found:
-        if each.get("model") is not None:  # not every reply names one
-            models.setdefault(str(each.get("address")), set()).add(str(each["model"]))
+    for answerer in answerers:
+        if answerer.get("model") is not None:  # not every reply names one
+            models.setdefault(str(answerer.get("address")), set()).add(str(answerer["model"]))
     for address, names in models.items():
         if len(names) > 1:
-            raise UserError(f"{path}: {address} answered as {' and as '.join(sorted(names))}: its model changed in "
-                            "between, and one result of both would be neither's. All answers are kept; ask for one of "
-                            "them by its full name (NAME=), or in a run of its own (RUN=)")
-    return found
+            raise UserError(f"{path}: {address} answered as {' and as '.join(sorted(names))}: its model changed, "
+                            "and a result must not mix both. All answers are kept; ask for one model by its full name "
+                            "(NAME=), or in another run (RUN=)")
+    return answerers
 
 
 def other_runs(run: Run, journal: Path) -> list[Path]:
-    """Journals of this name of the same teacher's in other runs and folders: paid answers are never asked twice."""
-    found = []
+    """List the same teacher's journals of this name in other runs and folders: paid answers are never asked twice."""
+    journals = []
     for path in sorted((BUILD / "runs").glob(f"*/datasets/*/*/{journal.name}")):
         declared = BUILD / "runs" / path.parts[-5] / "run.json"
         if path.resolve() != journal.resolve() and declared.exists():
             teacher = read_json(declared).get("experiment", {}).get("teacher")
             if teacher == run.experiment.teacher.model_dump():  # never a scripted teacher's for a real one's
-                found.append(path)
-    return found
+                journals.append(path)
+    return journals
 
 
 def remote_engine(run: Run, engine: str, base_url: str | None, key: str, budget: float | None,
                   served: dict[str, str] | None = None) -> Engine:
-    """A model behind an API, live or by batches, within the run's budget (USD, None for no limit).
+    """Build the engine of a model behind an API, live or by batches, within the run's budget (USD, None for no limit).
 
-    `served` are the weights of ours that the endpoint serves, where it does.
+    `served` identifies trained weights that the endpoint serves.
     """
     urls = openai_live.addresses(base_url)
 
-    def limited() -> Budget:
+    def run_budget() -> Budget:
         return openai_batch.run_budget(run, budget or 0.0)
 
-    def by_batch(requests: list[Record], journal: Journal) -> None:
-        openai_batch.ask_batch(requests, journal, urls[0], key, limited if budget is not None else None)
+    def ask_batch(requests: list[Record], journal: Journal) -> None:
+        openai_batch.ask_batch(requests, journal, urls[0], key, run_budget if budget is not None else None)
 
-    def at_once(requests: list[Record], journal: Journal) -> None:
+    def ask_live(requests: list[Record], journal: Journal) -> None:
         openai_batch.refuse_unfinished(requests, journal.path)
         if requests:
-            openai_live.ask_live(requests, journal, " ".join(urls), key, limited() if budget is not None else None)
+            openai_live.ask_live(requests, journal, " ".join(urls), key, run_budget() if budget is not None else None)
 
     if len(urls) > 1 and engine == "openai-batch":
-        raise UserError(f"openai-batch asks one endpoint, not {base_url}: what was submitted at one is not at another")
-    return Engine(by_batch if engine == "openai-batch" else at_once,
-                  Answerer(served or {}, {url: _written(run, url) for url in urls}))
+        raise UserError(f"openai-batch asks one endpoint, not {base_url}: a batch is known only where it was submitted")
+    return Engine(ask_batch if engine == "openai-batch" else ask_live,
+                  Answerer(served or {}, {url: _recorded_address(run, url) for url in urls}))
 
 
-def _written(run: Run, url: str) -> str:
-    """How an address is written down: a scripted teacher's, whose port changes, by the variable that holds it."""
+def _recorded_address(run: Run, url: str) -> str:
+    """Return the address to record: of a scripted teacher, whose port changes, the variable that holds it."""
     teacher = run.experiment.teacher
-    named = teacher.base_url or ""
-    scripted = teacher.scripted and named.startswith("$") and os.environ.get(named[1:], "").rstrip("/") == url
-    return named if scripted else url
+    declared = teacher.base_url or ""
+    scripted = teacher.scripted and declared.startswith("$") and os.environ.get(declared[1:], "").rstrip("/") == url
+    return declared if scripted else url
 
 
 def teacher_engine(run: Run, engine: str | None = None, budget: float | None = None) -> Engine:
-    """The engine of the run's teacher, live by default. Raises UserError without its key, before anything is asked."""
+    """Build the engine of the run's teacher, live by default. Raises UserError without its key."""
     teacher = run.experiment.teacher
     if engine not in (None, "openai", "openai-batch"):
-        raise UserError(f"--engine {engine} serves weights of ours; the teacher {teacher.model} is asked with "
+        raise UserError(f"--engine {engine} serves local weights; the teacher {teacher.model} is asked with "
                         "openai or openai-batch")
     key = os.environ.get(teacher.key) or ("none" if teacher.base_url else "")
     if not key:
         raise UserError(f"{teacher.key} is not set; the teacher {teacher.model} needs it "
-                        "(or TEACHER_BASE_URL= for an endpoint of your own)")
+                        "(or set TEACHER_BASE_URL= for another endpoint)")
     return remote_engine(run, engine or "openai", teacher.url(), key, budget)
 
 
 def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, base_url: str | None = None,
                   budget: float | None = None, data_parallel: int = 1, concurrency: int | None = None) -> Engine:
-    """The engine of a model of the run at a stage: an API, endpoints, or vLLM started for it.
+    """Build the engine of a model of the run at a stage: an API, endpoints, or vLLM started for it.
 
-    A model of kind `api` is asked at the API whatever the engine says, unless that is openai-batch. `data_parallel`
-    is how many copies of the model vLLM runs, each on devices of its own; it is asked `concurrency` requests at once.
+    A model of kind `api` is always asked at the API, live unless the engine is openai-batch. vLLM runs `data_parallel`
+    copies of the model, each on its own devices, and is asked `concurrency` requests at once.
     """
     declared = run.model(name)
     if declared.kind not in ("api", "open"):
-        raise UserError(f"{name} is no language model (kind {declared.kind} in experiments/models.yaml): it answers no "
-                        "requests; its results come from its own program (make eval)")
+        raise UserError(f"{name} is no language model (kind {declared.kind} in experiments/models.yaml) and answers no "
+                        "requests; make eval runs its own program")
     if declared.kind == "api" or engine == "openai":
         key = os.environ.get("OPENAI_API_KEY") or ("none" if base_url else "")
         if not key:
-            raise UserError(f"OPENAI_API_KEY is not set; {name} needs it (or BASE_URL= for another endpoint)")
+            raise UserError(f"OPENAI_API_KEY is not set; {name} needs it (or set BASE_URL= for another endpoint)")
         return remote_engine(run, engine or "openai", base_url and reject_key_in_url(base_url), key, budget,
                              weights.known(run, name, stage))
     if engine == "openai-batch":
-        raise UserError(f"--engine openai-batch is for the teacher and models of kind api; {name} has weights of ours")
-    answering = weights.identity(run, name, stage)
-    more = weights.vllm_options(answering) + (
+        raise UserError(f"--engine openai-batch is for the teacher and models of kind api; {name} has local weights")
+    identity = weights.identity(run, name, stage)
+    options = weights.vllm_options(identity) + (
         ["--data-parallel-size", str(data_parallel)] if data_parallel > 1 else [])
-    command = vllm.vllm_command(run.weights(name, stage), served_name(name, stage), declared.template, *more)
+    command = vllm.vllm_command(run.weights(name, stage), served_name(name, stage), declared.template, *options)
 
-    def through_server(requests: list[Record], journal: Journal) -> None:
+    def ask_vllm(requests: list[Record], journal: Journal) -> None:
         with vllm.server(command, run.log(f"vllm-{name}-{stage}")) as url:
             openai_live.ask_live(requests, journal, url, "none", concurrency=concurrency)
 
-    return Engine(through_server, Answerer(answering))
+    return Engine(ask_vllm, Answerer(identity))
 
 
 def served_name(name: str, stage: str) -> str:
-    """What requests call a model of ours."""
+    """Return the name by which requests ask for a local model."""
     return f"{name}/{stage}"
 
 
@@ -234,7 +220,7 @@ def main() -> None:
     """Answer a request file."""
     arguments = cli.parser(
         "logreasoner.generation.generate",
-        "Answer a request file; only what has no answer yet is asked.",
+        "Answer a request file; only requests without an answer are asked.",
         """
 python -m logreasoner.generation.generate --run paper --role teacher \\
     --requests X.requests.jsonl --responses X.responses.jsonl
@@ -249,16 +235,16 @@ python -m logreasoner.generation.generate --run paper --role policy --model qwen
                                 "corrector: the teacher, or that policy where the stage or the run says so")
     arguments.add_argument("--model", help="a name of models.yaml")
     arguments.add_argument("--stage", help="base or a stage of stages.yaml; for solver, corrector: that of the answers")
-    arguments.add_argument("--hardware", help="a name of hardware.yaml: how many requests vLLM is asked at once")
+    arguments.add_argument("--hardware", help="a name of hardware.yaml: its number of requests at once for vLLM")
     arguments.add_argument("--engine", choices=ENGINES,
                            help="default: openai for the teacher and models of kind api, vllm for the others")
     arguments.add_argument("--teacher-engine", choices=ENGINES[:2], help="for a corrector that is the teacher")
     arguments.add_argument("--base-url", help="an OpenAI-compatible endpoint for the policy, or several with spaces "
                            "between them: requests are spread, and if one fails the others take over")
     arguments.add_argument("--data-parallel", type=int, choices=range(1, 1025), default=1, metavar="N",
-                           help="how many copies of our own model vLLM runs, each on devices of its own (default: 1)")
+                           help="how many copies of a local model vLLM runs, each on its own devices (default: 1)")
     arguments.add_argument("--budget", type=float, metavar="USD",
-                           help="stop before the whole run has cost more; every answer is kept")
+                           help="stop before the whole run costs more; every answer is kept")
     arguments.add_argument("--journal", type=Path, help="where answers are kept (default: X.journal.jsonl)")
     arguments.add_argument("--requests", required=True, type=Path)
     arguments.add_argument("--responses", required=True, type=Path)

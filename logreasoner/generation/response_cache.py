@@ -15,7 +15,7 @@ Record = dict[str, Any]
 
 
 def request(custom_id: str, model_name: str, purpose: str, prompt: str, vllm: bool, **body: Any) -> Record:
-    """One line of a request file; sampling settings come from experiments/decoding.yaml under `purpose`."""
+    """Build one line of a request file; sampling settings come from experiments/decoding.yaml under `purpose`."""
     settings = {key: value for key, value in decoding()[purpose].items()
                 if vllm or key not in decoding()["vllm_only"]}
     messages = [{"role": "user", "content": prompt}]
@@ -24,7 +24,7 @@ def request(custom_id: str, model_name: str, purpose: str, prompt: str, vllm: bo
 
 
 def read_requests(path: Path) -> list[Record]:
-    """A request file. Raises UserError on a line without custom_id or body, and on an id that comes twice."""
+    """Read a request file. Raises UserError on a line without custom_id or body, and on a duplicate id."""
     requests, seen = [], set()
     for number, record in read_jsonl(path):
         if not isinstance(record.get("custom_id"), str) or not isinstance(record.get("body"), dict):
@@ -37,15 +37,15 @@ def read_requests(path: Path) -> list[Record]:
 
 
 def payload(response: Record) -> Record:
-    """A response's status_code and body, {} where there are none."""
-    found = response.get("response")
-    return found if isinstance(found, dict) else {}
+    """Return a response's status_code and body, {} where there are none."""
+    value = response.get("response")
+    return value if isinstance(value, dict) else {}
 
 
 def content(response: Record) -> str | None:
-    """The text of a good answer, else None (error status, no choice).
+    """Return the text of a good answer, else None (error status, no choice).
 
-    A model that answered without a text (a refusal, every token spent on thinking) did answer: that is "".
+    An answer without a text (a refusal, every token spent on thinking) is an answer: "".
     """
     if response.get("error") or payload(response).get("status_code") != 200:
         return None
@@ -57,33 +57,33 @@ def content(response: Record) -> str | None:
 
 
 def error_of(response: Record) -> str:
-    """What a response without a text says went wrong, on one line."""
+    """Return the error of a response without a text, on one line."""
     body = payload(response).get("body")
-    said = response.get("error") or (body.get("error") if isinstance(body, dict) else None) or "no text in the answer"
-    return f"status {payload(response).get('status_code', 'none')}: {' '.join(str(said).split())[:200]}"
+    message = response.get("error") or (body.get("error") if isinstance(body, dict) else "") or "no text in the answer"
+    return f"status {payload(response).get('status_code', 'none')}: {' '.join(str(message).split())[:200]}"
 
 
 def final(response: Record) -> bool:
-    """Whether asking again is pointless: an answer, or a refusal of this very request (bad request, too long)."""
+    """Tell whether asking again is pointless: an answer, or a refusal of this request (bad request, too long)."""
     return content(response) is not None or payload(response).get("status_code") in (400, 413, 422)
 
 
 def refusal(response: Record) -> bool:
-    """Whether a final response is a refusal: of the request, or the answer was withheld by a content filter."""
+    """Tell whether a final response is a refusal of the request, or its answer was withheld by a content filter."""
     if content(response) is None:
         return True
     return bool(payload(response)["body"]["choices"][0].get("finish_reason") == "content_filter")
 
 
-def body_digest(asked: Record) -> str:
-    """What decides whether two requests are the same question: everything but the id."""
-    return digest(asked["body"])
+def body_digest(request: Record) -> str:
+    """Return the hash that equal requests share: of everything but the id."""
+    return digest(request["body"])
 
 
 def append_lines(path: Path, records: Iterable[Record], sync: bool = True) -> None:
-    """Append JSON lines; a line that a kill cut short stays by itself.
+    """Append JSON lines, after a line break where a kill cut the last line short.
 
-    No kill can take them when this returns; with sync they are on the disk, so that no loss of power can either.
+    When this returns, a kill loses nothing; with sync the lines are on the disk, and a loss of power does not either.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with naming(path), open(path, "a+b") as stream:
@@ -99,7 +99,7 @@ def append_lines(path: Path, records: Iterable[Record], sync: bool = True) -> No
 
 
 def whole_lines(path: Path) -> Iterator[Record]:
-    """The objects of a file that append_lines wrote; a line that a kill cut short is passed over."""
+    """Yield the objects of a file that append_lines wrote; skip lines that a kill cut short."""
     with open(path, "rb") as stream:
         for line in stream:
             try:
@@ -112,19 +112,19 @@ def whole_lines(path: Path) -> Iterator[Record]:
 
 @dataclass(frozen=True)
 class Answerer:
-    """Who answers. The same question asked of somebody else is another question.
+    """Who answers: answers are reused only for the same answerer.
 
-    Weights of ours are known by `weights` (logreasoner/weights.py). Endpoints are known by their addresses:
-    `endpoints` maps each to the name that is written down, which is the address itself except where it changes from
-    start to start. Several endpoints share the questions: whoever gives their addresses says that they serve the same
-    model. Endpoints that serve weights of ours have both.
+    Local weights are identified by `weights` (logreasoner/weights.py). Endpoints are identified by their addresses:
+    `endpoints` maps each to the name to record, which is the address itself unless it changes from start to start.
+    Several endpoints share the requests: whoever gives their addresses declares that they serve the same model.
+    Endpoints that serve local weights have both.
     """
 
     weights: Mapping[str, str] = field(default_factory=dict)
     endpoints: Mapping[str, str] = field(default_factory=dict)
 
     def stamp(self, response: Record, address: str) -> Record:
-        """What a journal line says of who gave it: an endpoint's address with the model that its reply names."""
+        """Return what a journal line records: the weights, or the address with the model that the reply names."""
         if not self.endpoints:
             return {**self.weights}
         body = payload(response).get("body")
@@ -132,30 +132,29 @@ class Answerer:
         return {"address": self.endpoints.get(address, address), "model": named, **self.weights}
 
     def gave(self, line: Record) -> bool:
-        """Whether a journal line is an answer of this answerer."""
+        """Tell whether a journal line is an answer of this answerer."""
         by = line.get("answered_by")
         return (isinstance(by, dict) and all(by.get(key) == value for key, value in self.weights.items())
                 and (by.get("address") in self.endpoints.values() if self.endpoints else "address" not in by))
 
 
 def endpoints(*urls: str) -> Answerer:
-    """The answerer of endpoints that go by their addresses."""
+    """Build the answerer of endpoints that are identified by their addresses."""
     return Answerer(endpoints={url: url for url in urls})
 
 
 class Journal:
     """Every answer received for a request file, by hash of the request's body; appended, never deleted.
 
-    Requests with the same body are the same question, whatever their ids: one answer serves them all. Only what
-    `answerer` gave counts; the file keeps the answers of others too. A line is a response with `request_sha256`, the
-    `model` asked, who it was `answered_by`, and where it applies the `batch` it came by (half price) or the journal it
-    was `copied_from` (paid there).
+    One answer serves all requests with the same body, whatever their ids. Only answers of `answerer` count; the file
+    keeps those of others too. A line is a response with `request_sha256`, the `model` of the request, `answered_by`,
+    and where they apply the `batch` that brought it (half price) or the journal it was `copied_from` (paid there).
     """
 
     def __init__(self, path: Path, answerer: Answerer):
         self.path, self.answerer = path, answerer
         self.answers: dict[str, Record] = {}
-        self.others = 0  # final answers that somebody else gave
+        self.others = 0  # final answers of other answerers
         for record in whole_lines(path) if path.exists() else ():
             self._keep(record)
 
@@ -167,7 +166,7 @@ class Journal:
             self.answers[key] = record
 
     def append(self, records: list[Record], sync: bool = True) -> None:
-        """Append journal lines; without sync they are safe from a kill, and from a loss of power after `sync`."""
+        """Append journal lines; without sync a kill does not lose them, but a loss of power before `sync` may."""
         append_lines(self.path, records, sync)
         for record in records:
             self._keep(record)
@@ -178,36 +177,36 @@ class Journal:
             append_lines(self.path, [])
 
     def add(self, *pairs: tuple[Record, Record], address: str = "", sync: bool = True) -> None:
-        """Append (request, response) pairs that an address, or vLLM of ours, gave."""
-        self.append([{**response, "custom_id": asked["custom_id"], "request_sha256": body_digest(asked),
-                      "model": asked["body"].get("model"), "answered_by": self.answerer.stamp(response, address)}
-                     for asked, response in pairs], sync)
+        """Append (request, response) pairs from an address, or from a local vLLM."""
+        self.append([{**response, "custom_id": request["custom_id"], "request_sha256": body_digest(request),
+                      "model": request["body"].get("model"), "answered_by": self.answerer.stamp(response, address)}
+                     for request, response in pairs], sync)
 
-    def answer(self, asked: Record) -> Record | None:
-        """The journal's line with a final answer to this very question, if there is one."""
-        found = self.answers.get(body_digest(asked))
-        return found if found and final(found) else None
+    def answer(self, request: Record) -> Record | None:
+        """Return the journal line with a final answer to this request, if there is one."""
+        line = self.last(request)
+        return line if final(line) else None
 
-    def last(self, asked: Record) -> Record:
-        """What was received last for a request without a final answer; {} if nothing was."""
-        return self.answers.get(body_digest(asked), {})
+    def last(self, request: Record) -> Record:
+        """Return the last response received for a request without a final answer; {} if there is none."""
+        return self.answers.get(body_digest(request), {})
 
     def take(self, requests: list[Record], paths: Iterable[Path]) -> int:
-        """Copy this answerer's answers to these requests from other journals; returns how many requests they serve."""
+        """Copy this answerer's answers to these requests from other journals; return how many requests they serve."""
         before = len(requests)
         for path in paths:
-            requests = [asked for asked in requests if self.answer(asked) is None]
+            requests = [request for request in requests if self.answer(request) is None]
             other = Journal(path, self.answerer) if requests else None
-            found = {body_digest(asked): line for asked in requests
-                     if other and (line := other.answer(asked)) and content(line) is not None}
-            if found:
-                self.append([{**line, "copied_from": str(path)} for line in found.values()])
-        return before - sum(self.answer(asked) is None for asked in requests)
+            lines = {body_digest(request): line for request in requests
+                     if other and (line := other.answer(request)) and content(line) is not None}
+            if lines:
+                self.append([{**line, "copied_from": str(path)} for line in lines.values()])
+        return before - sum(self.answer(request) is None for request in requests)
 
 
 @dataclass(frozen=True)
 class Engine:
-    """How requests are answered, and by whom: `ask` puts the answers into the journal."""
+    """A way to answer requests, and who answers: `ask` puts the answers into the journal."""
 
     ask: Callable[[list[Record], Journal], None]
     answerer: Answerer

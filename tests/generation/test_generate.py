@@ -9,7 +9,7 @@ import pytest
 
 from logreasoner.cli import UserError
 from logreasoner.config import declare, decoding, resolve
-from logreasoner.files import read_jsonl, write_jsonl
+from logreasoner.files import locked, read_jsonl, write_jsonl
 from logreasoner.generation import generate
 from logreasoner.generation.costs import Budget, worst_case
 from logreasoner.generation.openai_live import ask_live
@@ -191,7 +191,7 @@ def test_a_doubled_request_is_named(workdir):
 
 def test_two_commands_do_not_ask_the_same_at_once(workdir):
     lock = workdir / "x.lock"
-    with generate.locked(lock), pytest.raises(UserError, match="is held"), generate.locked(lock):
+    with locked(lock, "a"), pytest.raises(UserError, match="x.lock is held by b"), locked(lock, "b"):
         pass
 
 
@@ -359,8 +359,8 @@ def test_our_own_vllm_is_told_which_commit_and_how_many_copies_to_run(workdir, m
 
 
 def test_open_weights_are_not_asked_by_batches_nor_the_teacher_by_vllm(workdir, monkeypatch):
-    with pytest.raises(UserError, match="qwen2.5-7b has weights of ours"):
+    with pytest.raises(UserError, match="qwen2.5-7b has local weights"):
         generate.policy_engine(declared("paper"), "qwen2.5-7b", "base", "openai-batch")
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    with pytest.raises(UserError, match="--engine vllm serves weights of ours"):
+    with pytest.raises(UserError, match="--engine vllm serves local weights"):
         generate.teacher_engine(declared("paper"), "vllm")

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import arrays
 
 from bench.selection import cosines, reference
 from data_builders import dpp
-from data_builders.dpp import EXHAUSTED, NOISE, greedy_map, read_embeddings
+from data_builders.dpp import EXHAUSTED, TIE, greedy_map, read_embeddings
 from logreasoner.cli import UserError
 
 
@@ -58,6 +58,13 @@ def test_rbf_is_greedy_by_definition(rows):
     assert greedy_map(rows, len(expected), "rbf", gamma=2.0) == expected
 
 
+def test_rbf_in_blocks_chooses_the_same(monkeypatch):
+    rows = np.random.default_rng(4).standard_normal((300, 8))
+    expected = greedy_map(rows, 120, "rbf", gamma=2.0)
+    monkeypatch.setattr(dpp, "KERNEL_BYTES", 0)
+    assert greedy_map(rows, 120, "rbf", gamma=2.0) == expected
+
+
 def high_precision(rows, count):
     """Greedy choice from explicit residuals in extended precision."""
     left = rows.astype(np.longdouble)
@@ -65,15 +72,22 @@ def high_precision(rows, count):
     chosen = []
     for _ in range(count):
         gains = (left**2).sum(axis=1)
-        chosen.append(int(np.argmax(gains >= gains.max() - NOISE * np.sqrt(gains.max()))))
+        chosen.append(int(np.argmax(gains >= gains.max() - TIE)))
         direction = left[chosen[-1]] / np.sqrt(gains[chosen[-1]])
         for _ in range(2):
             left -= np.outer(left @ direction, direction)
     return chosen
 
 
-@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0])  # 3: the last gains are below 1e-9, where subtraction has no digits
-def test_many_rows_and_directions_match_a_high_precision_reference(decay):
+@pytest.fixture(params=["whole kernel", "blocks"])
+def path(request, monkeypatch):
+    """Choose from the whole kernel, or block by block, as for many rows."""
+    if request.param == "blocks":
+        monkeypatch.setattr(dpp, "KERNEL_BYTES", 0)
+
+
+@pytest.mark.parametrize("decay", [0.0, 1.0, 3.0])  # 3: the last gains are below 1e-9
+def test_many_rows_and_directions_match_a_high_precision_reference(decay, path):
     rows = np.random.default_rng(1).standard_normal((400, 96)) * np.arange(1, 97) ** -decay
     assert greedy_map(rows, 88) == high_precision(rows, 88)
 
@@ -97,18 +111,25 @@ def crowds():
 
 
 @pytest.mark.parametrize("rows", [pytest.param(rows, id=name) for name, rows in crowds()])
-def test_threads_blocks_and_batches_do_not_change_the_choice_on_ties(rows, monkeypatch):
+def test_blocks_do_not_change_the_choice_on_ties(rows, monkeypatch):
     expected = high_precision(rows, 60)
-    for threads, block, pending, promising, reading in (
-            (1, 512, 128, 16, 8), (3, 64, 128, 16, 8), (2, 7, 5, 3, 8), (1, 1200, 1, 1, 8), (2, 100, 128, 1, 1e9)):
-        for name, value in (("BLOCK", block), ("PENDING", pending), ("PROMISING", promising), ("READING", reading)):
-            monkeypatch.setattr(dpp, name, value)
-        assert greedy_map(rows, 60, threads=threads) == expected
+    assert greedy_map(rows, 60) == expected
+    monkeypatch.setattr(dpp, "KERNEL_BYTES", 0)
+    for block in (1, 7, 64, 512, 1200):
+        monkeypatch.setattr(dpp, "BLOCK", block)
+        assert greedy_map(rows, 60) == expected
 
 
-def test_the_choice_is_the_published_algorithms():
+def test_the_choice_is_the_published_algorithms(path):
     rows = np.random.default_rng(7).standard_normal((3000, 128)).astype(np.float32)
     assert greedy_map(rows, 120) == reference(cosines(rows), 120)
+
+
+def test_the_full_rank_can_be_chosen_and_no_row_more(path):
+    rows = np.random.default_rng(5).standard_normal((1500, 384)).astype(np.float32)
+    assert len(set(greedy_map(rows, 384))) == 384
+    with pytest.raises(UserError, match="only 384 of 385 rows can be chosen: .* one row for each of the 384 dim"):
+        greedy_map(rows, 385)
 
 
 def test_permuting_rows_permutes_the_choice():
@@ -126,13 +147,13 @@ def test_ties_and_duplicates_go_to_the_lowest_row():
     assert greedy_map(apart, 3) == [0, 2, 1]
 
 
-def test_ties_at_gains_that_subtraction_cannot_tell_apart():
+def test_ties_at_the_smallest_gains(path):
     near = np.hstack([np.ones((60, 1)), 3e-5 * np.eye(60)])  # all alike by symmetry; gains are near 1e-9
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((61, 61)))[0]
     assert greedy_map(near @ turn, 60) == list(range(60))
 
 
-def test_scale_type_and_block_edges_do_not_matter():
+def test_scale_and_type_do_not_matter():
     rows = np.random.default_rng(3).standard_normal((5000, 8)).astype(np.float32)
     expected = greedy_map(rows, 8)
     assert greedy_map(rows.astype(np.float64) * np.logspace(-200, 200, 5000)[:, None], 8) == expected

@@ -155,7 +155,8 @@ def _draw(points: list[Point], canvas: "Canvas") -> list[Any]:
             ours = sorted((point.rows, getattr(point, column)) for point in points if point[:2] == ("ours", kind))
             lines += axes.plot(*zip(*ours, strict=True), color=f"C{at}", marker=MARKERS[at], markersize=4,
                                linewidth=1.2, label=f"ours: {KINDS[kind]}")
-        theirs = sorted((point.rows, getattr(point, column)) for point in points if point[:2] == ("reference", "random"))
+        theirs = sorted((point.rows, getattr(point, column)) for point in points
+                        if point[:2] == ("reference", "random"))
         lines += axes.plot(*zip(*theirs, strict=True), color=INK, marker="D", markersize=4, linewidth=1.2,
                            label="algorithm 1 with its kernel: Gaussian rows")
         lines.append(axes.axhline(top, color=PALE, linestyle="--", linewidth=0.9, label="limit at N = 100,000"))

@@ -1,4 +1,4 @@
-"""What answers cost (section 6.1): prices, the budget of a run, and what its thoughts and pairs really cost."""
+"""Count what answers cost (section 6.1): prices, the budget of a run, and the costs of its thoughts and pairs."""
 
 import argparse
 import asyncio
@@ -37,7 +37,7 @@ class Paper(Declared):
 
 
 class Throughput(Declared):
-    """Peak operations a second of one device by hardware profile, and the share of it that each kind of work gets."""
+    """Peak operations a second of one device by hardware profile, and the share that each kind of work reaches."""
 
     basis: str
     peak: dict[str, float]
@@ -59,12 +59,12 @@ class Prices(Declared):
 
 @functools.cache
 def prices() -> Prices:
-    """The dated prices and rates."""
+    """Load experiments/prices.yaml."""
     return checked(Prices, load_yaml(PRICES), str(PRICES))
 
 
 def price(model: str) -> Price:
-    """A model's price. Raises UserError that says where to add it."""
+    """Return a model's price. Raises UserError that says where to add it."""
     if model not in prices().models:
         raise UserError(f"no price is known for {model!r}, so no budget can be kept: add it to "
                         "experiments/prices.yaml, in USD per million tokens (0 where it costs nothing)")
@@ -72,12 +72,12 @@ def price(model: str) -> Price:
 
 
 def estimated_tokens(text: str) -> float:
-    """Tokens of a text by its length; the ratio stands in prices.yaml with what it was measured on."""
+    """Estimate the tokens of a text by its length; prices.yaml says how the ratio was measured."""
     return len(text) / prices().characters_per_token
 
 
 def worst_case(body: Record) -> float:
-    """The most that a request can cost live, in USD: every byte of the prompt a token, every token allowed used.
+    """Return the most that a request can cost live, in USD: a token for each byte of the prompt, and max_tokens.
 
     Raises UserError for a model without a price and a request without max_tokens.
     """
@@ -100,7 +100,7 @@ class Spent:
 
     @property
     def worth(self) -> float | None:
-        """What the answers cost wherever they were paid."""
+        """Return what the answers cost, in whichever run they were paid."""
         return None if self.paid is None else self.paid + self.copied
 
     def __add__(self, other: "Spent") -> "Spent":
@@ -110,13 +110,13 @@ class Spent:
 
 
 def spent_on(line: Record) -> Spent:
-    """What one line of a journal cost: its usage by its model's price, the discount where it came by a batch."""
+    """Compute what one line of a journal cost: usage by its model's price, less the discount of a batch."""
     body = payload(line).get("body")
     usage = body.get("usage") if isinstance(body, dict) else None
     if not isinstance(body, dict) or not isinstance(usage, dict):
         return Spent()
-    said = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]  # whatever a server says
-    tokens_in, tokens_out = (max(0, count) if isinstance(count, int) else 0 for count in said)
+    counts = [usage.get(key) for key in ("prompt_tokens", "completion_tokens")]  # a server may send anything
+    tokens_in, tokens_out = (max(0, count) if isinstance(count, int) else 0 for count in counts)
     answered = int(content(line) is not None)
     rate = prices().models.get(str(line.get("model") or body.get("model")))
     if rate is None:
@@ -128,19 +128,19 @@ def spent_on(line: Record) -> Spent:
 
 
 def spent_in(path: Path) -> Spent:
-    """What the answers of a journal cost."""
+    """Sum what the answers of a journal cost."""
     return sum((spent_on(line) for line in whole_lines(path)), Spent())
 
 
 def journals(run: Run) -> list[Path]:
-    """Every journal of a run."""
+    """List the journals of a run."""
     return sorted(run.dir.glob("**/*.journal.jsonl"))
 
 
 class Budget:
-    """USD that a whole run may cost (all of its journals); what is under way counts as its worst case.
+    """USD that a whole run may cost (all of its journals); requests under way count with their worst case.
 
-    An answer that is lost on its way here is on the vendor's bill and on no journal's.
+    An answer that is lost on its way is on the vendor's bill and in no journal.
     """
 
     def __init__(self, run: Run, limit: float, under_way: float = 0.0):
@@ -151,11 +151,11 @@ class Budget:
         self.changed = asyncio.Condition()
 
     def fits(self, worst: float) -> bool:
-        """Whether so much more could be spent with the budget kept."""
+        """Tell whether the budget covers that much more."""
         return self.spent + self.under_way + sum(self.held) + worst <= self.limit
 
     async def hold(self, body: Record) -> bool:
-        """Set aside a request's worst case; waits while answers under way may free it. False if it does not fit."""
+        """Reserve a request's worst case, waiting while answers under way may free it; return whether it fits."""
         worst = worst_case(body)
         async with self.changed:
             await self.changed.wait_for(lambda: self.fits(worst) or not self.held)
@@ -166,32 +166,32 @@ class Budget:
             return False
 
     async def settle(self, body: Record, response: Record) -> None:
-        """Count what a held request really cost; nothing for {} (no response)."""
+        """Replace a reserved worst case by the real cost; 0 for {} (no response)."""
         async with self.changed:
             self.held.remove(worst_case(body))
             self.spent += spent_on({**response, "model": body["model"]}).paid or 0.0
             self.changed.notify_all()
 
     def stop(self, left: int, needed: float | None = None) -> UserError:
-        """The error that says what was spent, how many requests are left and how to go on."""
+        """Build the error that says what was spent, how many requests are left and how to go on."""
         more = f"they can cost up to {needed:.4f}" if needed is not None else "the next could exceed it"
         return UserError(f"the budget of {self.limit:.4f} USD stops here: run {self.run.name!r} has spent "
                          f"{self.spent:.4f}, {left} requests are left and {more}. Every answer is kept; "
                          "go on with a larger BUDGET= (--budget), or without one")
 
 
-def _each(name: str, paths: list[Path], samples: list[Path], paper: float) -> str:
-    """A line of the report: what the journals cost for each sample kept in the end, whoever paid for them."""
+def _unit_cost(name: str, paths: list[Path], samples: list[Path], paper: float) -> str:
+    """Build a line of the report: what the journals cost for each resulting sample, in whichever run it was paid."""
     counts = [sum(1 for _ in whole_lines(path)) for path in samples if path.exists()]
     spent = sum((spent_in(path) for path in paths), Spent())
     if not sum(counts) or len(counts) < len(samples) or spent.worth is None:
         return f"{name}: not known yet (the paper's: {paper:.3f} USD)"
-    return f"{name}: {spent.worth / sum(counts):.4f} USD, {sum(counts):,} kept (the paper's: {paper:.3f} USD)"
+    return f"{name}: {spent.worth / sum(counts):.4f} USD, {sum(counts):,} samples (the paper's: {paper:.3f} USD)"
 
 
 def report(run: Run) -> Iterator[str]:
-    """What a run's answers cost, by journal, and each thought and pair beside the paper's (section 6.1)."""
-    said = prices().paper
+    """Report what a run's answers cost, by journal, and each thought and pair beside the paper's (section 6.1)."""
+    paper = prices().paper
     yield f"run {run.name}: USD by the prices of {prices().as_of} (experiments/prices.yaml)"
     total = Spent()
     for path in journals(run):
@@ -202,19 +202,19 @@ def report(run: Run) -> Iterator[str]:
         yield (f"  {path.relative_to(run.dir)}: {spent.answers:,} answers, {spent.prompt_tokens:,} tokens in, "
                f"{spent.completion_tokens:,} out, {usd}{copied}")
     stage1 = run.dataset("shared", "thought-sft")
-    asked = [path for name in ("rationales", "thoughts") if (path := stage1 / f"{name}.journal.jsonl").exists()]
-    yield _each("a thought", asked, [stage1 / "samples.jsonl"], said.per_thought)
+    teacher = [path for name in ("rationales", "thoughts") if (path := stage1 / f"{name}.journal.jsonl").exists()]
+    yield _unit_cost("a thought", teacher, [stage1 / "samples.jsonl"], paper.per_thought)
     pairs = [path for path in sorted(run.dir.glob("datasets/*/*/corrections.journal.jsonl"))
-             if path.with_name("samples.jsonl").exists() and spent_in(path).paid is not None]  # not pi_thought's own
-    yield _each("a preference pair", pairs, [path.with_name("samples.jsonl") for path in pairs], said.per_pair)
+             if path.with_name("samples.jsonl").exists() and spent_in(path).paid is not None]  # not pi_thought's
+    yield _unit_cost("a preference pair", pairs, [path.with_name("samples.jsonl") for path in pairs], paper.per_pair)
     yield (f"everything with a price: {total.paid or 0:.4f} USD "
-           f"(the paper's data preparation: under {said.total_under:.0f})")
+           f"(the paper's data preparation: under {paper.total_under:.0f})")
     if run.mark == "scripted":
         yield "no USD here was paid: the teacher is scripted, also where it stands in for an API; its tokens are words"
 
 
 def main() -> None:
-    """Say what a run's answers cost."""
+    """Print what a run's answers cost."""
     arguments = cli.parser("logreasoner.generation.costs",
                            "What a run's answers cost, from the usage in its journals.", """
 python -m logreasoner.generation.costs --run paper""")

@@ -1,8 +1,8 @@
-"""The `openai-batch` engine: half the price, answers within 24 hours. Submit, leave, come back, collect.
+"""The `openai-batch` engine: half the price, answers within 24 hours. Submit, then run again to collect.
 
-X.batch.jsonl beside the journal says what was submitted. A submission is noted before it is made and again once it has
-an id; one that a kill left without an id is looked for at the API by its key (in the batch's metadata), so nothing is
-submitted twice. The next call of the same command collects what has ended and submits what is missing.
+X.batch.jsonl beside the journal notes each submission, before it is made and again once it has an id. One that a kill
+left without an id is searched at the API by its key (in the batch's metadata), so that nothing is submitted twice.
+The next call of the same command collects the batches that have ended and submits what is missing.
 """
 
 import contextlib
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 MOST_REQUESTS, MOST_BYTES = 50_000, 200_000_000  # the API's limits for one batch
 ENDED = ("completed", "failed", "expired", "cancelled")  # anything else is not collected yet
-SEARCHED = 1_000  # newest batches that are searched for a submission without an id
+SEARCHED = 1_000  # newest batches among which a submission without an id is searched
 
 
 def notes_path(journal: Path) -> Path:
-    """The file that says what was submitted for a journal."""
+    """Return the file that notes the submissions for a journal."""
     return journal.with_name(journal.name.removesuffix(".journal.jsonl") + ".batch.jsonl")
 
 
 def open_notes(journal: Path) -> dict[str, Record]:
-    """Submissions that are not collected, by key: requests (custom_id -> hash), model, worst (USD or None), batch."""
+    """Return uncollected submissions by key: requests (custom_id -> hash), model, worst (USD or None), batch."""
     notes = _notes(notes_path(journal))
     return {key: note for key, note in notes.items() if "ended" not in note}
 
@@ -51,16 +51,16 @@ def note(path: Path, key: str, **facts: object) -> None:
 
 
 def refuse_unfinished(requests: list[Record], journal: Path) -> None:
-    """Raise UserError where another engine would pay again for what a batch is answering."""
+    """Raise UserError where another engine would pay again for requests of a running batch."""
     under_way = {key for submitted in open_notes(journal).values() for key in submitted["requests"].values()}
-    twice = sum(body_digest(asked) in under_way for asked in requests)
-    if twice:
-        raise UserError(f"{notes_path(journal)}: {twice} of these requests are in a batch that is not collected yet; "
+    overlap = sum(body_digest(request) in under_way for request in requests)
+    if overlap:
+        raise UserError(f"{notes_path(journal)}: {overlap} of these requests are in a batch that is not collected yet; "
                         "collect it with --engine openai-batch first, or delete that file to ask and pay again")
 
 
 def run_budget(run: Run, limit: float) -> Budget:
-    """The budget of a run, with what its batches under way may cost set aside."""
+    """Return the budget of a run, less the most that its batches under way may cost."""
     journals = (path.with_name(path.name.replace(".batch.jsonl", ".journal.jsonl"))
                 for path in run.dir.glob("**/*.batch.jsonl"))
     return Budget(run, limit, sum(submitted.get("worst") or 0.0
@@ -69,17 +69,17 @@ def run_budget(run: Run, limit: float) -> Budget:
 
 def ask_batch(requests: list[Record], journal: Journal, base_url: str, key: str,
               budget: Callable[[], Budget] | None = None) -> None:
-    """Collect the batches that have ended, submit what no batch has. Raises NotYet while any is under way.
+    """Collect the batches that have ended, submit requests that are in none. Raises NotYet while any is under way.
 
-    What an ended batch left unanswered is submitted by the next call, so that one sees why before paying again.
-    Without requests it only collects.
+    What an ended batch left unanswered is submitted by the next call, so that the user sees why before paying again.
+    Without requests, only collect.
     """
     import openai
 
     live = decoding()["live"]
     client = openai.OpenAI(base_url=base_url, api_key=key, max_retries=live["max_retries"], timeout=live["timeout"])
     path = notes_path(journal.path)
-    with _said_plainly(client, path):
+    with _readable_errors(client, path):
         _find_lost(client, path, journal.path)
         running: list[Batch] = []
         seen: set[str] = set()
@@ -93,7 +93,8 @@ def ask_batch(requests: list[Record], journal: Journal, base_url: str, key: str,
             else:
                 _collect(client, batch, submitted, journal, base_url)
                 note(path, name, ended=batch.status)
-        new = [asked for asked in requests if body_digest(asked) not in seen and journal.answer(asked) is None]
+        new = [request for request in requests
+               if body_digest(request) not in seen and journal.answer(request) is None]
         running += _submit(client, new, path, budget and budget()) if new else []
     if running and requests:
         done = sum(batch.request_counts.completed for batch in running if batch.request_counts)
@@ -104,14 +105,15 @@ def ask_batch(requests: list[Record], journal: Journal, base_url: str, key: str,
 
 
 @contextlib.contextmanager
-def _said_plainly(client: "openai.OpenAI", path: Path) -> Iterator[None]:
+def _readable_errors(client: "openai.OpenAI", path: Path) -> Iterator[None]:
+    """Turn the client's errors into UserErrors without the key."""
     import openai
 
     try:
         yield
     except openai.NotFoundError as error:
-        said = hide_keys(error.message, client.api_key)
-        raise UserError(f"{client.base_url} does not know a batch or file of {path} ({said}): ask with the key that "
+        message = hide_keys(error.message, client.api_key)
+        raise UserError(f"{client.base_url} does not know a batch or file of {path} ({message}): use the key that "
                         "submitted it; if it is gone, delete that file to submit what is missing again"
                         ) from None
     except openai.APIStatusError as error:
@@ -122,7 +124,7 @@ def _said_plainly(client: "openai.OpenAI", path: Path) -> Iterator[None]:
 
 
 def _find_lost(client: "openai.OpenAI", path: Path, journal: Path) -> None:
-    """Find the batches whose id a kill kept from being noted."""
+    """Search the batches whose ids were not noted before a kill."""
     lost = [key for key, submitted in open_notes(journal).items() if "batch" not in submitted]
     known = {(batch.metadata or {}).get("logreasoner"): batch.id
              for batch in islice(client.batches.list(limit=100), SEARCHED)} if lost else {}
@@ -134,74 +136,74 @@ def _find_lost(client: "openai.OpenAI", path: Path, journal: Path) -> None:
 
 
 def _collect(client: "openai.OpenAI", batch: "Batch", submitted: Record, journal: Journal, address: str) -> None:
-    """Put a batch's output and errors into the journal, whole; nothing is noted before all of it is here."""
+    """Append a batch's output and errors to the journal, once all of both has arrived."""
     received: list[Record] = []
     for file in (batch.output_file_id, batch.error_file_id):
         if file:
             received += [json.loads(line) for line in client.files.content(file).content.split(b"\n") if line]
-    received = _unmistakable(received)
-    asked = submitted["requests"]
-    lines = [{**line, "request_sha256": asked[line["custom_id"]], "model": submitted["model"], "batch": batch.id,
+    received = _unambiguous(received)
+    digests = submitted["requests"]
+    lines = [{**line, "request_sha256": digests[line["custom_id"]], "model": submitted["model"], "batch": batch.id,
               "answered_by": journal.answerer.stamp(line, address)}
-             for line in received if line["custom_id"] in asked]
-    known = {key for key in asked.values() if key in journal.answers and journal.answers[key].get("batch") == batch.id}
+             for line in received if line["custom_id"] in digests]
+    known = {key for key in digests.values() if journal.answers.get(key, {}).get("batch") == batch.id}
     journal.append([line for line in lines if line["request_sha256"] not in known])  # after a kill: not twice
     good = sum(content(line) is not None for line in lines)
-    why = "; ".join(error.message or "" for error in (batch.errors.data or [])) if batch.errors else ""
-    print(f"{batch.id}: {batch.status}, {good:,} of {len(asked):,} answered{': ' if why else ''}{escape_terminal(why)}",
-          flush=True)
+    errors = [error.message or "" for error in (batch.errors.data or [])] if batch.errors else []
+    reason = escape_terminal(f": {'; '.join(errors)}" if errors else "")
+    print(f"{batch.id}: {batch.status}, {good:,} of {len(digests):,} answered{reason}", flush=True)
 
 
-def _unmistakable(received: list[Record]) -> list[Record]:
-    """One line an id: nobody knows which of two different ones is right, so that neither is an answer."""
-    found: dict[str, Record] = {}
+def _unambiguous(received: list[Record]) -> list[Record]:
+    """Return one line for each id: an error where two lines differ, since neither is known to be right."""
+    lines: dict[str, Record] = {}
     for line in received:
         if not isinstance(line, dict) or not isinstance(line.get("custom_id"), str):
             continue
-        if (same := line["custom_id"]) in found and line != found[same]:
-            line = {"custom_id": same, "response": None, "error": {"message": "two different answers for one id"}}
-        found[same] = line
-    return list(found.values())
+        if (key := line["custom_id"]) in lines and line != lines[key]:
+            line = {"custom_id": key, "response": None, "error": {"message": "two different answers for one id"}}
+        lines[key] = line
+    return list(lines.values())
 
 
 def _parts(requests: list[Record]) -> Iterator[tuple[list[Record], bytes]]:
-    """Requests as the API takes them in one batch: within its limits, of one model."""
+    """Split requests into batches as the API takes them: within its limits, of one model."""
     part: list[Record] = []
     lines: list[bytes] = []
     size = 0
-    for asked in requests:
-        line = dump(asked).encode() + b"\n"
+    for request in requests:
+        line = dump(request).encode() + b"\n"
         full = len(part) == MOST_REQUESTS or size + len(line) > MOST_BYTES
-        if part and (full or asked["body"]["model"] != part[-1]["body"]["model"]):
+        if part and (full or request["body"]["model"] != part[-1]["body"]["model"]):
             yield part, b"".join(lines)
             part, lines, size = [], [], 0
-        part.append(asked)
+        part.append(request)
         lines.append(line)
         size += len(line)
     yield part, b"".join(lines)
 
 
-def _worst(requests: list[Record]) -> float:
-    return prices().batch_discount * sum(worst_case(asked["body"]) for asked in requests)
+def _worst_case(requests: list[Record]) -> float:
+    return prices().batch_discount * sum(worst_case(request["body"]) for request in requests)
 
 
 def _submit(client: "openai.OpenAI", requests: list[Record], path: Path, budget: Budget | None) -> list["Batch"]:
     """Submit requests in as few batches as the limits allow. Raises UserError if the budget does not cover them."""
-    if budget and not budget.fits(needed := _worst(requests)):
+    if budget and not budget.fits(needed := _worst_case(requests)):
         raise budget.stop(len(requests), needed)
-    made = []
+    batches = []
     for part, data in _parts(requests):
-        asked = {each["custom_id"]: body_digest(each) for each in part}
-        key = digest([sorted(asked.values()), len(_notes(path))])[:32]
-        note(path, key, requests=asked, model=part[0]["body"]["model"], worst=_worst(part) if budget else None)
+        digests = {request["custom_id"]: body_digest(request) for request in part}
+        key = digest([sorted(digests.values()), len(_notes(path))])[:32]
+        note(path, key, requests=digests, model=part[0]["body"]["model"], worst=_worst_case(part) if budget else None)
         file = client.files.create(file=(f"{key}.jsonl", data), purpose="batch")
-        # Not retried by the client: a request that arrived although its answer did not would make a second batch.
+        # No retries by the client: if the request arrived and only its answer was lost, that makes a second batch.
         batch = client.with_options(max_retries=0).batches.create(
             input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h",
             metadata={"logreasoner": key})
         if not isinstance(batch.id, str):
             raise ValueError("a batch without an id")
         note(path, key, batch=batch.id)
-        made.append(batch)
+        batches.append(batch)
         print(f"{batch.id}: submitted, {len(part):,} requests", flush=True)
-    return made
+    return batches

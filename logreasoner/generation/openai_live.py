@@ -1,9 +1,8 @@
 """The live engine: one or several OpenAI-compatible endpoints, many requests at once, in rounds until all are answered.
 
-The client itself tries again what passes (408, 409, 429 with its Retry-After, 5xx, timeouts, lost connections), with
-growing pauses. A request that is still without an answer then, or got something that is none, is asked again in the
-next round, of whichever endpoint is free. An endpoint that cannot be reached any more, refuses the key or answers
-nothing is left; its requests go to the others.
+The client itself retries transient failures (408, 409, 429 with its Retry-After, 5xx, timeouts, lost connections) with
+growing pauses. A request that still has no valid answer goes into the next round, to whichever endpoint is free. An
+endpoint that cannot be reached any more, refuses the key or answers nothing is given up; its requests go to the others.
 """
 
 import asyncio
@@ -30,50 +29,50 @@ if TYPE_CHECKING:
     import openai
 
 OPENAI = "https://api.openai.com/v1"
-LONGEST_WAIT = 120  # seconds; a longer Retry-After the client does not wait for
-# Each request has a name of its own, which servers like vLLM repeat in the answer: so a mix-up on the way shows.
-OURS = f"logreasoner-{uuid.uuid4().hex[:12]}"
+LONGEST_WAIT = 120  # seconds; an endpoint that asks for more (Retry-After) is given up
+# Each request has a unique name, which servers like vLLM repeat in the answer, so that an exchanged answer is noticed.
+REQUEST_NAME = f"logreasoner-{uuid.uuid4().hex[:12]}"
 NUMBERS = count()
 
 
 @dataclass
 class Endpoint:
-    """An address that is asked, and what is known of it by now."""
+    """An address to ask, and its state."""
 
     url: str
     client: "openai.AsyncOpenAI"
-    heard: int = 0  # replies of any kind
-    in_vain: int = 0  # requests in a row that it did not answer
-    gone: str = ""  # why it is asked no more
+    replies: int = 0  # of any kind
+    consecutive_failures: int = 0  # requests in a row without an answer
+    given_up: str = ""  # the reason why it is asked no more
 
 
 def addresses(text: str | None) -> list[str]:
-    """The base URLs in a text that separates them by spaces or commas; None is OpenAI's own.
+    """Parse base URLs that spaces or commas separate; None is OpenAI's.
 
-    Raises UserError for what is no address, and for None where the environment would send it elsewhere.
+    Raises UserError for an invalid address, and for None where OPENAI_BASE_URL would redirect the requests.
     """
     if text is None:
         elsewhere = os.environ.get("OPENAI_BASE_URL", "").rstrip("/")
         if elsewhere not in ("", OPENAI):
-            raise UserError("OPENAI_BASE_URL is set, so that the questions would go to another address than OpenAI's; "
-                            "unset it, or give the address as BASE_URL= (as TEACHER_BASE_URL= for the teacher): it "
-                            "then stands in the run and beside every result")
+            raise UserError("OPENAI_BASE_URL is set, which would send the requests to another address than OpenAI's: "
+                            "unset it, or give the address as BASE_URL= (TEACHER_BASE_URL= for the teacher), so that "
+                            "the run and every result name it")
         return [OPENAI]
-    found = list(dict.fromkeys(part.rstrip("/") for part in re.split(r"[\s,]+", text) if part.strip("/")))
-    wrong = [part for part in found if not re.match(r"https?://[^/]", part)]
-    if wrong or not found:
+    urls = list(dict.fromkeys(part.rstrip("/") for part in re.split(r"[\s,]+", text) if part.strip("/")))
+    wrong = [url for url in urls if not re.match(r"https?://[^/]", url)]
+    if wrong or not urls:
         raise UserError(f"{(wrong or [text])[0]!r} is no address; a base URL is like http://127.0.0.1:8000/v1, "
                         "several are separated by spaces")
-    return found
+    return urls
 
 
 def ask_live(requests: list[Record], journal: Journal, base_url: str | None, key: str,
              budget: Budget | None = None, title: str | None = None, concurrency: int | None = None) -> None:
-    """Ask the endpoints of base_url (see `addresses`), `concurrency` requests at once at each (live.concurrency).
+    """Ask the endpoints of base_url (see `addresses`), each `concurrency` requests at once (default: live.concurrency).
 
-    A progress bar with a title is one of many: it goes when it is done. What has no final answer after the last round
-    is left so. Raises UserError where no endpoint is left or the budget does not cover the next request; requests
-    under way are waited for first, so that everything paid is kept.
+    A progress bar with a title is one of many and is cleared when it is done. Requests may have no final answer after
+    the last round. Raises UserError where no endpoint is left or the budget does not cover the next request, after
+    waiting for the requests under way, so that every paid answer is kept.
     """
     asyncio.run(_ask_live(requests, journal, addresses(base_url), key, budget, title, concurrency))
 
@@ -89,53 +88,53 @@ async def _ask_live(requests: list[Record], journal: Journal, urls: list[str], k
                                        disable=None))
         endpoints = [Endpoint(url, await stack.enter_async_context(openai.AsyncOpenAI(
             base_url=url, api_key=key, max_retries=live["max_retries"], timeout=live["timeout"]))) for url in urls]
-        left, in_vain = requests, 0
-        while left and in_vain < live["rounds"]:
-            await asyncio.sleep(in_vain * live["pause"])
+        left, failed_rounds = requests, 0
+        while left and failed_rounds < live["rounds"]:
+            await asyncio.sleep(failed_rounds * live["pause"])
             before, left = len(left), await _round(left, endpoints, journal, budget, bar, concurrency)
-            in_vain = in_vain + 1 if len(left) == before else 0
+            failed_rounds = failed_rounds + 1 if len(left) == before else 0
             if left and budget and budget.refused:
                 raise budget.stop(len(left))
-            if left and all(each.gone for each in endpoints):
-                raise UserError("; ".join(each.gone for each in endpoints)
+            if left and all(endpoint.given_up for endpoint in endpoints):
+                raise UserError("; ".join(endpoint.given_up for endpoint in endpoints)
                                 + f"; {len(left)} requests have no answer, the others are kept: run again")
 
 
 async def _round(left: list[Record], endpoints: list[Endpoint], journal: Journal, budget: Budget | None,
                  bar: Any, concurrency: int | None) -> list[Record]:
-    """Ask each request once more; returns those without a final answer."""
-    waiting, again, unsure = deque(left), list[Record](), asyncio.Event()
+    """Ask each request once; return those without a final answer."""
+    waiting, again, unsynced = deque(left), list[Record](), asyncio.Event()
 
     async def sync() -> None:
-        # The disk takes some milliseconds to be sure of a line: that goes on beside the asking.
-        while await unsure.wait():
-            unsure.clear()
+        # A sync takes some milliseconds, in which the requests go on.
+        while await unsynced.wait():
+            unsynced.clear()
             await asyncio.to_thread(journal.sync)
 
     async def worker(endpoint: Endpoint) -> None:
-        while waiting and not endpoint.gone:
-            asked = waiting.popleft()
-            if budget and not await budget.hold(asked["body"]):
-                again.append(asked)
+        while waiting and not endpoint.given_up:
+            request = waiting.popleft()
+            if budget and not await budget.hold(request["body"]):
+                again.append(request)
                 return
             response: Record = {}
             try:
-                response, gone = await _ask_one(endpoint, asked)
+                response, reason = await _ask_one(endpoint, request)
             finally:
                 if budget:
-                    await budget.settle(asked["body"], response)
+                    await budget.settle(request["body"], response)
             if response:
-                journal.add((asked, response), address=endpoint.url, sync=False)
-                unsure.set()
+                journal.add((request, response), address=endpoint.url, sync=False)
+                unsynced.set()
             if final(response):
                 bar.update()
             else:
-                again.append(asked)
-            gone = gone or _in_vain(endpoint, response)
-            if gone and not endpoint.gone:
-                endpoint.gone = gone
-                if not all(each.gone for each in endpoints):
-                    bar.write(f"{gone}; it is asked no more, the others go on", file=sys.stderr)
+                again.append(request)
+            reason = reason or _too_many_failures(endpoint, response)
+            if reason and not endpoint.given_up:
+                endpoint.given_up = reason
+                if not all(other.given_up for other in endpoints):
+                    bar.write(f"{reason}; it is asked no more, the others go on", file=sys.stderr)
 
     at_once = min(concurrency or decoding()["live"]["concurrency"], len(left))
     syncing = asyncio.create_task(sync())
@@ -147,56 +146,59 @@ async def _round(left: list[Record], endpoints: list[Endpoint], journal: Journal
     return again + list(waiting)
 
 
-def _in_vain(endpoint: Endpoint, response: Record) -> str:
-    """Why an endpoint is to be asked no more after this response, "" if it may be."""
-    endpoint.in_vain = 0 if final(response) else endpoint.in_vain + 1
-    if endpoint.in_vain < decoding()["live"]["give_up"]:
+def _too_many_failures(endpoint: Endpoint, response: Record) -> str:
+    """Count consecutive failures; return why to give up the endpoint after this response, "" if it may be asked."""
+    endpoint.consecutive_failures = 0 if final(response) else endpoint.consecutive_failures + 1
+    if endpoint.consecutive_failures < decoding()["live"]["give_up"]:
         return ""
-    return f"{endpoint.url} gave no answer to {endpoint.in_vain} requests in a row, the last: {error_of(response)}"
+    return (f"{endpoint.url} gave no answer to {endpoint.consecutive_failures} requests in a row, "
+            f"the last: {error_of(response)}")
 
 
-async def _ask_one(endpoint: Endpoint, asked: Record) -> tuple[Record, str]:
-    """(the response, {} where nothing came; why this endpoint is to be asked no more, "" if it may be)."""
+async def _ask_one(endpoint: Endpoint, request: Record) -> tuple[Record, str]:
+    """Return (the response, {} if none came; why to give up the endpoint, "" if it may be asked)."""
     import httpx
     import openai
 
-    heard, name = endpoint.heard, f"{OURS}-{next(NUMBERS)}"
+    before, name = endpoint.replies, f"{REQUEST_NAME}-{next(NUMBERS)}"
     try:
-        # The client's way for what it has no types for: the body goes, and the answer comes, as it is. Measured, that
-        # takes a third less of the processor than the typed way, which does not know vLLM's own fields either.
-        answer = await endpoint.client.post("/chat/completions", cast_to=httpx.Response, body=asked["body"],
+        # The client's untyped call: it sends the body and returns the answer as they are. Measured, it takes a third
+        # less processor time than the typed call, which does not know vLLM's extra fields either.
+        answer = await endpoint.client.post("/chat/completions", cast_to=httpx.Response, body=request["body"],
                                             options={"headers": {"X-Request-Id": name}})
-        endpoint.heard += 1
-        received = _without(endpoint.client.api_key, answer.json())
-        named = re.findall(rf"{OURS}-\d+", f"{received.get('id')} {answer.headers.get('x-request-id')}")
-        if set(named) - {name}:
-            raise ValueError("it is another request's")
+        endpoint.replies += 1
+        received = _without_key(endpoint.client.api_key, answer.json())
+        names = re.findall(rf"{REQUEST_NAME}-\d+", f"{received.get('id')} {answer.headers.get('x-request-id')}")
+        if set(names) - {name}:
+            raise ValueError("it belongs to another request")
     except openai.APIStatusError as error:
-        endpoint.heard += 1
-        said = _said(endpoint, error)
-        return _failed(error.status_code, said), _lasting(endpoint, error.response.headers, error.status_code, said)
+        endpoint.replies += 1
+        message = _message(endpoint, error)
+        return (_failed(error.status_code, message),
+                _permanent(endpoint, error.response.headers, error.status_code, message))
     except openai.APIConnectionError as error:
-        # With others answered meanwhile it was this request alone that had no luck.
-        return {}, "" if endpoint.heard > heard else f"{endpoint.url} cannot be reached ({_said(endpoint, error)})"
-    except (openai.APIError, ValueError, AttributeError, RecursionError) as error:  # half an answer, or not one at all
-        return _failed(502, f"not an answer: {_said(endpoint, error)}"), ""
+        # If it replied to others meanwhile, only this connection failed.
+        unreachable = f"{endpoint.url} cannot be reached ({_message(endpoint, error)})"
+        return {}, "" if endpoint.replies > before else unreachable
+    except (openai.APIError, ValueError, AttributeError, RecursionError) as error:  # a truncated or malformed answer
+        return _failed(502, f"not an answer: {_message(endpoint, error)}"), ""
     return {"id": received.get("id"), "response": {"status_code": 200, "body": received}, "error": None}, ""
 
 
-def _failed(status: int, said: str) -> Record:
-    return {"response": {"status_code": status, "body": {"error": said}}, "error": None}
+def _failed(status: int, message: str) -> Record:
+    return {"response": {"status_code": status, "body": {"error": message}}, "error": None}
 
 
-def _lasting(endpoint: Endpoint, headers: Any, status: int, said: str) -> str:
-    """Why it is pointless to send an endpoint any other request now, "" if it is not."""
+def _permanent(endpoint: Endpoint, headers: Any, status: int, message: str) -> str:
+    """Return why an endpoint would not answer any other request now either, "" if it may."""
     if status in (401, 403, 404):  # the same for every request: the key or the model is wrong
-        return f"{endpoint.url} refused: {said}"
+        return f"{endpoint.url} refused: {message}"
     wait = _seconds(headers.get("retry-after", ""))
-    return f"{endpoint.url} asks to wait {wait:,.0f} s ({said})" if wait > LONGEST_WAIT else ""
+    return f"{endpoint.url} asks to wait {wait:,.0f} s ({message})" if wait > LONGEST_WAIT else ""
 
 
 def _seconds(retry_after: str) -> float:
-    """A Retry-After header in seconds: it is a number or a date; 0 for neither."""
+    """Parse a Retry-After header, a number or a date, into seconds; 0 for neither."""
     with contextlib.suppress(ValueError):
         return float(retry_after)
     with contextlib.suppress(ValueError):
@@ -204,13 +206,13 @@ def _seconds(retry_after: str) -> float:
     return 0.0
 
 
-def _said(endpoint: Endpoint, error: Exception) -> str:
-    """What an error says, on one line, without the key, which a server may repeat."""
+def _message(endpoint: Endpoint, error: Exception) -> str:
+    """Return an error's message on one line, without the key, which a server may repeat."""
     return hide_keys(" ".join(str(getattr(error, "message", error)).split())[:500], endpoint.client.api_key)
 
 
-def _without(key: str, answer: Record) -> Record:
-    """An answer without the key that was sent: answers are kept in files."""
+def _without_key(key: str, answer: Record) -> Record:
+    """Return an answer without the key that was sent, since answers are stored."""
     text = dump(answer)
     if len(key) < SHORTEST or key not in text:
         return answer

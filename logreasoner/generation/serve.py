@@ -1,5 +1,5 @@
-"""A model of a run as vLLM's OpenAI-compatible server, with the chat template and sampling that it was scored with;
-and how any such server is asked for answers in the form of think, then answer.
+"""Serve a model of a run by vLLM, with the chat template and sampling that it was scored with; and build requests
+that make any such server keep to the think-then-answer form.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from logreasoner.generation.response_cache import Answerer, Journal, Record
 from logreasoner.generation.vllm import server, vllm_command
 from logreasoner.prompts import escape_control_tokens
 
-KEPT = 20_000  # answers that MemoryJournal holds: some 60 MB
+CAPACITY = 20_000  # answers that MemoryJournal holds: some 60 MB
 
 
 def command(run: Run, name: str, stage: str) -> list[str]:
-    """How vLLM serves a model at a stage. Raises UserError for a model without weights of its own, or not trained."""
+    """Return the command that serves a model at a stage. Raises UserError without trained weights."""
     declared = run.check(name, stage)
     if declared.kind != "open":
         raise UserError(f"{name} is of kind {declared.kind} (experiments/models.yaml); only open weights can be served")
@@ -34,15 +34,15 @@ def command(run: Run, name: str, stage: str) -> list[str]:
 @contextmanager
 def start(run: Run, name: str, stage: str) -> Iterator[tuple[str, str, bool]]:
     """Start a server for a while and yield what `find_endpoint` returns; it ends with this program."""
-    asked, log = command(run, name, stage), run.dir / "logs" / f"serve-{name}-{stage}.log"
+    start_server, log = command(run, name, stage), run.log(f"serve-{name}-{stage}")
     cli.stop_on_sigterm()
-    print(f"starting vLLM with {served_name(name, stage)} (its log: {log})", file=sys.stderr, flush=True)
-    with server(asked, log) as url:
+    print(f"starting vLLM with {served_name(name, stage)} (log: {log})", file=sys.stderr, flush=True)
+    with server(start_server, log) as url:
         yield url, served_name(name, stage), True
 
 
 def find_endpoint(base_url: str, name: str | None) -> tuple[str, str, bool]:
-    """(base URL, what it calls the model, whether it is vLLM) of an endpoint; only vLLM enforces the form of answers.
+    """Return (base URL, the model's name there, whether it is vLLM) of an endpoint; only vLLM enforces the answer form.
 
     Raises UserError if it cannot be reached, does not list its models, or has several and none is named.
     """
@@ -50,79 +50,79 @@ def find_endpoint(base_url: str, name: str | None) -> tuple[str, str, bool]:
 
     url, key = reject_key_in_url(base_url.rstrip("/")), os.environ.get("OPENAI_API_KEY") or "none"
     try:
-        answer = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=30)
-        known = {str(row["id"]): row.get("owned_by") for row in answer.raise_for_status().json()["data"]}
+        response = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=30)
+        models = {str(row["id"]): row.get("owned_by") for row in response.raise_for_status().json()["data"]}
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError,
             RecursionError) as error:
         raise UserError(f"{url}/models does not list the models ({cli.hide_keys(str(error), key)[:200]!a}); a base URL "
                         "ends in /v1, and a key is read from OPENAI_API_KEY") from None
-    name = name or (next(iter(known)) if len(known) == 1 else "")
-    if name not in known:
-        raise UserError(f"{url} serves {', '.join(list(known)[:10])!a}; choose with --name")
-    return url, name, known[name] == "vllm"
+    name = name or (next(iter(models)) if len(models) == 1 else "")
+    if name not in models:
+        raise UserError(f"{url} serves {', '.join(list(models)[:10])!a}; choose with --name")
+    return url, name, models[name] == "vllm"
 
 
 def answer_pattern(labels: Sequence[str], thinking: bool) -> str:
-    """The form of an answer as a regular expression: the steps are free text, the answer is one of the labels.
+    """Return the answer form as a regular expression: the steps are free text, the answer is one of the labels.
 
-    No tag of the form can begin inside the steps; other markup can, since logs have it.
+    No tag of the form can begin inside the steps; other markup can, since logs contain it.
     """
-    labelled = "|".join(map(re.escape, labels))
+    choices = "|".join(map(re.escape, labels))
     return (r"([^<]|<[^/])*</think>\s*" if thinking else "") + (
-        rf"<solutions>\n1\. [^\s<]([^<]|<[^<as/])*</solutions>\n<answer> ({labelled}) </answer>")
+        rf"<solutions>\n1\. [^\s<]([^<]|<[^<as/])*</solutions>\n<answer> ({choices}) </answer>")
 
 
 def close_answer(text: str) -> str:
-    """An answer that was cut off, brought to its end but for the label."""
-    thought, mark, rest = text.rpartition("</think>")
-    whole = re.match(r"(?s:.*[>\s])?[^<]*", rest.partition("</solutions>")[0])  # without a tag that was begun last
-    body = whole.group().rstrip() if whole else ""
-    return f"{thought}{mark}{body}\n</solutions>\n<answer>"
+    """Complete an answer that was cut off, up to the label."""
+    thought, tag, rest = text.rpartition("</think>")
+    complete = re.match(r"(?s:.*[>\s])?[^<]*", rest.partition("</solutions>")[0])  # no unfinished tag
+    body = complete.group().rstrip() if complete else ""
+    return f"{thought}{tag}{body}\n</solutions>\n<answer>"
 
 
-def closing_request(asked: Record, text: str, labels: Sequence[str]) -> Record:
-    """The request by which a model ends its own answer that was cut off: with one of the labels and nothing else.
+def closing_request(request: Record, text: str, labels: Sequence[str]) -> Record:
+    """Build the request that makes a model end its answer that was cut off with one of the labels and nothing else.
 
-    The answer goes back as text: a control token in it, which a log may have talked the model into, is broken.
+    The answer goes back as text, so control tokens in it, which a log may have provoked, are escaped.
     """
-    body, (thought, mark, rest) = asked["body"], close_answer(text).rpartition("</think>")
-    begun = f"{escape_control_tokens(thought)}{mark}{escape_control_tokens(rest)}"
-    return {**asked, "body": {
+    body, (thought, tag, rest) = request["body"], close_answer(text).rpartition("</think>")
+    begun = f"{escape_control_tokens(thought)}{tag}{escape_control_tokens(rest)}"
+    return {**request, "body": {
         **body, "messages": [*body["messages"], {"role": "assistant", "content": begun}],
         "add_generation_prompt": False, "continue_final_message": True,
         "structured_outputs": {"choice": [f" {label} </answer>" for label in labels]}}}
 
 
 class MemoryJournal(Journal):
-    """A journal in memory alone, which forgets the oldest answers."""
+    """A journal in memory, which drops the oldest answers."""
 
     def __init__(self, answerer: Answerer) -> None:
         super().__init__(Path(os.devnull), answerer)
 
     def sync(self) -> None:
-        """Nothing is on a disk."""
+        """Do nothing: no answer is on the disk."""
 
     def append(self, records: list[Record], sync: bool = True) -> None:
-        """Keep journal lines for a while."""
+        """Keep journal lines, and drop the oldest above CAPACITY."""
         for record in records:
             self._keep(record)
-        for key in list(islice(self.answers, max(0, len(self.answers) - KEPT))):
+        for key in list(islice(self.answers, max(0, len(self.answers) - CAPACITY))):
             del self.answers[key]
 
 
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
-    asked = command(run, given.model, given.stage)
+    start_server = command(run, given.model, given.stage)
     cli.stop_on_sigterm()
     if given.host not in ("127.0.0.1", "::1", "localhost"):
-        print(f"{given.host}: whoever reaches this machine may ask; VLLM_API_KEY in the environment sets a key",
+        print(f"{given.host}: whoever can reach this machine can use the model; set VLLM_API_KEY to require a key",
               file=sys.stderr)
-    with server(asked, None, host=given.host, port=given.port) as url:
-        print(f"{served_name(given.model, given.stage)} answers; ask it with: make analyze LOG=app.log "
-              f"TASK={run.experiment.tasks[0]} BASE_URL={url}   (Ctrl-C ends it)", flush=True)
+    with server(start_server, None, host=given.host, port=given.port) as url:
+        print(f"{served_name(given.model, given.stage)} is ready; use it with: make analyze LOG=app.log "
+              f"TASK={run.experiment.tasks[0]} BASE_URL={url}   (Ctrl-C stops it)", flush=True)
         with suppress(KeyboardInterrupt):
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # our one child
-            raise UserError("vLLM ended by itself; what it said stands above")
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # the server is the only child
+            raise UserError("vLLM ended by itself; its output is above")
 
 
 def main() -> None:

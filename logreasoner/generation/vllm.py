@@ -1,4 +1,4 @@
-"""Start vLLM's OpenAI-compatible server for weights of ours, and end it with the program that started it."""
+"""Start vLLM's OpenAI-compatible server for local weights, and end it with the program that started it."""
 
 import os
 import signal
@@ -16,28 +16,28 @@ from logreasoner.config import decoding
 from logreasoner.files import TEMPLATES
 
 
-def vllm_command(weights: str, name: str, template: str, *more: str) -> list[str]:
-    """The command that starts vLLM's server: the chat template of training, and neutral sampling defaults."""
+def vllm_command(weights: str, name: str, template: str, *options: str) -> list[str]:
+    """Return the command that starts vLLM's server: the chat template of training, and neutral sampling defaults."""
     serving = decoding()["serving"]
     command = [".venv-serve/bin/python", "-m", "vllm.entrypoints.openai.api_server",
                "--model", weights, "--served-model-name", name, "--chat-template", str(chat_template(template)),
                "--max-model-len", str(serving["max_model_len"]), "--generation-config", "vllm", "--seed", "0",
                "--load-format", "safetensors"]
     if not has_gpu():
-        # Its CPU build stops at a request with a seed and a temperature whose prompt is computed in chunks.
-        whole = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(serving["max_model_len"])]
-        return [*command, "--dtype", "float32", "--enforce-eager", *whole, *more]
-    return [*command, "--gpu-memory-utilization", str(decoding()["gpu_memory_utilization"]), *more]
+        # vLLM's CPU build stops at a request with a seed and a temperature whose prompt is computed in chunks.
+        unchunked = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(serving["max_model_len"])]
+        return [*command, "--dtype", "float32", "--enforce-eager", *unchunked, *options]
+    return [*command, "--gpu-memory-utilization", str(decoding()["gpu_memory_utilization"]), *options]
 
 
 def vllm_environment() -> dict[str, str]:
-    """The environment vLLM starts in: no usage statistics, and on a machine without a GPU its CPU build."""
+    """Return the environment vLLM starts in: no usage statistics, and on a machine without a GPU its CPU build."""
     extra = {} if has_gpu() else {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "2"}
     return {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **extra}
 
 
 def chat_template(name: str) -> Path:
-    """The Jinja chat template that gives the token ids LLaMA-Factory trains with. Raises UserError if there is none."""
+    """Return the chat template that gives the token ids of training. Raises UserError if there is none."""
     path = TEMPLATES / "chat" / f"{name}.jinja"
     if not path.exists():
         raise UserError(f"{path}: no chat template for the template {name!r}; write one (README.md, Another model)")
@@ -49,10 +49,10 @@ def server(command: list[str], log: Path | None, seconds: float = 900, host: str
            port: int = 0) -> Iterator[str]:
     """Start vLLM's server (port 0: a free one), yield its base URL once it answers; end it with its children.
 
-    Without a log its output goes where ours goes. Raises UserError where the port is taken or nothing comes up.
+    Without a log it inherits this program's output. Raises UserError where the port is taken or the server fails.
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as free:
-        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a port just left is free
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server: a port just released is free
         try:
             free.bind((host, port))
         except OSError as error:
@@ -64,22 +64,22 @@ def server(command: list[str], log: Path | None, seconds: float = 900, host: str
         log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") if log else nullcontext() as stream:
         process = subprocess.Popen([*command, "--host", host, "--port", str(port)], env=vllm_environment(),
-                                   stdout=stream, stderr=stream, start_new_session=True, preexec_fn=_dying_with_us())
+                                   stdout=stream, stderr=stream, start_new_session=True, preexec_fn=_end_with_parent())
     try:
         deadline = time.monotonic() + seconds
         while not _answers(f"{address}/health"):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise UserError(f"vLLM's server did not come up; see {log or 'what it said above'}")
+                raise UserError(f"vLLM's server did not come up; see {log or 'its output above'}")
             time.sleep(1)
         yield f"{address}/v1"
     finally:
         _stop(process)
 
 
-def _dying_with_us() -> Callable[[], object] | None:
-    """What a child calls first so that it is told to end when this process is killed; None where Linux is not.
+def _end_with_parent() -> Callable[[], object] | None:
+    """Return what a child calls first so that it gets SIGTERM when this process is killed; None outside Linux.
 
-    vLLM heeds that once it is up, not while it starts.
+    vLLM obeys the signal once it is up, not while it starts.
     """
     if sys.platform != "linux":
         return None
@@ -98,13 +98,13 @@ def _answers(url: str) -> bool:
 
 
 def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that leads a session, and what it started: asked first, then (or at a second Ctrl-C) killed."""
+    """End a process that leads a session, and its children: by SIGTERM, then (or at a second Ctrl-C) by SIGKILL."""
     try:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.wait(timeout=30)
     finally:
-        with suppress(ProcessLookupError):  # the usual case: soon nothing is left of the group
+        with suppress(ProcessLookupError):  # the usual case: the group ends soon
             for _ in range(50 if process.poll() is not None else 0):
                 os.killpg(process.pid, 0)
                 time.sleep(0.1)
@@ -113,7 +113,7 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
 
 
 def has_gpu() -> bool:
-    """Whether an NVIDIA device answers here."""
+    """Tell whether this machine has an NVIDIA device."""
     try:
         return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
     except OSError:

@@ -90,7 +90,7 @@ def served(folder, tmp_path_factory):
 
 def test_it_says_how_it_is_asked(served):
     _, line, port = served
-    assert line.startswith("tiny/base answers; ask it with: make analyze LOG=app.log TASK=anomaly_detection ")
+    assert line.startswith("tiny/base is ready; use it with: make analyze LOG=app.log TASK=anomaly_detection ")
     assert f"BASE_URL=http://127.0.0.1:{port}/v1 " in line
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models", timeout=60) as answer:
         assert [row["id"] for row in json.load(answer)["data"]] == ["tiny/base"]

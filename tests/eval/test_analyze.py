@@ -28,11 +28,11 @@ ANSWER = Trajectory(("A < B <IRQ>, as it\nshould.", "Look \x1b[31mhere\x07."), "
 
 
 class Endpoint(ThreadingHTTPServer):
-    """An OpenAI-compatible endpoint; `says` maps what a prompt contains to an answer, or to an error status."""
+    """An OpenAI-compatible endpoint; `answers` maps what a prompt contains to an answer, or to an error status."""
 
     def __init__(self, owner: str = "vllm", names: tuple[str, ...] = ("m",)):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.says: dict[str, str | int] = {}
+        self.answers: dict[str, str | int] = {}
         self.models = {"data": [{"id": name, "owned_by": owner} for name in names]}
         self.bodies: list[dict[str, Any]] = []
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -51,13 +51,14 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.bodies.append(body)
-        said = next((said for part, said in self.server.says.items() if part in body["messages"][-1]["content"]),
-                    Trajectory(("All is well.",), "normal").render())
-        if isinstance(said, int):
-            self.reply(said, {"error": {"message": "the prompt is too long"}})
+        prompt = body["messages"][-1]["content"]
+        answer = next((answer for part, answer in self.server.answers.items() if part in prompt),
+                      Trajectory(("All is well.",), "normal").render())
+        if isinstance(answer, int):
+            self.reply(answer, {"error": {"message": "the prompt is too long"}})
         else:
             self.reply(200, {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [
-                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": said}}]})
+                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}]})
 
     def reply(self, status: int, value: Any) -> None:
         data = json.dumps(value).encode()
@@ -92,12 +93,12 @@ def rows(done: "subprocess.CompletedProcess[bytes]") -> list[dict[str, Any]]:
 
 
 def test_sessions_with_their_steps_as_text_and_the_exit_status(endpoint: Endpoint, workdir: Path) -> None:
-    endpoint.says["boom"] = ANSWER
+    endpoint.answers["boom"] = ANSWER
     done = command(endpoint, "--window", "2", log=b"a\r\nb\n\nboom\nd\ne")
     assert done.stdout.decode().splitlines() == [
         "lines 1-2: normal", "  1. All is well.", "lines 4-5: abnormal", "  1. A < B <IRQ>, as it should.",
         "  2. Look \\x1b[31mhere\\x07.", "line 6: normal  e", "  1. All is well."]
-    assert done.returncode == analyze.FOUND == 3
+    assert done.returncode == analyze.POSITIVE == 3
     assert b"6 lines (1 skipped): 2 normal, 1 abnormal, 0 unparsed; m, 0 examples" in done.stderr
     assert not list(workdir.iterdir()), "private logs leave nothing behind"
 
@@ -116,14 +117,14 @@ def test_colours_are_for_terminals_that_want_them(environment: dict[str, str], c
 
 
 def test_json_lines_hold_the_log_and_the_steps(endpoint: Endpoint, workdir: Path) -> None:
-    endpoint.says["boom"] = ANSWER
+    endpoint.answers["boom"] = ANSWER
     done = command(endpoint, "--json", "--window", "2", log="x\x1b[2J日\x9b\nboom\n".encode())
     assert done.stdout.isascii() and b"\x1b" not in done.stdout
     assert rows(done) == [{"first": 1, "last": 2, "label": "abnormal", "note": "", "log": ["x\x1b[2J日\x9b", "boom"],
                            "steps": ["A < B <IRQ>, as it\nshould.", "Look \x1b[31mhere\x07."]}]
 
 
-def test_what_is_asked_is_the_evaluations_request_and_the_form(endpoint: Endpoint, workdir: Path) -> None:
+def test_the_request_is_the_evaluations_with_the_answer_format(endpoint: Endpoint, workdir: Path) -> None:
     assert command(endpoint, log=b"a\n").returncode == 0
     body = endpoint.bodies[0]
     assert body["temperature"] == 0 and body["seed"] == 42 and body["model"] == "m"
@@ -136,19 +137,19 @@ def test_what_is_asked_is_the_evaluations_request_and_the_form(endpoint: Endpoin
 def test_identical_sessions_are_asked_once_also_in_later_batches(endpoint: Endpoint, workdir: Path) -> None:
     done = command(endpoint, "--json", "--window", "1", "--batch", "2", log=b"a\na\nb\na\nb\n")
     assert [row["log"] for row in rows(done)] == [["a"], ["a"], ["b"], ["a"], ["b"]]
-    asked = Counter(body["messages"][-1]["content"] for body in endpoint.bodies)
-    assert sorted(asked.values()) == [1, 1]
+    prompts = Counter(body["messages"][-1]["content"] for body in endpoint.bodies)
+    assert sorted(prompts.values()) == [1, 1]
 
 
 def test_a_journal_answers_the_second_time(endpoint: Endpoint, workdir: Path) -> None:
-    first = command(endpoint, "--json", "--journal", "kept.jsonl", log=b"a\n")
-    again = command(endpoint, "--json", "--journal", "kept.jsonl", log=b"a\n")
-    assert len(endpoint.bodies) == 1 and rows(first) == rows(again) and Path("kept.jsonl").exists()
+    first = command(endpoint, "--json", "--journal", "journal.jsonl", log=b"a\n")
+    again = command(endpoint, "--json", "--journal", "journal.jsonl", log=b"a\n")
+    assert len(endpoint.bodies) == 1 and rows(first) == rows(again) and Path("journal.jsonl").exists()
 
 
 def test_an_answer_that_was_cut_off_is_ended_by_a_label(endpoint: Endpoint, workdir: Path) -> None:
-    endpoint.says["2. and on\n</solutions>\n<answer>"] = " abnormal </answer>"
-    endpoint.says["on and on"] = "<solutions>\n1. on and\n2. and on </sol"
+    endpoint.answers["2. and on\n</solutions>\n<answer>"] = " abnormal </answer>"
+    endpoint.answers["on and on"] = "<solutions>\n1. on and\n2. and on </sol"
     row, = rows(command(endpoint, "--json", log=b"on and on\n"))
     assert row["label"] == "abnormal" and row["steps"] == ["on and", "and on"] and "cut off" in row["note"]
     end = endpoint.bodies[1]
@@ -158,16 +159,16 @@ def test_an_answer_that_was_cut_off_is_ended_by_a_label(endpoint: Endpoint, work
     assert end["structured_outputs"] == {"choice": [" normal </answer>", " abnormal </answer>"]}
 
 
-@pytest.mark.parametrize(("said", "note"), [
-    ("It looks normal.", "no answer in the form"), ("<answer> fine </answer>", "no answer in the form"),
-    (400, "the prompt is too long"), ("", "no answer in the form"),
+@pytest.mark.parametrize(("answer", "note"), [
+    ("It looks normal.", "not in the answer format"), ("<answer> fine </answer>", "not in the answer format"),
+    (400, "the prompt is too long"), ("", "not in the answer format"),
 ])
-def test_without_vllm_what_cannot_be_read_is_marked(said: str | int, note: str, workdir: Path) -> None:
+def test_without_vllm_an_unparsed_answer_is_marked(answer: str | int, note: str, workdir: Path) -> None:
     other = Endpoint(owner="system")
-    other.says["odd"] = said
+    other.answers["odd"] = answer
     done = command(other, "--json", "--window", "1", log=b"odd\na\n")
     assert [(row["label"], note in row["note"]) for row in rows(done)] == [(None, True), ("normal", note in "")]
-    assert done.returncode == analyze.UNREAD == 4 and b"the form was not enforced" in done.stderr
+    assert done.returncode == analyze.UNPARSED == 4 and b"the answer format was not enforced" in done.stderr
 
 
 def test_a_log_cannot_open_a_turn_or_answer_itself(endpoint: Endpoint, workdir: Path) -> None:
@@ -180,16 +181,16 @@ def test_layouts_single_logs_and_other_labels_to_fail_on(endpoint: Endpoint, wor
     bgl = b"- 1 d n t r RAS KERNEL INFO all well\nAPP 2 d n t r RAS APP FATAL boom\ntorn\n"
     done = command(endpoint, "--format", "bgl", "--json", log=bgl)
     assert [row["log"] for row in rows(done)] == [["all well", "boom"]]
-    endpoint.says["FAN"] = Trajectory(("It stopped.",), "equipmentAlarm").render()
+    endpoint.answers["FAN"] = Trajectory(("It stopped.",), "equipmentAlarm").render()
     alarms = {"task": "root_cause_analysis", "log": b"FAN/1/STOP\nFAN/1/GO\n"}
     assert command(endpoint, **alarms).returncode == 0
-    found = command(endpoint, "--fail-on", "EventTrap,equipmentAlarm", **alarms)
-    assert found.returncode == 3 and found.stdout.count(b"equipmentAlarm") == 2
+    failed = command(endpoint, "--fail-on", "EventTrap,equipmentAlarm", **alarms)
+    assert failed.returncode == 3 and failed.stdout.count(b"equipmentAlarm") == 2
     risky = command(endpoint, task="potential_failure_prediction", log=b"FAN/1/STOP: x\n")
     assert b"FAN/1/STOP: x" in risky.stdout and "FAN/[MASK]/STOP" in endpoint.bodies[-1]["messages"][0]["content"]
 
 
-def test_a_runs_examples_stand_in_the_prompt(endpoint: Endpoint, workdir: Path) -> None:
+def test_a_runs_examples_are_in_the_prompt(endpoint: Endpoint, workdir: Path) -> None:
     run = declare("mine", resolve("paper", []))
     write_jsonl(run.splits / "examples.jsonl", [
         {"id": str(at), "task": "anomaly_detection", "source": "s", "log": f"shot {at}", "label": "normal"}
@@ -199,7 +200,7 @@ def test_a_runs_examples_stand_in_the_prompt(endpoint: Endpoint, workdir: Path) 
         assert endpoint.bodies[-1]["messages"][0]["content"].count("shot ") == shots
 
 
-@pytest.mark.parametrize(("more", "log", "said"), [
+@pytest.mark.parametrize(("more", "log", "message"), [
     (["--fail-on", "bad"], b"a", "--fail-on bad: anomaly_detection has the labels normal, abnormal"),
     (["--name", "n"], b"a", "serves 'm'; choose with --name"),
     (["--format", "bgl"], b"a\nb\n", "none of 2 lines has the layout bgl"),
@@ -208,13 +209,13 @@ def test_a_runs_examples_stand_in_the_prompt(endpoint: Endpoint, workdir: Path) 
     (["--base-url", ""], b"a", "give --base-url, or --run, --model and --stage"),
     (["--task", "log_semantic_matching"], b"a", "give it with --description"),
 ])
-def test_mistakes_are_one_line_and_status_1(more: list[str], log: bytes, said: str, endpoint: Endpoint,
+def test_mistakes_are_one_line_and_status_1(more: list[str], log: bytes, message: str, endpoint: Endpoint,
                                             workdir: Path) -> None:
     done = command(endpoint, *more, log=log)
-    assert done.returncode == 1 and said in done.stderr.decode() and b"Traceback" not in done.stderr
+    assert done.returncode == 1 and message in done.stderr.decode() and b"Traceback" not in done.stderr
 
 
-def test_nothing_to_analyse_is_nothing_found(endpoint: Endpoint, workdir: Path) -> None:
+def test_an_empty_log_has_no_verdict(endpoint: Endpoint, workdir: Path) -> None:
     done = command(endpoint, log=b"")
     assert (done.returncode, done.stdout) == (0, b"") and not endpoint.bodies
 
@@ -238,19 +239,19 @@ def test_a_large_log_is_read_piece_by_piece(endpoint: Endpoint, workdir: Path) -
     feeder = threading.Thread(target=feed)
     feeder.start()
     assert piped.stdout and piped.stderr
-    out, said = piped.stdout.read(), piped.stderr.read().decode()
+    out, summary = piped.stdout.read(), piped.stderr.read().decode()
     feeder.join()
-    assert piped.wait() == 0 and "204,800 lines" in said and out.count(b": normal") == 205, said
+    assert piped.wait() == 0 and "204,800 lines" in summary and out.count(b": normal") == 205, summary
 
 
 def test_unwritten_answers_are_forgotten_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(serve, "KEPT", 2)
+    monkeypatch.setattr(serve, "CAPACITY", 2)
     journal = serve.MemoryJournal(endpoints("http://127.0.0.1:1/v1"))
-    asked = [{"custom_id": "a", "body": {"model": "m", "messages": [str(at)]}} for at in range(3)]
+    requests = [{"custom_id": "a", "body": {"model": "m", "messages": [str(at)]}} for at in range(3)]
     answered = {"response": {"status_code": 200, "body": {"choices": [{"message": {"content": "x"}}]}}, "error": None}
-    for each in asked:
-        journal.add((each, answered), address="http://127.0.0.1:1/v1")
-    assert [journal.answer(each) is None for each in asked] == [True, False, False]
+    for request in requests:
+        journal.add((request, answered), address="http://127.0.0.1:1/v1")
+    assert [journal.answer(request) is None for request in requests] == [True, False, False]
 
 
 FORM = ["a b", "C++", "x|y (z)", "a-b", "日志", "quo'te\"", "d.ot", "s/l", "b\\c", "{x}", "[y]", "$^", "new#"]
@@ -265,7 +266,7 @@ for regex, text in json.load(sys.stdin):
 """
 
 
-def test_the_form_means_the_same_to_vllms_grammar_engine() -> None:
+def test_the_answer_format_means_the_same_to_vllms_grammar_engine() -> None:
     if not SERVE.exists():
         pytest.skip("no .venv-serve; `make setup-serve` makes it")
     steps = "1. A <IRQ> < 5 日志.\n2. So it is.\n"
@@ -277,9 +278,9 @@ def test_the_form_means_the_same_to_vllms_grammar_engine() -> None:
         Trajectory(("x <answer> normal </answer>",), "normal").render(), Trajectory(("x",), "normal").render() + "!",
         Trajectory(("x <<answer> abnormal",), "normal").render(), Trajectory(("x </solutions>",), "normal").render(),
         "<solutions>\nx\n</solutions>\n<answer> normal </answer>")]
-    asked = [(serve.answer_pattern(labels, thinking), text) for labels, thinking, text in good + bad]
-    done = subprocess.run([str(SERVE), "-c", ACCEPTS], input=json.dumps(asked), capture_output=True, text=True,
+    cases = [(serve.answer_pattern(labels, thinking), text) for labels, thinking, text in good + bad]
+    done = subprocess.run([str(SERVE), "-c", ACCEPTS], input=json.dumps(cases), capture_output=True, text=True,
                           timeout=120)
     assert done.stdout.split() == ["True"] * len(good) + ["False"] * len(bad), done.stderr[-2000:]
-    assert all(bool(re.fullmatch(regex, text)) == (at < len(good)) for at, (regex, text) in enumerate(asked))
+    assert all(bool(re.fullmatch(regex, text)) == (at < len(good)) for at, (regex, text) in enumerate(cases))
     assert all(parse_trajectory(text, labels) for labels, _, text in good)

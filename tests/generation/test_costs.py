@@ -91,8 +91,8 @@ def run(workdir):
 
 def test_a_thought_and_a_pair_stand_beside_the_papers(run):
     text = "\n".join(costs.report(run))
-    assert re.search(r"a thought: 0\.0187 USD, 2 kept \(the paper's: 0\.015 USD\)", text)  # (4 + 2 / 2) * 0.0075 / 2
-    assert re.search(r"a preference pair: 0\.0225 USD, 1 kept \(the paper's: 0\.018 USD\)", text)
+    assert re.search(r"a thought: 0\.0187 USD, 2 samples \(the paper's: 0\.015 USD\)", text)  # (4 + 2 / 2) * 0.0075 / 2
+    assert re.search(r"a preference pair: 0\.0225 USD, 1 samples \(the paper's: 0\.018 USD\)", text)
     assert "everything with a price: 0.0375 USD (the paper's data preparation: under 100)" in text
     assert "0.0000 (+ 0.0225 paid in another run)" in text
     assert "1 answers, 1,000,000 tokens in, 100,000 out, no price" in text

@@ -1,7 +1,7 @@
-"""A log of one's own -> a verdict with its steps for each session (or line), from a served model.
+"""Judge a log: a verdict with its steps for each session (or line), by a served model.
 
-Prompts and decoding are the evaluation's (section 4.2.3). Where the server is vLLM the form of an answer is enforced,
-so that no answer is outside the labels; elsewhere one that cannot be read is marked. Only --journal keeps answers.
+Prompts and decoding are the evaluation's (section 4.2.3). vLLM enforces the answer format, so that every answer is
+one of the labels; another server's answer that cannot be parsed is marked. Only --journal stores answers.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from eval.predictions import names
 from logreasoner import cli, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
 from logreasoner.cli import UserError, escape_terminal
-from logreasoner.config import Run, Task, decoding, load_run, task
+from logreasoner.config import Run, decoding, load_run, task
 from logreasoner.generation import serve
 from logreasoner.generation.openai_live import ask_live
 from logreasoner.generation.response_cache import (
@@ -36,19 +36,20 @@ from logreasoner.generation.response_cache import (
 )
 from logreasoner.instances import Instance
 from logreasoner.prompts import solution
+from logreasoner.schemas import Task
 
-FOUND, UNREAD = 3, 4  # exit statuses
+POSITIVE, UNPARSED = 3, 4  # exit statuses
 STATUS = f"""
 
-exit status: 0: no session has the positive class (or a label of --fail-on), {FOUND}: one has, {UNREAD}: none has, but
-some got no answer that can be read, 1: an error, 2: wrong options, 130: Ctrl-C"""
+exit status: 0: no session has the positive class (or a label of --fail-on), {POSITIVE}: one has, {UNPARSED}: none has,
+but some answer cannot be parsed, 1: an error, 2: wrong options, 130: Ctrl-C"""
 Session = list[tuple[int, str]]  # line number from 1, message
-COLOURS = {"positive": "31", "negative": "32", "unread": "33", "quiet": "2"}
+COLOURS = {"positive": "31", "negative": "32", "unparsed": "33", "quiet": "2"}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was said of the lines first..last. `label` is None where no answer could be read; `note` says why."""
+    """The answer about the lines first..last. `label` is None where it cannot be parsed; `note` says why."""
 
     first: int
     last: int
@@ -59,8 +60,8 @@ class Verdict:
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Whom to ask, and how."""
+class Client:
+    """What a server is asked, and how."""
 
     url: str
     model: str
@@ -72,30 +73,33 @@ class Asker:
     journal: Journal
 
     def request(self, log: Sequence[str]) -> Record:
-        """The request of a session; vLLM is also told the form of the answer."""
-        item = Instance("asked", self.rules.name, "analyze", tuple(log), "", description=self.description)
-        more = dict(decoding()["thinking"]) if self.thinking else {}
+        """Make the request of a session; vLLM is also given the answer format."""
+        item = Instance("session", self.rules.name, "analyze", tuple(log), "", description=self.description)
+        options = dict(decoding()["thinking"]) if self.thinking else {}
         if self.vllm:
-            more["structured_outputs"] = {"regex": serve.answer_pattern(self.rules.labels, self.thinking)}
-        return request("asked", self.model, "evaluation", solution(item, self.rules, self.examples), self.vllm, **more)
+            options["structured_outputs"] = {"regex": serve.answer_pattern(self.rules.labels, self.thinking)}
+        prompt = solution(item, self.rules, self.examples)
+        return request("session", self.model, "evaluation", prompt, self.vllm, **options)
 
-    def ask(self, asked: list[Record], title: str) -> list[tuple[str | None, str]]:
-        """(text or None, what went wrong or "") for each request; the same question is asked once."""
-        new = {body_digest(each): each for each in asked if self.journal.answer(each) is None}
+    def ask(self, requests: list[Record], title: str) -> list[tuple[str | None, str]]:
+        """Return (text or None, the error or "") for each request; identical requests are sent once."""
+        new = {body_digest(request): request for request in requests if self.journal.answer(request) is None}
         if new:
             key = os.environ.get("OPENAI_API_KEY") or "none"
             ask_live(list(new.values()), self.journal, self.url, key, title=title)
-        found = [self.journal.answer(each) or self.journal.last(each) for each in asked]
-        return [(content(each), "" if content(each) is not None else error_of(each)) for each in found]
+        responses = [self.journal.answer(request) or self.journal.last(request) for request in requests]
+        return [(text, "" if text is not None else error_of(response))
+                for response, text in zip(responses, map(content, responses), strict=True)]
 
     def verdicts(self, sessions: list[Session]) -> list[Verdict]:
-        """Ask about some sessions, in their order. Of an answer that was cut off vLLM is asked for the end, a label."""
+        """Judge some sessions, in their order. Where an answer was cut off, vLLM is asked for its end, a label."""
         title = f"lines {sessions[0][0][0]:,}-{sessions[-1][-1][0]:,}"
-        asked = [self.request([text for _, text in session]) for session in sessions]
-        answers = self.ask(asked, title)
+        requests = [self.request([text for _, text in session]) for session in sessions]
+        answers = self.ask(requests, title)
         cut = {at: text for at, (text, _) in enumerate(answers) if text is not None and self.vllm
                and parse_label(text, self.rules.labels) is None and ("</think>" in text or not self.thinking)}
-        ends = self.ask([serve.closing_request(asked[at], text, self.rules.labels) for at, text in cut.items()], title)
+        closing = [serve.closing_request(requests[at], text, self.rules.labels) for at, text in cut.items()]
+        ends = self.ask(closing, title)
         for (at, text), (end, _) in zip(cut.items(), ends, strict=True):
             answers[at] = (serve.close_answer(text) + (end or ""),
                            "cut off at max_tokens, then asked for the label alone")
@@ -107,27 +111,27 @@ class Asker:
         body = element(after_thinking(text or ""), "solutions")
         steps = parse_steps(body) if body else None
         return Verdict(session[0][0], session[-1][0], label, steps or (),
-                       note or ("" if label else "no answer in the form"), tuple(line for _, line in session))
+                       note or ("" if label else "not in the answer format"), tuple(line for _, line in session))
 
 
 def windows(rows: Iterable[bytes], layout: str, window: int, counts: Counter[str]) -> Iterator[Session]:
-    """Sessions of `window` consecutive messages with their line numbers from 1, the last one as long as it is."""
-    held: Session = []
+    """Yield sessions of `window` consecutive messages with line numbers from 1; the last one may be shorter."""
+    session: Session = []
     for counts["lines"], line in enumerate(rows, 1):
         parsed = LAYOUTS[layout](line)
         if parsed is None:
             counts["skipped"] += 1
             continue
-        held.append((counts["lines"], parsed[2].decode("utf-8", "replace")))
-        if len(held) == window:
-            yield held
-            held = []
-    if held:
-        yield held
+        session.append((counts["lines"], parsed[2].decode("utf-8", "replace")))
+        if len(session) == window:
+            yield session
+            session = []
+    if session:
+        yield session
 
 
 def rows(log: str) -> Iterator[bytes]:
-    """A log's lines: of a file (also .gz and .zip), a pipe, or for "-" of standard input."""
+    """Read the lines of a log: a file (also .gz and .zip), a pipe, or "-" for standard input."""
     if log != "-" and Path(log).is_file():
         yield from lines(Path(log))
         return
@@ -136,22 +140,22 @@ def rows(log: str) -> Iterator[bytes]:
             yield line.rstrip(b"\r\n")
 
 
-def shown(verdict: Verdict, bad: Sequence[str], colours: bool) -> str:
-    """A verdict as text: where, the label, the steps; a single line stands beside its label."""
+def as_text(verdict: Verdict, positives: Sequence[str], colours: bool) -> str:
+    """Write a verdict: the lines, the label, the steps; a single line of the log is shown beside its label."""
     def paint(text: str, colour: str) -> str:
         return f"\x1b[{COLOURS[colour]}m{escape_terminal(text)}\x1b[0m" if colours else escape_terminal(text)
 
     single = verdict.first == verdict.last
     where = f"line {verdict.first:,}" if single else f"lines {verdict.first:,}-{verdict.last:,}"
-    kind = "unread" if verdict.label is None else "positive" if verdict.label in bad else "negative"
+    kind = "unparsed" if verdict.label is None else "positive" if verdict.label in positives else "negative"
     log = f"  {escape_terminal(verdict.log[0])}" if single else ""
     head = f"{where}: {paint(verdict.label or 'unparsed', kind)}{log}"
     steps = [paint(f"  {number}. {' '.join(step.split())}", "quiet") for number, step in enumerate(verdict.steps, 1)]
-    return "\n".join([head, *steps, *([paint(f"  ({verdict.note})", "unread")] if verdict.note else [])])
+    return "\n".join([head, *steps, *([paint(f"  ({verdict.note})", "unparsed")] if verdict.note else [])])
 
 
 def _examples(run: Run | None, name: str, most: int | None) -> tuple[Instance, ...]:
-    """The in-context examples that the run's evaluation shows, at most so many; none without a run that has them."""
+    """Read the in-context examples of the run's evaluation, at most so many; none without a run that has them."""
     if run is None or name not in run.experiment.tasks or not (path := run.splits / "examples.jsonl").exists():
         return ()
     return examples_by_task(path, {name}, run.experiment.examples)[name][:most]
@@ -173,8 +177,8 @@ def _answerer(given: argparse.Namespace, run: Run | None, url: str) -> Answerer:
 
 def _main(given: argparse.Namespace) -> None:
     rules, run = task(given.task), load_run(given.run) if given.run else None
-    bad = given.fail_on or [rules.positive] * (rules.positive is not None)
-    if unknown := set(bad) - set(rules.labels):
+    positives = given.fail_on or [rules.positive] * (rules.positive is not None)
+    if unknown := set(positives) - set(rules.labels):
         raise UserError(f"--fail-on {min(unknown)}: {rules.name} has the labels {', '.join(rules.labels)}")
     if given.description is None and rules.described:
         raise UserError(f"{rules.name} judges logs by a description: give it with --description")
@@ -188,32 +192,33 @@ def _main(given: argparse.Namespace) -> None:
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     with _endpoint(given, run) as (url, name, vllm):
         answerer = _answerer(given, run, url)
-        asker = Asker(url, name, vllm, thinking, rules, examples, given.description or "",
+        client = Client(url, name, vllm, thinking, rules, examples, given.description or "",
                       Journal(given.journal, answerer) if given.journal else serve.MemoryJournal(answerer))
         for batch in iter(lambda: list(islice(sessions, given.batch)), []):
-            for verdict in asker.verdicts(batch):
+            for verdict in client.verdicts(batch):
                 labels[verdict.label] += 1
-                print(json.dumps(asdict(verdict)) if given.json else shown(verdict, bad, colours))
+                print(json.dumps(asdict(verdict)) if given.json else as_text(verdict, positives, colours))
             sys.stdout.flush()
     if counts["skipped"] == counts["lines"] > 0:
         raise UserError(f"{given.log}: none of {counts['lines']:,} lines has the layout {given.format}; "
                         "choose another --format")
-    said = ", ".join(f"{labels[label]:,} {label or 'unparsed'}" for label in (*rules.labels, None))
-    print(f"{given.log}: {counts['lines']:,} lines ({counts['skipped']:,} skipped): {said}; {escape_terminal(name)}, "
-          f"{len(examples)} examples{'' if vllm else '; no vLLM, so the form was not enforced'}", file=sys.stderr)
-    sys.exit(FOUND if any(labels[label] for label in bad) else UNREAD if labels[None] else 0)
+    totals = ", ".join(f"{labels[label]:,} {label or 'unparsed'}" for label in (*rules.labels, None))
+    enforced = "" if vllm else "; no vLLM, so the answer format was not enforced"
+    print(f"{given.log}: {counts['lines']:,} lines ({counts['skipped']:,} skipped): {totals}; {escape_terminal(name)}, "
+          f"{len(examples)} examples{enforced}", file=sys.stderr)
+    sys.exit(POSITIVE if any(labels[label] for label in positives) else UNPARSED if labels[None] else 0)
 
 
 def main() -> None:
-    """Analyse a log."""
-    arguments = cli.parser("eval.analyze", "A verdict with its steps for each session of a log." + STATUS, """
+    """Judge a log."""
+    arguments = cli.parser("eval.analyze", "Judge a log: a verdict with its steps for each session." + STATUS, """
 python -m eval.analyze --log app.log --task anomaly_detection --run paper --model qwen2.5-7b --stage dpo
 journalctl -b | python -m eval.analyze --log - --task anomaly_detection --base-url http://127.0.0.1:8000/v1
 python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url http://127.0.0.1:8000/v1 --json \\
     --fail-on equipmentAlarm,environmentalAlarm | jq -c '[.first, .label]'""")
     arguments.add_argument("--log", required=True, help="a file (also .gz, .zip); - for standard input")
     arguments.add_argument("--task", required=True, help="a file of experiments/tasks")
-    arguments.add_argument("--run", help="whose examples stand in the prompts, and whose model is served")
+    arguments.add_argument("--run", help="its examples are in the prompts, and its model is served")
     arguments.add_argument("--model", help="a name of models.yaml; without --base-url vLLM is started for it")
     arguments.add_argument("--stage", help="base or a stage of stages.yaml")
     arguments.add_argument("--base-url", help="an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY")
@@ -224,8 +229,8 @@ python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url ht
     arguments.add_argument("--examples", type=int, choices=range(10), metavar="N", help="at most so many of the run's")
     arguments.add_argument("--fail-on", type=names, metavar="LABELS", help="exit with 3 for these (default: positive)")
     arguments.add_argument("--json", action="store_true", help="one JSON object a session")
-    arguments.add_argument("--batch", type=positive, default=256, help="sessions read at once; 1 follows a live log")
-    arguments.add_argument("--journal", type=Path, help="keep every answer in this file and ask none again")
+    arguments.add_argument("--batch", type=positive, default=256, help="sessions judged at once; 1 follows a live log")
+    arguments.add_argument("--journal", type=Path, help="store every answer in this file and never ask for it again")
     cli.run(arguments, _main)
 
 

@@ -1,12 +1,15 @@
 """kill -9 at random moments, two at once, a full disk, a folder that cannot be written: the real commands.
 
-A command that was killed is run again, and the files are those of a run that nobody killed, byte for byte.
+A command that was killed is run again, and the files are those of a run that nobody killed, byte for byte. The package
+writes files in few ways (WRITERS: no other place opens one to write), and each way has its test here.
 """
 
+import ast
 import hashlib
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -16,12 +19,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
@@ -36,17 +38,22 @@ FILES = {f"log {number}.gz": random.Random(number).randbytes(150_000) for number
 RUN = "build/runs/k"
 SPLITS = [["demo.logs", "--out", "build/data/bundled"], ["logreasoner.config", "--run", "k", "--experiment", "demo"],
          ["data_builders.splits", "--run", "k"]]
-RECIPE = ["data_builders.recipes", "--run", "k", "--model", "tiny", "--stage", "direct-sft", "--hardware", "cpu"]
-SAMPLES = ["data_builders.samples", "--run", "k", "--stage", "direct-sft"]
-# The gate with words for tokens: LLaMA-Factory's tokenizer takes seconds to load (tests/e2e/test_kill_training.py).
-GATE = ["-c", "from data_builders import llamafactory_dataset\n"
-        "llamafactory_dataset.encoder = lambda weights, template: "
-        "lambda *texts: tuple(text.split() for text in texts)\n"
-        "llamafactory_dataset.main()", "--run", "k", "--model", "tiny", "--stage", "direct-sft"]
 RATIONALES = ["data_builders.stage1", "--run", "k", "rationale-requests"]
-ASKED = f"{RUN}/datasets/shared/thought-sft/rationales"
-ASK = ["logreasoner.generation.generate", "--run", "k", "--role", "teacher", "--requests", f"{ASKED}.requests.jsonl",
-       "--responses", f"{ASKED}.responses.jsonl"]
+RATIONALE_FILES = f"{RUN}/datasets/shared/thought-sft/rationales"
+ASK = ["logreasoner.generation.generate", "--run", "k", "--role", "teacher",
+       "--requests", f"{RATIONALE_FILES}.requests.jsonl", "--responses", f"{RATIONALE_FILES}.responses.jsonl"]
+FOLDERS = ("logreasoner", "data_builders", "eval", "demo")
+# The modules that open a file to write or rename one, and what it is.
+WRITERS = {
+    "logreasoner/files.py": "whole files, renamed into place, and a lock",
+    "logreasoner/generation/response_cache.py": "answers and reviews, appended line by line",
+    "data_builders/fetch.py": "downloads, in parts",
+    "demo/tiny_model.py": "a folder, renamed into place",
+    "eval/classifier.py": "a model that is trained again unless the answers beside it are there",
+    "data_builders/review.py": "a lock",
+    "logreasoner/generation/vllm.py": "a log",
+    "logreasoner/logged.py": "a log",
+}
 
 
 class Slow(BaseHTTPRequestHandler):
@@ -76,16 +83,16 @@ class Slow(BaseHTTPRequestHandler):
         pass
 
 
-class Counting:
-    """A deterministic teacher that counts what it was asked, by digest of the body, and what it has answered."""
+class CountingTeacher:
+    """A deterministic teacher that counts requests and answers by the digest of the request's body."""
 
     def __init__(self, seconds):
-        self.seconds, self.asked, self.answered = seconds, Counter(), Counter()
+        self.seconds, self.requests, self.answered = seconds, Counter(), Counter()
         self.lock = threading.Lock()
 
     def __call__(self, body):
         with self.lock:
-            self.asked[digest(body)] += 1
+            self.requests[digest(body)] += 1
         time.sleep(self.seconds)
         with self.lock:
             self.answered[digest(body)] += 1
@@ -110,24 +117,25 @@ def serving():
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, serving):
-    """The project's files with a catalogue of its own; a run with splits, requests, samples; a log and embeddings."""
+def project(tmp_path_factory, serving, long):
+    """The project's files with a catalogue of its own; a run with splits and requests; a log, beside it."""
     folder = tmp_path_factory.mktemp("project")
     for name in CODE:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "Makefile", folder)
     address = serving(Slow)
-    told = {"title": "t", "licence": "l", "citation": "c", "feeds": "f", "group": "default"}
-    (folder / "experiments" / "sources.yaml").write_text(yaml.safe_dump({"slow": {**told, "files": [
+    described = {"title": "t", "licence": "l", "citation": "c", "feeds": "f", "group": "default"}
+    (folder / "experiments" / "sources.yaml").write_text(yaml.safe_dump({"slow": {**described, "files": [
         {"path": name, "url": f"{address}/{name.replace(' ', '%20')}", "bytes": len(content),
          "sha256": hashlib.sha256(content).hexdigest()} for name, content in FILES.items()]}}))
-    for command in (*SPLITS, RATIONALES, RECIPE, SAMPLES):
+    for command in (*SPLITS, RATIONALES):
         done = call(folder, command)
         assert done.returncode == 0, done.stderr
-    (folder / "BGL.log").write_text("".join(
+    log = folder.with_name("BGL.log")
+    log.write_text("".join(
         f"{'-' if line % 7 else 'KERNDTLB'} 1117838570 2005.06.03 R02 2005-06-03-15.42.50.363779 R02 RAS KERNEL INFO "
-        f"error {line} was corrected\n" for line in range(200_000)))
-    np.save(folder / "E.npy", np.random.default_rng(5).normal(size=(3_000, 96)).astype(np.float32))
+        f"error {line} was corrected\n" for line in range(200_000 if long else 50_000)))
+    (folder / log.name).symlink_to(log)
     return folder
 
 
@@ -143,113 +151,154 @@ def start(folder, command, before=(), **options):
 def call(folder, command, before=(), **options):
     """Run a module of the project to its end."""
     with start(folder, command, before, **options) as process:
-        out, said = process.communicate()
-    return subprocess.CompletedProcess(command, process.returncode, out, said)
+        output, errors = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def ended(process):
-    """(stdout, stderr) of a process that must end well."""
-    out, said = process.communicate()
-    assert process.returncode == 0, out + said
-    return out, said
+    """Wait for a process that must succeed; returns (stdout, stderr)."""
+    output, errors = process.communicate()
+    assert process.returncode == 0, output + errors
+    return output, errors
 
 
 def copied(project, folder):
-    """A copy of the project, with what was made in it."""
+    """Copy the project, with what was made in it."""
     return Path(shutil.copytree(project, folder, symlinks=True))
 
 
 def contents(folder):
-    """What lies under build, by path; of a journal its whole lines, whose order is that of the answers."""
-    found = {}
+    """Return the bytes of the files under build by path; of a response cache its sorted whole lines."""
+    files = {}
     for path in sorted((folder / "build").rglob("*")):
         if path.is_file() and path.name != "fetch.lock" and path.parent.name != "locks":
             journal = path.name.endswith(".journal.jsonl")
-            found[str(path.relative_to(folder))] = (
+            files[str(path.relative_to(folder))] = (
                 sorted(json.dumps(line) for line in whole_lines(path)) if journal else path.read_bytes())
-    return found
+    return files
 
 
-def differing(found, wanted):
-    """The paths whose contents are not the same, or are in one only."""
-    return sorted(path for path in found.keys() | wanted.keys() if found.get(path) != wanted.get(path))
+def differing(files, expected):
+    """Return the paths whose contents are not the same, or that are in one only."""
+    return sorted(path for path in files.keys() | expected.keys() if files.get(path) != expected.get(path))
 
 
-@dataclass
-class Case:
-    """A command to be killed, and what is there before it."""
-
-    command: list[str]
-    absent: list[str] = field(default_factory=list)  # what the project has already
+WRITING = ("write_text", "write_bytes", "mkstemp", "fdopen", "save_pretrained", "copytree", "copyfile")
 
 
-CASES = {
-    "download": Case(["data_builders.fetch"]),
-    "sessions": Case(["data_builders.sessions", "--format", "bgl", "--out", "build/s.jsonl", "BGL.log"]),
-    "splits": Case(SPLITS[-1], [f"{RUN}/splits"]),
-    "requests of stage 1": Case(RATIONALES, [f"{RUN}/datasets/shared/thought-sft"]),
-    "requests of the evaluation": Case(["eval.predict", "--run", "k", "--model", "tiny", "--stage", "base", "--samples",
-                                        "9", "--out", f"{RUN}/predictions/tiny/base/test.requests.jsonl"]),
-    "selection": Case(["data_builders.dpp", "--embeddings", "E.npy", "--count", "90", "--out", "build/ids.json"]),
-    "samples": Case(SAMPLES, [f"{RUN}/datasets/shared/direct-sft"]),
-    "dataset": Case(GATE),
+def writes(call):
+    """Whether a call writes a file: one of WRITING, or open() with such a mode."""
+    name = call.func.id if isinstance(call.func, ast.Name) else getattr(call.func, "attr", "")
+    mode = ast.unparse(call.args[1]) if name == "open" and len(call.args) > 1 else ""
+    return name in WRITING or bool(re.search(r"'[rbt]*[wax+]", mode))
+
+
+def test_files_are_written_in_these_ways_only():
+    modules = {str(path.relative_to(ROOT)): ast.walk(ast.parse(path.read_text()))
+               for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    assert WRITERS.keys() == {module for module, nodes in modules.items()
+                              if any(writes(node) for node in nodes if isinstance(node, ast.Call))}
+
+
+# A command for each way of writing, and what is taken away before it. Answers, folders and make have their own tests.
+COMMANDS = {
+    "a download": (["data_builders.fetch"], ""),
+    "a large file": (["data_builders.sessions", "--format", "bgl", "--out", "build/s.jsonl", "BGL.log"], ""),
+    "several files and their manifest": (SPLITS[-1], f"{RUN}/splits"),
 }
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_a_killed_command_leaves_no_half_file_and_is_made_good_by_running_it_again(name, project, tmp_path, long):
-    case, killed = CASES[name], 0
-    clean = copied(project, tmp_path / "clean")
-    for made in case.absent:
-        shutil.rmtree(clean / made)
-    fresh = copied(clean, tmp_path / "fresh")
+@pytest.mark.parametrize("way", COMMANDS)
+def test_a_killed_command_leaves_no_half_file_and_is_made_good_by_running_it_again(way, project, tmp_path, long):
+    (command, absent), killed = COMMANDS[way], 0
+    fresh = copied(project, tmp_path / "fresh")
+    if absent:
+        shutil.rmtree(fresh / absent)
+    clean = copied(fresh, tmp_path / "clean")
     began = time.monotonic()
-    done = call(clean, case.command)
+    done = call(clean, command)
     seconds = time.monotonic() - began
     assert done.returncode == 0, done.stderr
-    wanted, before, rng = contents(clean), contents(fresh), random.Random(name)
-    assert wanted != before
+    expected, before, rng = contents(clean), contents(fresh), random.Random(way)
+    assert expected != before
     kills = 20 if long else 3
     for number in range(kills):
         folder = copied(fresh, tmp_path / "killed")
-        with start(folder, case.command) as process:
+        with start(folder, command) as process:
             time.sleep(seconds * 1.1 * (number + rng.random()) / kills)
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
         killed += process.returncode == -signal.SIGKILL
         for path, content in contents(folder).items():
             passing = path.endswith((".part", ".tmp"))
-            assert passing or content in (wanted.get(path), before.get(path)), (number, path)
-        done = call(folder, case.command)
+            assert passing or content in (expected.get(path), before.get(path)), (number, path)
+        done = call(folder, command)
         assert done.returncode == 0, (number, done.stderr)
-        assert not differing(contents(folder), wanted), number
+        assert not differing(contents(folder), expected), number
         shutil.rmtree(folder)
     assert killed, "every command had ended before it was killed"
 
 
+# What saves a model, with a stop after each file.
+SAVING = """
+import sys
+from pathlib import Path
+from demo import tiny_model
+
+class Parts:
+    def __init__(self, *names):
+        self.names = names
+
+    def save_pretrained(self, folder, **options):
+        folder.mkdir(exist_ok=True)
+        for name in self.names:
+            (folder / name).write_text("whole")
+            print(name, flush=True)
+            sys.stdin.readline()
+
+    def parameters(self):
+        return []
+
+tiny_model._write(Parts("weights", "config"), Parts("tokenizer"), Path("build/model"), tokens=0)
+"""
+
+
+def test_a_folder_appears_whole_or_not_at_all(project, tmp_path):
+    folder = copied(project, tmp_path / "folder")
+    with start(folder, ["-c", SAVING], stdin=subprocess.PIPE) as process:
+        assert process.stdout.readline() == "weights\n"
+        process.kill()
+        process.communicate()
+    assert not (folder / "build" / "model").exists()
+    assert call(folder, ["-c", SAVING], stdin=subprocess.DEVNULL).returncode == 0
+    made = {path.name for path in (folder / "build" / "model").iterdir()}
+    assert made == {"weights", "config", "tokenizer", "manifest.json"}
+    assert not list((folder / "build").glob(".model*"))
+
+
 def test_an_answer_that_arrived_is_never_asked_again(project, serving, tmp_path, long):
-    """Killed over and over: what stands in the journal is not asked again, what was under way at a kill may be."""
-    counted = Counting(0.05)
+    """Killed repeatedly: what is in the response cache is not asked again; what was in flight at a kill may be."""
+    teaching = CountingTeacher(0.05)
     folder, rng = copied(project, tmp_path / "asking"), random.Random(8)
-    answers, concurrency = f"{ASKED}.responses.jsonl", decoding()["live"]["concurrency"]
-    asked = [row["custom_id"] for _, row in read_jsonl(folder / f"{ASKED}.requests.jsonl")]
-    url = serving(teacher.handler(counted)) + "/v1"
+    answers, concurrency = f"{RATIONALE_FILES}.responses.jsonl", decoding()["live"]["concurrency"]
+    ids = [row["custom_id"] for _, row in read_jsonl(folder / f"{RATIONALE_FILES}.requests.jsonl")]
+    url = serving(teacher.handler(teaching)) + "/v1"
     environment = {"SCRIPTED_TEACHER_URL": url}
     done = call(copied(folder, tmp_path / "clean"), ASK, env=environment)
-    assert done.returncode == 0 and set(counted.asked.values()) == {1}, done.stderr
-    counted.asked.clear(), counted.answered.clear()
+    assert done.returncode == 0 and set(teaching.requests.values()) == {1}, done.stderr
+    teaching.requests.clear(), teaching.answered.clear()
     kills = 0
-    for _ in range(20 if long else 4):
+    for _ in range(20 if long else 3):
         if (folder / answers).exists():  # then from the beginning: nothing would be left to ask
-            for path in (folder / ASKED).parent.glob("rationales.[rj]*"):
+            for path in (folder / RATIONALE_FILES).parent.glob("rationales.[rj]*"):
                 if path.name != "rationales.requests.jsonl":
                     path.unlink()
-            counted.asked.clear(), counted.answered.clear()
-        before, sofar = dict(counted.asked), counted.answered.total()
-        kept = {line["request_sha256"] for line in journal(folder)}
+            teaching.requests.clear(), teaching.answered.clear()
+        before, sofar = dict(teaching.requests), teaching.answered.total()
+        cached = {line["request_sha256"] for line in cached_lines(folder)}
         with start(folder, ASK, env=environment) as process:
-            moment = sofar + rng.randint(1, len(asked) // 2)
-            while process.poll() is None and counted.answered.total() < moment:
+            moment = sofar + rng.randint(1, len(ids) // 2)
+            while process.poll() is None and teaching.answered.total() < moment:
                 time.sleep(0.002)
             time.sleep(rng.random() * 0.05)
             if process.poll() is None:  # else it was faster, and its number is free
@@ -257,19 +306,19 @@ def test_an_answer_that_arrived_is_never_asked_again(project, serving, tmp_path,
             process.communicate()
         kills += process.returncode == -signal.SIGKILL
         time.sleep(0.1)  # the server ends what it has begun
-        assert not [key for key in kept if counted.asked[key] != before[key]], "asked again, and paid for twice"
-        unkept = set(counted.asked) - {line["request_sha256"] for line in journal(folder)}
-        assert len(unkept) <= concurrency, "more was lost than was under way"
+        assert not [key for key in cached if teaching.requests[key] != before[key]], "asked again, and paid for twice"
+        lost = set(teaching.requests) - {line["request_sha256"] for line in cached_lines(folder)}
+        assert len(lost) <= concurrency, "more was lost than was in flight"
     assert kills
     done = call(folder, ASK, env=environment)
     assert done.returncode == 0, done.stderr
     assert (folder / answers).read_bytes() == (tmp_path / "clean" / answers).read_bytes()
-    lines = journal(folder)
-    assert len(lines) == len({line["request_sha256"] for line in lines}) == len(asked)
+    lines = cached_lines(folder)
+    assert len(lines) == len({line["request_sha256"] for line in lines}) == len(ids)
 
 
-def journal(folder):
-    path = folder / f"{ASKED}.journal.jsonl"
+def cached_lines(folder):
+    path = folder / f"{RATIONALE_FILES}.journal.jsonl"
     return list(whole_lines(path)) if path.exists() else []
 
 
@@ -300,6 +349,7 @@ def test_two_downloads_at_once_wait_for_each_other(project, tmp_path, monkeypatc
     monkeypatch.setattr(Slow, "go_on", threading.Event())
     with start(folder, ["data_builders.fetch"]) as first:
         while not list(folder.rglob("*.part")):
+            assert first.poll() is None, first.communicate()
             time.sleep(0.01)
         with start(folder, ["data_builders.fetch"]) as second:
             assert "fetch.lock is held by another download" in second.stderr.readline()
@@ -315,14 +365,14 @@ MADE = [f"{RUN}/predictions/tiny/base/test.requests.jsonl", f"{RUN}/datasets/sha
         f"{RUN}/datasets/shared/direct-sft/samples.jsonl"]
 
 
-@pytest.fixture
-def checkout(project, tmp_path):
-    """A copy of the project in which make finds the core environment, and nothing is made yet."""
+@pytest.fixture(scope="module")
+def checkout(project, tmp_path_factory):
+    """Make a copy of the project in which make finds the core environment, and nothing is made yet."""
     if not (ROOT / ".venv" / ".ready").exists():
         pytest.skip("no .venv; `make setup` makes it")
 
     def copy(name):
-        folder = copied(project, tmp_path / name)
+        folder = copied(project, tmp_path_factory.mktemp(name) / "checkout")
         shutil.rmtree(folder / "build")
         shutil.copytree(ROOT / "requirements", folder / "requirements")
         (folder / ".venv").symlink_to(ROOT / ".venv")
@@ -346,24 +396,24 @@ def run_make(folder, url, *goals):
 
 
 def processes(group):
-    """The processes of a group and their command lines."""
-    found = {}
+    """Return the command lines of a group's processes by process id."""
+    commands = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
             if os.getpgid(int(path.name)) == group:
-                found[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                commands[int(path.name)] = (path / "cmdline").read_bytes().replace(b"\0", b" ").decode()
         except OSError:
             continue
-    return found
+    return commands
 
 
 def programs(group):
-    """The processes of a group that are programs of the project and make files."""
+    """Return the ids of a group's processes that are programs of the project and make files."""
     return [pid for pid, line in processes(group).items()
-            if " -m " in line and ("data_builders" in line or "chat" in line or "eval" in line)]
+            if " -m " in line and ("data_builders" in line or "generation" in line or "eval" in line)]
 
 
-class Asked(Counting):
+class RationaleTeacher(CountingTeacher):
     """Counts, and answers so that some rationales are right."""
 
     def __call__(self, body):
@@ -372,13 +422,19 @@ class Asked(Counting):
                                              "<answer> normal </answer>")
 
 
+@pytest.fixture(scope="module")
+def clean(checkout, serving):
+    """A make that nobody killed: (its teacher, the teacher's URL, what it made, seconds)."""
+    teaching, folder = RationaleTeacher(0.02), checkout("clean")
+    url, began = serving(teacher.handler(teaching)) + "/v1", time.monotonic()
+    run_make(folder, url)
+    return teaching, url, contents(folder), time.monotonic() - began
+
+
 @pytest.mark.parametrize("whom", ["the whole group", "one program"])
-def test_make_goes_on_after_a_kill_to_the_same_files(whom, checkout, serving, tmp_path, long):
-    url = serving(teacher.handler(Asked(0.02))) + "/v1"
-    clean, began = checkout("clean"), time.monotonic()
-    run_make(clean, url)
-    seconds, wanted = time.monotonic() - began, contents(clean)
-    rng, killed, kills = random.Random(whom), 0, 8 if long else 2
+def test_make_goes_on_after_a_kill_to_the_same_files(whom, checkout, clean, long):
+    _, url, expected, seconds = clean
+    rng, killed, kills = random.Random(whom), 0, 8 if long else 1
     for number in range(kills):
         folder = checkout("killed")
         with make(folder, url) as process:
@@ -386,46 +442,36 @@ def test_make_goes_on_after_a_kill_to_the_same_files(whom, checkout, serving, tm
             if whom == "the whole group":
                 os.killpg(process.pid, signal.SIGKILL)
             else:
-                while not (found := programs(process.pid)) and process.poll() is None:
+                while not (pids := programs(process.pid)) and process.poll() is None:
                     time.sleep(0.01)  # between two programs
-                for pid in found:
+                for pid in pids:
                     os.kill(pid, signal.SIGKILL)
             process.communicate()
         killed += process.returncode != 0
         run_make(folder, url)
-        assert not differing(contents(folder), wanted), number
+        assert not differing(contents(folder), expected), number
         shutil.rmtree(folder)
     assert killed, "make had ended before it was killed"
 
 
-def test_a_second_make_waits_and_nothing_is_asked_twice(checkout, serving):
-    asked = Asked(0.02)
-    url = serving(teacher.handler(asked)) + "/v1"
-    folder, clean = checkout("two"), checkout("clean")
-    run_make(clean, url, "rationales")
-    once = dict(asked.asked)
-    asked.asked.clear()
-    with make(folder, url, "rationales") as first, make(folder, url, "rationales") as second:
-        errors = [ended(process)[1] for process in (first, second)]
-    assert sum("another make works on run k; waiting for it" in each for each in errors) == 1, errors
-    assert asked.asked == once
-    assert not differing(contents(folder), contents(clean))
-
-
-def test_a_make_waits_for_what_a_killed_one_left_running(checkout, serving):
+def test_a_make_waits_for_what_a_killed_one_left_running_and_asks_nothing_twice(checkout, clean, monkeypatch):
     """kill -9 of make alone leaves its program at work: another must not start beside it."""
-    asked = Asked(0.3)
-    url = serving(teacher.handler(asked)) + "/v1"
+    teaching, url, expected, _ = clean
+    monkeypatch.setattr(teaching, "seconds", 0.3)
+    teaching.requests.clear(), teaching.answered.clear()
     folder = checkout("orphan")
     with make(folder, url, "rationales") as first:
-        while not asked.answered:
+        while not teaching.answered:
+            assert first.poll() is None, first.communicate()
             time.sleep(0.01)
         for pid, line in processes(first.pid).items():
             if line.startswith(("make ", "flock ")):
                 os.kill(pid, signal.SIGKILL)
         with make(folder, url, "rationales") as second:
             assert "another make works on run k; waiting for it" in ended(second)[1]
-    assert set(asked.asked.values()) == {1}, "the program that was left had asked already"
+    assert set(teaching.requests.values()) == {1}, "the program that was left had asked already"
+    files = contents(folder)
+    assert files and not differing(files, {path: expected.get(path) for path in files})
 
 
 def test_what_builds_nothing_is_not_kept_waiting(checkout):
@@ -437,6 +483,8 @@ def test_what_builds_nothing_is_not_kept_waiting(checkout):
         assert holder.stdout.readline() == "held\n"
         for goal in ("help", "matrix"):
             run_make(folder, "", goal)
+
+
 # ---- a disk that is full, a folder that cannot be written ------------------------------------------------------
 
 @dataclass
@@ -448,16 +496,11 @@ class Refused:
     file: str
 
 
-GATED = f"{RUN}/datasets/tiny/direct-sft"
 REFUSED = {
-    "sessions": Refused(["data_builders.sessions", "--format", "bgl", "--limit", "2000", "--out", "build/s/s.jsonl",
-                         "BGL.log"], "build/s", "s.jsonl"),
-    "splits": Refused(SPLITS[-1], f"{RUN}/splits", "stage1.jsonl"),
-    "fetch": Refused(["data_builders.fetch"], "build/data/raw", "log 0.gz"),
-    "chat": Refused([*ASK[:-1], "build/a/x.responses.jsonl"], "build/a", "x.journal.jsonl"),
-    "select": Refused(["data_builders.dpp", "--embeddings", "E.npy", "--count", "9", "--out", "build/i/ids.json"],
-                      "build/i", "ids.json"),
-    "gate": Refused(GATE, GATED, "d_labels.json"),
+    "a whole file": Refused(["data_builders.sessions", "--format", "bgl", "--limit", "2000", "--out",
+                             "build/s/s.jsonl", "BGL.log"], "build/s", "s.jsonl"),
+    "a download": Refused(["data_builders.fetch"], "build/data/raw", "log 0.gz"),
+    "answers": Refused([*ASK[:-1], "build/a/x.responses.jsonl"], "build/a", "x.journal.jsonl"),
 }
 
 
@@ -518,13 +561,13 @@ def fault(request, may_mount, long):
     return request.param
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_cannot_be_written_is_one_line_that_names_the_file(name, fault, project, serving, tmp_path):
-    case = REFUSED[name]
+@pytest.mark.parametrize("way", REFUSED)
+def test_what_cannot_be_written_is_one_line_that_names_the_file(way, fault, project, serving, tmp_path):
+    case = REFUSED[way]
     folder = copied(project, tmp_path / "refused")
     shutil.rmtree(folder / case.folder, ignore_errors=True)
     (folder / case.folder).mkdir(parents=True)
-    url = serving(teacher.handler(Counting(0))) + "/v1" if name == "chat" else ""
+    url = serving(teacher.handler(CountingTeacher(0))) + "/v1" if way == "answers" else ""
     options = fault(folder / case.folder)
     try:
         done = call(folder, case.command, env={"SCRIPTED_TEACHER_URL": url}, **options)
@@ -534,11 +577,11 @@ def test_what_cannot_be_written_is_one_line_that_names_the_file(name, fault, pro
             subprocess.run(["umount", folder / case.folder], check=True)
         (folder / case.folder).chmod(0o700)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    said = done.stderr.strip().splitlines()[-1]
-    assert said.startswith("error: ") and FAULTS[fault] in said and "again" in said, said
-    assert case.folder in said, said
+    message = done.stderr.strip().splitlines()[-1]
+    assert message.startswith("error: ") and FAULTS[fault] in message and "again" in message, message
+    assert case.folder in message, message
     if fault in (full_disk, limit_of_size):
-        assert case.file in said, said
+        assert case.file in message, message
     assert left <= {"filler", "fetch.lock", "log 0.gz.part", "x.journal.lock", "x.journal.jsonl"}, left
     assert not any(path.stat().st_size for path in (folder / case.folder).rglob("x.journal.jsonl"))
     again = call(folder, case.command, env={"SCRIPTED_TEACHER_URL": url})

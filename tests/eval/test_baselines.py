@@ -28,11 +28,11 @@ def rows(name: str, *pairs: tuple[str | tuple[str, ...], str], description: str 
 def run(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """The demo's run with its splits drawn, at most a few rows of each test set."""
     experiment = resolve("demo", []).model_copy(update={"test_rows": 12})
-    found = declare("demo", experiment)
+    run = declare("demo", experiment)
     monkeypatch.setattr(sys, "argv", ["demo.logs", "--out", str(logs.FOLDER)])
     logs.main()
     splits.make_splits("demo")
-    return found
+    return run
 
 
 def answered(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
@@ -41,10 +41,10 @@ def answered(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     baselines.main()
     tasks = read_json("R.jsonl.manifest.json")["tasks"]
     items = by_id(item for part in read_test_splits(run) for item in part if item.task in tasks)
-    found = {record["custom_id"]: parse_label(content(record) or "", task(items[record["custom_id"]].task).labels)
+    labels = {record["custom_id"]: parse_label(content(record) or "", task(items[record["custom_id"]].task).labels)
              for _, record in read_jsonl("R.jsonl")}
-    assert found.keys() == items.keys()
-    return found
+    assert labels.keys() == items.keys()
+    return labels
 
 
 @pytest.mark.parametrize(("model", "tasks"), [
@@ -52,11 +52,11 @@ def answered(run: Run, model: str, monkeypatch: pytest.MonkeyPatch) -> dict[str,
     ("always-positive", {"anomaly_detection", "potential_failure_prediction"}),
     ("tfidf-lr", {"anomaly_detection", "log_semantic_matching", "potential_failure_prediction", "root_cause_analysis"}),
     ("char-cosine", {"log_semantic_matching"})])
-def test_every_floor_answers_the_tasks_it_fits(run: Run, model: str, tasks: set[str],
+def test_every_baseline_answers_the_tasks_it_fits(run: Run, model: str, tasks: set[str],
                                                monkeypatch: pytest.MonkeyPatch) -> None:
-    found = answered(run, model, monkeypatch)
-    asked = {item.id: item for part in read_test_splits(run) for item in part}
-    assert None not in found.values() and {asked[key].task for key in found} == tasks
+    labels = answered(run, model, monkeypatch)
+    items = {item.id: item for part in read_test_splits(run) for item in part}
+    assert None not in labels.values() and {items[key].task for key in labels} == tasks
     manifest = read_json("R.jsonl.manifest.json")
     assert set(manifest["tasks"]) == set(manifest["fits"]) == tasks
     assert str(run.splits / "stage2.jsonl") in manifest["inputs"]
@@ -66,19 +66,19 @@ def test_every_floor_answers_the_tasks_it_fits(run: Run, model: str, tasks: set[
 
 
 def test_tfidf_learns_the_bundled_root_causes(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = answered(run, "tfidf-lr", monkeypatch)
+    labels = answered(run, "tfidf-lr", monkeypatch)
     rca = [item for item in read_instances(run.splits / "test.jsonl") if item.task == "root_cause_analysis"]
-    assert sum(found[item.id] == item.label for item in rca) > 0.7 * len(rca)
+    assert sum(labels[item.id] == item.label for item in rca) > 0.7 * len(rca)
 
 
 @pytest.mark.parametrize("model", ["bert", "nothing"])
-def test_what_is_no_floor_is_named(run: Run, model: str, monkeypatch: pytest.MonkeyPatch,
+def test_a_name_that_is_no_baseline_is_an_error(run: Run, model: str, monkeypatch: pytest.MonkeyPatch,
                                    capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["eval.baselines", "--run", "demo", "--model", model, "--out", "R.jsonl"])
     with pytest.raises(SystemExit) as stop:
         baselines.main()
-    said = f"{stop.value} {capsys.readouterr().err}"
-    assert f"error: '{model}' is no baseline; the baselines are majority, always-positive" in said
+    message = f"{stop.value} {capsys.readouterr().err}"
+    assert f"error: '{model}' is not a baseline; the baselines are majority, always-positive" in message
     assert not Path("R.jsonl").exists()
 
 
@@ -95,20 +95,20 @@ def test_majority_is_of_the_training_instances() -> None:
     assert baselines.majority(AD, train[1:], test)[0] == ["normal"] * 2  # a tie: the task's first label
 
 
-SAYS = rows(AD.name, *[(f"kernel panic on node {at}", "abnormal") for at in range(3)],
+LINES = rows(AD.name, *[(f"kernel panic on node {at}", "abnormal") for at in range(3)],
             *[(f"session {at} opened for user", "normal") for at in range(140)])
 
 
 def test_a_session_is_positive_if_one_of_its_lines_is() -> None:
     calm = tuple(f"session {at} opened for user" for at in range(19))
     test = rows(AD.name, (calm, "normal"), ((*calm, "kernel panic on node 7"), "abnormal"))
-    labels, facts = baselines.tfidf_lr(AD, SAYS, test)
+    labels, facts = baselines.tfidf_lr(AD, LINES, test)
     assert labels == ["normal", "abnormal"]
-    assert facts["class_weight"] == "balanced"  # unbalanced, 3 of 143 are never called abnormal
-    joined = [replace(item, log=(item.text,)) for item in SAYS]  # trained on sessions: sessions are labelled as such
-    seen: list[baselines.Text] = []
-    baselines.by_line(AD, joined, test, lambda texts: seen.extend(texts) or ["normal"] * len(texts))
-    assert seen == [(item.text, "") for item in test]
+    assert facts["class_weight"] == "balanced"  # unbalanced, 3 of 143 are never labelled abnormal
+    joined = [replace(item, log=(item.text,)) for item in LINES]  # trained on sessions: sessions are labelled as such
+    labelled: list[baselines.Text] = []
+    baselines.by_line(AD, joined, test, lambda texts: labelled.extend(texts) or ["normal"] * len(texts))
+    assert labelled == [(item.text, "") for item in test]
 
 
 def test_the_level_is_hidden() -> None:
@@ -120,8 +120,8 @@ def test_the_level_is_hidden() -> None:
 
 
 def test_one_label_cannot_be_fitted() -> None:
-    with pytest.raises(baselines.UserError, match="anomaly_detection: 140 stage-2 instances that nothing fits"):
-        baselines.tfidf_lr(AD, SAYS[3:], SAYS[:1])
+    with pytest.raises(baselines.UserError, match="anomaly_detection: 140 stage-2 instances cannot be fitted"):
+        baselines.tfidf_lr(AD, LINES[3:], LINES[:1])
 
 
 def pair(log: str, description: str, label: str) -> Instance:

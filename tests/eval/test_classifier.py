@@ -24,8 +24,8 @@ FAST = {"num_train_epochs": 6, "learning_rate": 1e-3}
 # The demo's embedder has weights so wide that it cannot be fine-tuned; the same model with narrower ones can.
 TINY = """
 from pathlib import Path
-from demo import form, tiny_model
-form.settings()["bert"]["initializer_range"] = 0.05
+from demo import base_sft, tiny_model
+base_sft.settings()["bert"]["initializer_range"] = 0.05
 tiny_model.bert(Path("build/runs/r/models/embedder"))
 """
 
@@ -55,7 +55,7 @@ def classify(python: Path | str, where: Path, model: str = "bert") -> subprocess
 
 
 @pytest.mark.e2e
-def test_an_encoder_is_trained_answers_and_goes_on(folder: Path, train_python: Path, in_train,
+def test_an_encoder_is_trained_and_answers_and_resumes(folder: Path, train_python: Path, in_train,
                                                    monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     in_train(TINY, cwd=folder)
@@ -63,12 +63,12 @@ def test_an_encoder_is_trained_answers_and_goes_on(folder: Path, train_python: P
     assert done.returncode == 0, done.stderr[-3000:]
 
     run = Run("r", resolve("demo", []))
-    asked = {item.id: item for split in read_test_splits(run) for item in split}
-    found = {record["custom_id"]: parse_label(content(record) or "", task(asked[record["custom_id"]].task).labels)
+    items = {item.id: item for split in read_test_splits(run) for item in split}
+    labels = {record["custom_id"]: parse_label(content(record) or "", task(items[record["custom_id"]].task).labels)
              for _, record in read_jsonl("R.jsonl")}
-    assert found.keys() == asked.keys() and None not in found.values()
-    sessions = [item for item in asked.values() if item.task == TASKS[0]]
-    assert sum(found[item.id] == item.label for item in sessions) > 0.7 * len(sessions)
+    assert labels.keys() == items.keys() and None not in labels.values()
+    sessions = [item for item in items.values() if item.task == TASKS[0]]
+    assert sum(labels[item.id] == item.label for item in sessions) > 0.7 * len(sessions)
 
     manifest = read_json("R.jsonl.manifest.json")
     assert manifest["tasks"] == TASKS and manifest["fits"][TASKS[0]]["trained_on"] == 20 + 200
@@ -77,20 +77,20 @@ def test_an_encoder_is_trained_answers_and_goes_on(folder: Path, train_python: P
     config = json.loads((home / TASKS[1] / "model" / "config.json").read_text())
     assert config["label2id"] == {"True": 0, "False": 1}
 
-    # What is finished stays; what was stopped before its answers is done again.
-    kept = (home / TASKS[0] / "model" / "model.safetensors").stat().st_mtime_ns
+    # A finished task stays; one that was stopped before its answers is repeated.
+    modified = (home / TASKS[0] / "model" / "model.safetensors").stat().st_mtime_ns
     (home / TASKS[1] / "answers.json").unlink()
     done = classify(train_python, folder)
-    assert f"{TASKS[0]}: done before" in done.stdout and f"{TASKS[1]}: 60 to learn from" in done.stdout
-    assert (home / TASKS[0] / "model" / "model.safetensors").stat().st_mtime_ns == kept
-    assert {record["custom_id"] for _, record in read_jsonl("R.jsonl")} == asked.keys()
+    assert f"{TASKS[0]}: done before" in done.stdout and f"{TASKS[1]}: 60 to train on" in done.stdout
+    assert (home / TASKS[0] / "model" / "model.safetensors").stat().st_mtime_ns == modified
+    assert {record["custom_id"] for _, record in read_jsonl("R.jsonl")} == items.keys()
 
-    with pytest.raises(UserError, match="was made otherwise .seed: 42 -> 43.*Nothing is reused silently"):
+    with pytest.raises(UserError, match="was made from other inputs .seed: 42 -> 43"):
         result = home / TASKS[0]
-        classifier.finished(result, {**read_json(result / "answers.json")["made_from"], "seed": 43})
+        classifier.load_result(result, {**read_json(result / "answers.json")["made_from"], "seed": 43})
 
 
-def test_missing_weights_are_said_before_anything_is_done(folder: Path, train_python: Path) -> None:
+def test_missing_weights_are_an_error_before_anything_is_done(folder: Path, train_python: Path) -> None:
     done = classify(train_python, folder, "knowlog")
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "build/models/knowlog: no such folder" in done.stderr and "model.safetensors" in done.stderr
@@ -108,8 +108,8 @@ def test_a_pickle_is_not_loaded(folder: Path, train_python: Path) -> None:
     assert "no *.safetensors in it" in done.stderr and "model.safetensors" in done.stderr
 
 
-def test_what_is_no_encoder_and_the_wrong_environment_are_named(folder: Path) -> None:
-    assert "is no encoder but of kind baseline" in classify(sys.executable, folder, "majority").stderr
+def test_a_model_that_is_no_encoder_and_the_wrong_environment_are_named(folder: Path) -> None:
+    assert "is not an encoder but of kind baseline" in classify(sys.executable, folder, "majority").stderr
     assert "run this with .venv-train/bin/python" in classify(sys.executable, folder).stderr
 
 

@@ -60,18 +60,18 @@ def test_no_cell_comes_twice_and_every_one_has_a_command():
 
 def test_every_published_number_is_in_the_grid():
     """Counted from tables.yaml alone: a number without a command is a number nobody can check."""
-    said = published()
-    texts = [text for table in said.tables for cells in table.published.values() for text in cells]
+    declared = published()
+    texts = [text for table in declared.tables for cells in table.published.values() for text in cells]
     printed = [cell for cell in grid() if cell.table in ("table3", "table4", "table5") and cell.published]
     assert len(printed) == sum(len(text.split(" / ")) for text in texts) == 450
-    counts = said.data_tables["table1"]["rows"]
+    counts = declared.data_tables["table1"]["rows"]
     assert sum(cell.table == "table1" for cell in grid()) == sum(row[key] is not None for row in counts
                                                                  for key in ("sft", "dpo"))
-    sizes = said.data_tables["table2"]["rows"]
+    sizes = declared.data_tables["table2"]["rows"]
     assert sum(cell.table == "table2" for cell in grid()) == sum(map(len, sizes.values()))
-    for figure in said.figures:
-        shown = {(cell.row, cell.dataset) for cell in grid(f"figure{figure.number}") if cell.published}
-        assert len(shown) >= len(figure.stated)
+    for figure in declared.figures:
+        cells = {(cell.row, cell.dataset) for cell in grid(f"figure{figure.number}") if cell.published}
+        assert len(cells) >= len(figure.stated)
 
 
 def test_make_knows_every_command_of_the_grid():
@@ -81,19 +81,19 @@ def test_make_knows_every_command_of_the_grid():
         done = subprocess.run(["make", "-n", "train", "MODEL=llama3.1-8b", f"STAGE={stage}", "RUN=nobody"], cwd=ROOT,
                               capture_output=True, text=True, check=False)
         assert f"train finish --run nobody --model llama3.1-8b --stage {stage}" in done.stdout, done.stderr
-    said = subprocess.run(["make", "-pn", "help"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    line = next(line for line in said.splitlines() if line.startswith("API := "))
+    database = subprocess.run(["make", "-pn", "help"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
+    line = next(line for line in database.splitlines() if line.startswith("API := "))
     assert sorted(line.split()[2:]) == sorted(name for name, row in models().items() if row.kind == "api")
 
 
 def test_a_cell_is_measured_only_if_all_its_test_sets_are(run, monkeypatch, capsys):
     result(run, "llama3.1-8b", "dpo", (RCA, "huawei-switches"), ("anomaly_detection", "bgl-2k"))
-    found = states(monkeypatch, capsys)
+    result_of = states(monkeypatch, capsys)
     ours, mean = "logreasoner-llama3.1-8b", ("figure7", "llama3.1-8b full", f"{RCA}/mean", "accuracy")
-    assert found["table3", ours, f"{RCA}/huawei-switches", "accuracy"] == "measured"
-    assert found["table3", ours, "anomaly_detection/bgl", "f1"] == "published"  # a sample is not BGL
-    assert found[mean] == "published"  # routers are missing
-    assert found["table3", "tfidf-lr", f"{RCA}/huawei-switches", "accuracy"] == "not run"
+    assert result_of["table3", ours, f"{RCA}/huawei-switches", "accuracy"] == "measured"
+    assert result_of["table3", ours, "anomaly_detection/bgl", "f1"] == "published"  # a sample is not BGL
+    assert result_of[mean] == "published"  # routers are missing
+    assert result_of["table3", "tfidf-lr", f"{RCA}/huawei-switches", "accuracy"] == "not run"
     result(run, "llama3.1-8b", "dpo", (RCA, "huawei-switches"), (RCA, "huawei-routers"))
     assert states(monkeypatch, capsys)[mean] == "measured"
 

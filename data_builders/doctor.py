@@ -14,8 +14,9 @@ from pathlib import Path
 from data_builders.recipes import memory_gib, require_packages
 from logreasoner import cli, steps
 from logreasoner.cli import UserError
-from logreasoner.config import Hardware, Run, hardware, load_run
+from logreasoner.config import Run, hardware, load_run
 from logreasoner.files import ROOT
+from logreasoner.schemas import Hardware
 from logreasoner.text_table import aligned
 
 GIB = 2**30

@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Declared, checked, load_yaml
+from logreasoner.config import load_yaml
 from logreasoner.files import BUILD, EXPERIMENTS, locked, writing
+from logreasoner.schemas import Declared, checked
 
 RAW = BUILD / "data" / "raw"
 ORIGIN = "https://raw.githubusercontent.com"

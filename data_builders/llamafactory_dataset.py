@@ -1,7 +1,6 @@
-"""The last look before training (runs in the train environment): lengths, then the dataset LLaMA-Factory reads.
+"""Check sample lengths and write the dataset that LLaMA-Factory reads (runs in the train environment).
 
-LLaMA-Factory cuts samples longer than cutoff_len without a word: an answer loses its end, DPO pairs can become equal.
-So every sample is tokenised with the recipe's own model and template, and those that would be cut are dropped, or
+LLaMA-Factory silently cuts samples longer than cutoff_len: an answer loses its end, DPO pairs can become equal. So every sample is tokenised with the recipe's own model and template, and those that would be cut are dropped, or
 stop the run, as the experiment's over_length says.
 """
 
@@ -13,8 +12,9 @@ from typing import Any
 from data_builders.responses import count, show
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Run, Stage, load_run, load_yaml
+from logreasoner.config import Run, load_run, load_yaml
 from logreasoner.files import read_jsonl, write_json
+from logreasoner.schemas import Stage
 
 Row = dict[str, Any]
 Encoder = Callable[[str, str], tuple[list[int], list[int]]]
@@ -22,7 +22,7 @@ RESPONSES = {"sft": ("response",), "dpo": ("chosen", "rejected")}
 
 
 def dataset_info(stage: Stage) -> dict[str, Any]:
-    """The dataset_info.json entry: once `columns` is there, LLaMA-Factory takes every column not listed for absent."""
+    """Make the dataset_info.json entry: with `columns`, LLaMA-Factory ignores every column that is not listed."""
     columns = {"prompt": "instruction", "query": "input"}
     entry: dict[str, Any] = {"file_name": f"{stage.dataset}.json", "formatting": "alpaca"}
     if stage.method == "dpo":
@@ -32,7 +32,7 @@ def dataset_info(stage: Stage) -> dict[str, Any]:
 
 
 def alpaca(sample: Row, stage: Stage) -> Row:
-    """One row of the dataset file; the prompt is the whole user turn."""
+    """Convert a sample into a row of the dataset file; the prompt is the whole user turn."""
     row = {"instruction": sample["prompt"], "input": ""}
     if stage.method == "dpo":
         return {**row, "chosen": sample["chosen"], "rejected": sample["rejected"]}
@@ -40,7 +40,7 @@ def alpaca(sample: Row, stage: Stage) -> Row:
 
 
 def encoder(weights: str, template: str) -> Encoder:
-    """(prompt, response) -> their token ids, exactly as LLaMA-Factory makes them for training."""
+    """Load what encodes (prompt, response) into token ids exactly as LLaMA-Factory does for training."""
     from llamafactory.data import get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments
     from transformers import AutoTokenizer
@@ -57,7 +57,7 @@ def encoder(weights: str, template: str) -> Encoder:
 
 
 def length(sample: Row, stage: Stage, encode: Encoder) -> int:
-    """Tokens of a sample with its longest response, the end-of-turn mark included."""
+    """Count the tokens of a sample with its longest response, the end-of-turn token included."""
     return max(sum(map(len, encode(sample["prompt"], sample[key]))) for key in RESPONSES[stage.method])
 
 
@@ -73,24 +73,24 @@ def gate(run: Run, model: str, stage_name: str, source: Path, encode: Encoder | 
     encode = encode or encoder(recipe["model_name_or_path"], recipe["template"])
     rows = [{**row, "tokens": length(row, stage, encode)}
             for _, row in tqdm(read_jsonl(source), unit="sample", desc="lengths", disable=None)]
-    # LLaMA-Factory keeps one token of cutoff_len back where it packs, and would cut a sample that needs it.
+    # Where it packs, LLaMA-Factory reserves one token of cutoff_len and would cut a sample that needs it.
     limit = recipe["cutoff_len"] - bool(recipe.get("packing") or recipe.get("neat_packing"))
     for row in rows:
         row["outcome"] = "kept" if row["tokens"] <= limit else "too long"
-    kept = [row for row in rows if row["outcome"] == "kept"]
+    fitting = [row for row in rows if row["outcome"] == "kept"]
     counts = count(rows)
-    show(f"{stage.dataset}: {len(kept)} of {len(rows)} samples fit in {limit} tokens "
+    show(f"{stage.dataset}: {len(fitting)} of {len(rows)} samples fit in {limit} tokens "
          f"(longest: {max((row['tokens'] for row in rows), default=0)})", counts)
     cut = [row["id"] for row in rows if row["outcome"] == "too long"]
     if cut and run.experiment.over_length == "stop":
         raise UserError(f"{source}: {len(cut)} samples are longer than {limit} tokens, the first {cut[0]}; raise "
                         "cutoff_len in experiments/stages.yaml, or set over_length: drop")
-    if not kept:
+    if not fitting:
         raise UserError(f"{source}: no sample is left for {stage.dataset}")
     write_json(folder / "dataset_info.json", dataset_info(stage))
-    write_json(folder / f"{stage.dataset}.json", [alpaca(row, stage) for row in kept], [source],
-               counts=counts, cutoff_len=limit, samples=len(kept),
-               longest=max(row["tokens"] for row in kept), dropped=cut,
+    write_json(folder / f"{stage.dataset}.json", [alpaca(row, stage) for row in fitting], [source],
+               counts=counts, cutoff_len=limit, samples=len(fitting),
+               longest=max(row["tokens"] for row in fitting), dropped=cut,
                template=recipe["template"], mark=run.mark)
 
 

@@ -21,10 +21,10 @@ from data_builders.task_checks import Findings, Rows
 from logreasoner import cli
 from logreasoner.answer_format import answer_element, parse_label
 from logreasoner.cli import UserError
-from logreasoner.config import Data
 from logreasoner.files import EXPERIMENTS, manifest, write_jsonl, writing
 from logreasoner.instances import LEVEL_MASK, Instance
 from logreasoner.prompts import has_control_tokens
+from logreasoner.schemas import Data
 from logreasoner.text_table import aligned
 
 HEADER = "# Written by data_builders.new_task; edit it as you like."

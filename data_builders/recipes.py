@@ -1,5 +1,5 @@
-"""LLaMA-Factory configurations from experiments/ and templates/: one YAML a model and stage (section 4.2.2), and beside
-those of a run the script that starts it (templates/launch/)."""
+"""Render LLaMA-Factory configurations from experiments/ and templates/: one YAML a model and stage (section 4.2.2), and
+beside those of a run what starts it (templates/launch/)."""
 
 import argparse
 import math
@@ -13,8 +13,9 @@ import yaml
 
 from logreasoner import cli, steps
 from logreasoner.cli import UserError
-from logreasoner.config import Hardware, Run, Speed, Stage, hardware, load_run, models, resolve, speeds, stages
+from logreasoner.config import Run, hardware, load_run, models, resolve, speeds, stages
 from logreasoner.files import ROOT, TEMPLATES, writing
+from logreasoner.schemas import Hardware, Speed, Stage
 from logreasoner.templating import environment
 
 RECIPES = Path("recipes")
@@ -23,14 +24,14 @@ COMMITTED_STAGES = ("thought-sft", "solution-sft", "dpo")
 
 @dataclass(frozen=True)
 class Split:
-    """How a global batch is spread: per_device x accumulation x devices x nodes equals it."""
+    """A global batch as per_device x accumulation x devices x nodes."""
 
     per_device: int
     accumulation: int
 
 
 def split_batch(stage: Stage, profile: Hardware, nodes: int = 1, speed: Speed | None = None) -> Split:
-    """The largest micro-batch that the profiles allow and that divides evenly. Raises UserError if none does."""
+    """Find the largest micro-batch that the profiles allow and that divides evenly. Raises UserError if none does."""
     devices = profile.devices * nodes
     if stage.global_batch % devices:
         where = f"{nodes} x {profile.title}" if nodes > 1 else profile.title
@@ -45,7 +46,7 @@ def split_batch(stage: Stage, profile: Hardware, nodes: int = 1, speed: Speed | 
 
 
 def memory_gib(parameters: float, finetuning: str, method: str, sharing: int = 1) -> float:
-    """GiB a device needs for weights, gradients and optimizer, without activations (a rule of thumb).
+    """Estimate GiB a device for weights, gradients and optimizer, without activations (a rule of thumb).
 
     Full fine-tuning: 16 bytes a parameter, spread over `sharing` devices by ZeRO-3; full DPO adds a frozen copy of
     2 bytes. LoRA keeps 2 bytes a parameter, QLoRA 0.7; both a fifth more for adapters and buffers.
@@ -58,7 +59,7 @@ def memory_gib(parameters: float, finetuning: str, method: str, sharing: int = 1
 
 
 def _scalar(value: Any) -> str:
-    """A YAML scalar; floats in a form that every YAML reader takes for a float (3.0e-05, not 3e-05)."""
+    """Write a YAML scalar; floats as every YAML reader takes for a float (3.0e-05, not 3e-05)."""
     if isinstance(value, float) and math.isfinite(value) and "e" in repr(value):
         mantissa, exponent = repr(value).split("e")
         return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{exponent}"
@@ -70,7 +71,7 @@ def _environment() -> jinja2.Environment:
 
 
 def output_dir(run: Run, name: str, stage: str) -> Path:
-    """Where training writes: model/ for full fine-tuning, adapter/ for LoRA, which is merged into model/ afterwards."""
+    """Return where training writes: model/ for full fine-tuning, adapter/ for LoRA, which is merged into model/ afterwards."""
     return run.stage_dir(name, stage) / ("model" if run.experiment.finetuning == "full" else "adapter")
 
 
@@ -85,30 +86,30 @@ def _profile(name: str) -> Hardware:
 
 
 def require_packages(run: Run, environment: Path) -> None:
-    """Raises UserError if a Python environment lacks what the run's SPEED needs (read from its metadata by path)."""
+    """Raise UserError if a Python environment lacks what the run's SPEED needs (read from its metadata files)."""
     needed = speeds()[run.experiment.speed].packages if run.experiment.speed else []
     site = [str(path) for path in environment.glob("lib/python3*/site-packages")]
-    if lacking := [name for name in needed if not list(distributions(name=name, path=site))]:
-        raise UserError(f"SPEED={run.experiment.speed} needs {' and '.join(lacking)}: do {environment}/bin/pip install "
-                        f"{' '.join(lacking)}, or take another SPEED in a run of its own (RUN=)")
+    if missing := [name for name in needed if not list(distributions(name=name, path=site))]:
+        raise UserError(f"SPEED={run.experiment.speed} needs {' and '.join(missing)}: do {environment}/bin/pip install "
+                        f"{' '.join(missing)}, or take another SPEED in a new run (RUN=)")
 
 
-def starter(recipe: Path, launch: str) -> Path:
-    """The script beside a recipe that starts its training."""
+def script_path(recipe: Path, launch: str) -> Path:
+    """Return the path of the script that starts a recipe, beside it."""
     return recipe.with_suffix(f".{launch}.sh")
 
 
 def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, report_to: str = "none",
            nodes: int = 1, launch: str = "torchrun") -> str:
-    """The training configuration as YAML text; `file` is where it will stand, `report_to` one of TRACKERS.
+    """Render the training configuration as YAML; `file` is where it will be, `report_to` one of TRACKERS.
 
-    Raises UserError where the hardware cannot train so: an uneven split, or a speed profile for GPUs without one.
+    Raises UserError where the hardware cannot train like this: an uneven split, or a speed profile for GPUs without one.
     """
     stage, profile, finetuning = run.stage(stage_name), _profile(profile_name), run.experiment.finetuning
     speed = speeds()[run.experiment.speed] if run.experiment.speed else None
     if speed and speed.packages and profile.cpu:
         raise UserError(f"SPEED={run.experiment.speed} needs {' and '.join(speed.packages)}, which run on GPUs only, "
-                        f"and HARDWARE={profile_name} has none; take another SPEED, in a run of its own (RUN=)")
+                        f"and HARDWARE={profile_name} has none; take another SPEED in a new run (RUN=)")
     deepspeed = profile.deepspeed.get(finetuning)
     memory = memory_gib(run.model(name).parameters, finetuning, stage.method,
                         profile.devices * nodes if deepspeed else 1)
@@ -118,7 +119,7 @@ def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, 
         model=run.model(name), stage=stage, stage_name=stage_name, hardware=profile, finetuning=finetuning,
         memory=math.ceil(memory), unit=unit,
         split=split_batch(stage, profile, nodes, speed), nodes=nodes, speed=speed, speed_name=run.experiment.speed,
-        launch=f"llamafactory-cli train {file}" if _local(nodes, launch) else f"bash {starter(file, launch)}",
+        launch=f"llamafactory-cli train {file}" if _local(nodes, launch) else f"bash {script_path(file, launch)}",
         weights=run.weights(name, stage.starts_from),
         made_by="make recipes" if file.parts[0] == "recipes" else f"make {stage_name} MODEL={name} RUN={run.name}",
         deepspeed=f"templates/deepspeed/{deepspeed}.json" if deepspeed else None,
@@ -127,22 +128,22 @@ def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, 
 
 
 def _local(nodes: int, launch: str) -> bool:
-    """Whether make starts LLaMA-Factory itself."""
+    """Tell whether make starts LLaMA-Factory itself."""
     return nodes == 1 and launch == "torchrun"
 
 
 def render_start(run: Run, stage_name: str, profile_name: str, recipe: Path, nodes: int, launch: str
                  ) -> dict[Path, str]:
-    """What starts a recipe, path -> text: on one machine the environment of llamafactory-cli, else a script.
+    """Render what starts a recipe, path -> text: on one machine the environment of llamafactory-cli, else a script.
 
-    Raises UserError where there is white space in the way to this folder: torchrun takes it for the end of a path.
+    Raises UserError where the path of this folder holds white space, at which torchrun cuts it.
     """
-    profile, here = _profile(profile_name), str(Path.cwd())
-    if profile.devices * nodes > 1 and len(here.split()) != 1:
-        raise UserError(f"{here}: torchrun, which starts more than one process, cuts paths at white space; move this "
+    profile, folder = _profile(profile_name), str(Path.cwd())
+    if profile.devices * nodes > 1 and len(folder.split()) != 1:
+        raise UserError(f"{folder}: torchrun, which starts more than one process, cuts paths at white space; move this "
                         "folder to a path without any")
     local = _local(nodes, launch)
-    path = recipe.with_suffix(".env") if local else starter(recipe, launch)
+    path = recipe.with_suffix(".env") if local else script_path(recipe, launch)
     template = "launch/local.env.j2" if local else f"launch/{launch}.sh.j2"
     return {path: _environment().get_template(template).render(
         run=run.name, stage=stage_name, recipe=recipe, file=path, nodes=nodes, devices=profile.devices, cpu=profile.cpu,
@@ -150,7 +151,7 @@ def render_start(run: Run, stage_name: str, profile_name: str, recipe: Path, nod
 
 
 def render_steps() -> str:
-    """recipes/stages.mk: what is made from what in each stage, for make."""
+    """Render recipes/stages.mk: what is made from what in each stage, for make."""
     def make(path: str) -> str:
         for prefix, variable in (("datasets/shared/", "$(S)/"), ("datasets/{model}/", "$(O)/"),
                                  ("models/{model}/", "$(M)/"), ("review/", "$(R)/")):
@@ -163,7 +164,7 @@ def render_steps() -> str:
 
 
 def render_export(run: Run, name: str, stage_name: str, file: Path) -> str:
-    """The configuration that merges a stage's adapter, as YAML text."""
+    """Render the configuration that merges a stage's adapter, as YAML."""
     return _environment().get_template("export.yaml.j2").render(
         model=run.model(name), stage_name=stage_name, file=file,
         weights=run.weights(name, run.stage(stage_name).starts_from), adapter=output_dir(run, name, stage_name),
@@ -171,7 +172,7 @@ def render_export(run: Run, name: str, stage_name: str, file: Path) -> str:
 
 
 def committed() -> dict[Path, str]:
-    """The committed recipes: the paper's experiment as declared, on the paper's hardware; path -> text."""
+    """Render the committed recipes, path -> text: the paper's experiment as declared, on the paper's hardware."""
     run = Run("paper", resolve("paper", []))
     names = [name for name, row in models().items() if row.committed]
     paths = [(name, stage, RECIPES / name / f"{stage}.yaml") for name in names for stage in COMMITTED_STAGES]

@@ -7,10 +7,10 @@ from typing import Any
 
 from logreasoner.answer_format import Trajectory, parse_trajectory
 from logreasoner.cli import UserError
-from logreasoner.config import Task
 from logreasoner.files import read_jsonl
 from logreasoner.generation.generate import content, error_of
 from logreasoner.instances import Instance
+from logreasoner.schemas import Task
 from logreasoner.text_table import aligned
 
 

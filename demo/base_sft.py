@@ -19,9 +19,10 @@ from demo import logs, teacher
 from logreasoner import cli, prompts
 from logreasoner.answer_format import Trajectory
 from logreasoner.cli import UserError
-from logreasoner.config import Run, Task, load_run, load_yaml
+from logreasoner.config import Run, load_run, load_yaml
 from logreasoner.files import ROOT, write_jsonl
 from logreasoner.instances import Instance, read_instances
+from logreasoner.schemas import Task
 
 SETTINGS = ROOT / "demo" / "tiny.yaml"
 LOGS = logs.FOLDER / "form.jsonl"

@@ -23,9 +23,10 @@ from demo.batches import Batches
 from logreasoner import cli, prompts
 from logreasoner.answer_format import Trajectory, parse_steps, render_steps
 from logreasoner.cli import UserError
-from logreasoner.config import Run, Task, load_run, load_yaml
+from logreasoner.config import Run, load_run, load_yaml
 from logreasoner.files import PROMPTS, ROOT, digest
 from logreasoner.instances import read_instances
+from logreasoner.schemas import Task
 
 SCRIPT = ROOT / "demo" / "teacher.yaml"
 KINDS = ("rationale", "thought", "correction", "solution")

@@ -1,245 +1,310 @@
 """Is there a confusion matrix behind a published number, and does it beat a constant answer? (docs/audit.md)
 
-Without a file: the paper's Tables 3-5 and where the paper contradicts itself. With one: any paper's tables. Where only
-the size n of a test set is known, every number of positives is tried. How matrices are found: eval/reachable.py.
+Without a file: the paper's Tables 3-5 and where the paper contradicts itself. With one: any paper's tables.
+
+A printed number stands for an interval of fractions, truncated or rounded at its last digit; matrices are counted in
+whole numbers. Precision, recall and F1 of one class depend on TP and FP only: an unparsed answer is a miss that claims
+no class and changes neither. Accuracy and weighted F1 of two classes are counted with every answer parsed. Of more
+classes only the accuracy is audited, their weighted F1 is not. Where only the size n of a test set is known, every
+number of positives P is tried.
 """
 
 import argparse
-import csv
-import io
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from eval import contradictions
-from eval.printed import HOW, Array, Column, Printed, Table, Tables, read_cell
-from eval.reachable import by_chance, highest, one_class, rights, two_classes, witness
+from eval.contradictions import by_kind
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import checked, load_yaml, task
+from logreasoner.config import load_yaml, task
 from logreasoner.files import TEMPLATES, writing
 from logreasoner.paper import NAMES, Published, published
+from logreasoner.schemas import Declared, checked
 from logreasoner.templating import environment
 
-HEADER = ("table", "row", "column", "printed", "truncated", "rounded", "by_chance", "matrix", "constant", "beats")
+if TYPE_CHECKING:
+    import pandas as pd
+
+HOW = ("truncated", "rounded")
+OF_ONE_CLASS, OVERALL = {"precision", "recall", "f1"}, {"accuracy", "weighted_f1"}
+LARGEST = {True: 100_000, False: 1_500}  # n up to which every P is tried: with the metrics of one class, of all
+UNBOUNDED = 2**62
+Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
-class Cell:
-    """An audited cell: matrices by convention; where the label counts are not known, numbers of positives with one."""
+class Number:
+    """A printed number: the fraction digits / scale (66.58 in percent: 6658 / 10000, with two decimals)."""
 
-    table: str
-    row: str
-    column: str
-    printed: str
-    found: dict[str, int]
-    by_chance: float
-    matrix: str
-    constant: str
-    beats: str
+    digits: int
+    scale: int
+    decimals: int = 0
+
+    def cut(self, fraction: float) -> str:
+        """Print another fraction like this one, truncated."""
+        return f"{int(fraction * self.scale + 1e-9) / 10 ** self.decimals:.{self.decimals}f}"
+
+    def limits(self, how: str) -> tuple[int, int, int]:
+        """Return the least and greatest fraction that print so, in 1 / (2 scale), and 1 if the greatest does not."""
+        twice = 2 * self.digits
+        return (twice, twice + 2, 1) if how == "truncated" else (twice - 1, twice + 1, 0)
+
+    def numerators(self, whole: Any, how: str) -> tuple[Any, Any]:
+        """Return the least and greatest x for which x / whole prints so (none if the least is the greater one)."""
+        low, high, is_open = self.limits(how)
+        return -(-low * whole // (2 * self.scale)), (high * whole - is_open) // (2 * self.scale)
+
+    def denominators(self, part: Array, how: str) -> tuple[Array, Array]:
+        """Return the least and greatest x for which part / x prints so; 0 / 0 is 0."""
+        low, high, is_open = self.limits(how)
+        twice = 2 * self.scale * part
+        least, most = -(-(twice + is_open) // high), twice // low if low > 0 else np.full_like(part, UNBOUNDED)
+        return np.where(part == 0, 0, least), np.where(part == 0, UNBOUNDED if low <= 0 else -1, most)
+
+
+Numbers = dict[str, Number]  # those of a cell, by metric
+
+
+class Column(Declared):
+    """A test set and the metrics printed for it: its label counts, or only its size n (then taken as two classes)."""
+
+    title: str
+    metrics: list[str]
+    counts: dict[str, int] | None = None
+    n: int | None = None
+    positive: str | None = None
 
     @property
-    def reachable(self) -> bool:
-        """Whether a matrix was found in either convention."""
-        return any(self.found.values())
-
-
-@dataclass
-class TestSet:
-    """An audited column; by convention, which numbers of positives fit most of its rows."""
-
-    table: str
-    column: Column
-    cells: list[Cell] = field(default_factory=list)
-    fitted: dict[str, int] = field(default_factory=dict)  # how many rows they fit
-    best: dict[str, list[int]] = field(default_factory=dict)  # those numbers
-    expected: dict[str, float] = field(default_factory=dict)  # how many of them chance would give
+    def size(self) -> int:
+        """Rows of the test set."""
+        return sum(self.counts.values()) if self.counts else self.n or 0
 
     @property
-    def how(self) -> str:
-        """The convention in which one number of positives fits more rows."""
-        return max(HOW, key=lambda how: self.fitted.get(how, 0))
-
-    def fit(self, how: str, fits: Array, chance: Array) -> None:
-        """Which numbers of positives (1, 2, ...) fit most rows; `fits` and `chance` have a line a row."""
-        total = fits.sum(0)
-        self.fitted[how] = int(total.max())
-        self.best[how] = (np.flatnonzero(total == total.max()) + 1).tolist()
-        odds = np.zeros((len(chance) + 1, chance.shape[1]))  # of so many rows fitting by chance
-        odds[0] = 1
-        for one in chance:
-            odds[1:] = odds[1:] * (1 - one) + odds[:-1] * one
-            odds[0] *= 1 - one
-        self.expected[how] = float(odds[self.fitted[how]:].sum())
+    def _claims(numbers: Numbers, tp: Array, positives: Array, n: int,
+            bounds: Callable[[Number, Array], tuple[Array, Array]]) -> tuple[Array, Array]:
+    """Return the least and greatest number of answers that may claim the positive class, by precision and F1."""
+    low, high = [tp], [tp + n - positives]
+    for metric, times, less in (("precision", 1, 0), ("f1", 2, positives)):
+        if metric in numbers:
+            least, most = bounds(numbers[metric], times * tp)
+            low, high = [*low, least - less], [*high, most - less]
+    return np.maximum.reduce(low), np.minimum.reduce(high)
 
 
-def explain(column: Column, cell: Printed, how: str) -> tuple[int, str]:
-    """Matrices of a cell with known label counts (of more than two classes: 1 if any), and one of them or why not."""
-    n, positives = column.rows, column.positives
-    if positives is not None:
-        search = one_class if column.one_class else two_classes
-        matrices, tp, fp = (int(part[0]) for part in search(cell, np.array([positives]), n, how))
-        if matrices:
-            return matrices, f"TP {tp}, FN {positives - tp}, FP {fp}, TN {n - positives - fp}"
-        if column.one_class:
-            least, most = cell["recall"].numerators(positives, how) if "recall" in cell else (0, positives)
-            return 0, f"no TP of {positives:,} gives this recall" if least > most else "no FP fits all numbers"
-    able = rights(cell, n, how)
-    if not able:
-        return 0, _unright(n)
-    if "weighted_f1" not in cell:
-        return 1, f"{able[0]} right"
-    counts, number = list((column.counts or {}).values()), cell["weighted_f1"]
-    for unparsed in (False, True):
-        for right in able:
-            if found := witness(counts, right, number, how, unparsed):
-                return 1, f"{right} right ({' '.join(map(str, found[0]))}){', some unparsed' * unparsed}"
-    above = all(number.limits(how)[0] > 2 * number.scale * highest(counts, right) for right in able)
-    return 0, f"{able[0]} right, but weighted F1 is {'too high for that' if above else 'undecided'}"
+def one_class(numbers: Numbers, positives: Array, n: int, how: str) -> Array:
+    """Count the (TP, FP) that print as the precision, recall and F1 given; for each P: matrices, TP and FP of one."""
+    least, most = numbers["recall"].numerators(positives, how) if "recall" in numbers else (0 * positives, positives)
+    least, most = np.maximum(least, 0), np.minimum(most, positives)
+    total = np.zeros((3, len(positives)), dtype=np.int64)
+    for step in range(int((most - least).max()) + 1):
+        tp = least + step
+        low, high = _claims(numbers, tp, positives, n, lambda number, part: number.denominators(part, how))
+        _add(total, np.where(tp <= most, np.maximum(high - low + 1, 0), 0), tp, low - tp)
+    return total
 
 
-def _unright(n: int) -> str:
-    return f"no number of right answers of {n:,} gives this accuracy"
+def two_classes(numbers: Numbers, positives: Array, n: int, how: str) -> Array:
+    """Count the (TP, TN) that print as accuracy and, if given, weighted F1; for each P: matrices, TP and FP of one."""
+    total = np.zeros((3, len(positives)), dtype=np.int64)
+    number = numbers.get("weighted_f1", Number(0, 1))
+    low, high, is_open = number.limits(how) if "weighted_f1" in numbers else (0, 2, 0)
+    exact = object if 16 * n**3 * number.scale >= UNBOUNDED else np.int64  # object: Python's whole numbers
+    many = positives[:, None].astype(exact)
+    for right in rights(numbers, n, how):
+        wrong = n - right
+        fn = np.arange(wrong + 1)
+        tp, tn = many - fn, n - many - (wrong - fn)
+        # 2 TP / (2 TP + wrong) and 2 TN / (2 TN + wrong), weighted by the rows of their classes
+        above = 4 * number.scale * (many * tp * (2 * tn + wrong) + (n - many) * tn * (2 * tp + wrong))
+        below = n * (2 * tp + wrong) * (2 * tn + wrong)
+        fits = (tp >= 0) & (tn >= 0) & (above >= low * below) & (above <= high * below - is_open)
+        first = fits.argmax(1)
+        _add(total, fits.sum(1), positives - first, wrong - first)
+    return total
+
+
+def rights(numbers: Numbers, n: int, how: str) -> range:
+    """Return the numbers of right answers of n that print as the accuracy."""
+    least, most = numbers["accuracy"].numerators(n, how)
+    return range(max(least, 0), min(most, n) + 1)
+
+
+def by_chance(numbers: Numbers, positives: Array, n: int) -> Array:
+    """Return, for each P, how likely a matrix would be if the label counts were unrelated to the numbers.
+
+    As if truncated numbers fell anywhere: for accuracy n / scale (weighted F1 would only make it less), for one class
+    the chance that one of the whole numbers in recall's interval has a whole number in that of precision and F1.
+    """
+    if "accuracy" in numbers:
+        return np.full(len(positives), min(1.0, n / numbers["accuracy"].scale))
+    recall = numbers.get("recall", Number(0, 1))
+    hit = np.zeros(len(positives))
+    for part in (0.1, 0.3, 0.5, 0.7, 0.9):  # the mean over where in its interval recall lies
+        tp = np.minimum(1, (recall.digits + part) / recall.scale) * positives
+        low, high = _claims(numbers, tp, positives, n, lambda number, part: (
+            part * number.scale / (number.digits + 1), part * number.scale / max(number.digits, 1e-9)))
+        hit += np.clip(high - low, 0, 1) / 5
+    tries = positives / recall.scale
+    chance: Array = np.where(tries < 1, tries * hit, 1 - (1 - hit) ** tries)
+    return chance
 
 
 def constant(column: Column, positives: Array) -> dict[str, Array]:
-    """Metric -> fraction, for each number of positives: always the positive class, or always the majority class."""
-    n = column.rows
+    """Return metric -> fraction, for each P: always the positive class, or always the majority class."""
+    n = column.size
     if column.one_class:
         return {"precision": positives / n, "recall": positives / positives, "f1": 2 * positives / (positives + n)}
     top = np.array([max(column.counts.values())]) if column.counts else np.maximum(positives, n - positives)
     return {"accuracy": top / n, "weighted_f1": top / n * 2 * top / (top + n)}
 
 
-def against_constant(cell: Printed, baselines: dict[str, Array]) -> tuple[str, str]:
-    """The constant's numbers, cut at the cell's digits, and whether the cell beats them by more than rounding."""
+def against_constant(numbers: Numbers, baselines: dict[str, Array]) -> tuple[str, str]:
+    """Return the constant's numbers, cut at the cell's digits, and whether the cell beats them by more than rounding.
+
+    Precision or recall alone counts for nothing: either can be had without an effort.
+    """
     texts, beaten = [], {}
-    for metric, number in cell.items():
+    for metric, number in numbers.items():
         ends = (number.cut(float(baselines[metric].min())), number.cut(float(baselines[metric].max())))
         texts.append("-".join(dict.fromkeys(ends)))
-        if metric not in ("precision", "recall"):  # either alone can be had for nothing
+        if metric not in ("precision", "recall"):
             beaten[metric] = 2 * number.digits - 1 > 2 * number.scale * baselines[metric]
-    both = np.logical_and.reduce(list(beaten.values())) if beaten else np.zeros(1, bool)
-    if both.all() or not any(each.any() for each in beaten.values()):
-        said = "yes" if both.all() else "no" if beaten else "-"
-    elif len(both) == 1:
-        said = ", ".join(NAMES[metric] for metric, each in beaten.items() if each.all()) + " only"
+    everywhere = np.logical_and.reduce(list(beaten.values())) if beaten else np.zeros(1, bool)
+    if everywhere.all() or not any(wins.any() for wins in beaten.values()):
+        verdict = "yes" if everywhere.all() else "no" if beaten else "-"
+    elif len(everywhere) == 1:
+        verdict = ", ".join(NAMES[metric] for metric, wins in beaten.items() if wins.all()) + " only"
     else:
-        said = f"for {both.sum():,} of {len(both):,} P"
-    return " / ".join(texts), said
+        verdict = f"for {everywhere.sum():,} of {len(everywhere):,} P"
+    return " / ".join(texts), verdict
+
+
+def fit(matrices: Array, chance: Array) -> Fit:
+    """Find the P (1, 2, ...) that fit most rows; both arrays have a line a row and a column a P."""
+    rows = (matrices > 0).sum(0)
+    odds = np.zeros((len(chance) + 1, chance.shape[1]))  # of so many rows fitting by chance
+    odds[0] = 1
+    for line in chance:
+        odds[1:] = odds[1:] * (1 - line) + odds[:-1] * line
+        odds[0] *= 1 - line
+    return Fit(int(rows.max()), (np.flatnonzero(rows == rows.max()) + 1).tolist(), float(odds[rows.max():].sum()))
+
+
+def explain(column: Column, numbers: Numbers, found: Array | None, how: str) -> tuple[int, str]:
+    """Return how many matrices print so, or for how many P there is one, and a matrix or why there is none."""
+    n, positives = column.size, column.positives
+    able = range(1) if column.one_class else rights(numbers, n, how)
+    if not able:
+        return 0, f"no number of right answers of {n:,} gives this accuracy"
+    if found is None:
+        return 1, f"{able[0]} right" + "; weighted F1 not audited" * ("weighted_f1" in numbers)
+    if positives is None:
+        return int((found[0] > 0).sum()), ""
+    matrices, tp, fp = found[:, positives - 1 if column.searched else 0].tolist()
+    if matrices:
+        return matrices, f"TP {tp}, FN {positives - tp}, FP {fp}, TN {n - positives - fp}"
+    if not column.one_class:
+        return 0, f"{able[0]} right, but no matrix of them has this weighted F1"
+    least, most = numbers["recall"].numerators(positives, how) if "recall" in numbers else (0, positives)
+    return 0, f"no TP of {positives:,} gives this recall" if least > most else "no FP fits all numbers"
 
 
 def audit_column(table: Table, at: int, percent: bool) -> TestSet:
-    """All cells of a column. Raises UserError for a column or a cell that cannot be audited."""
-    column, found = table.columns[at], TestSet(table.title, table.columns[at])
-    where, n, everything = f"{table.title}: {column.title}", column.rows, np.arange(1, column.rows)
+    """Audit a column. Raises UserError for one, or a cell of it, that cannot be audited."""
+    column = table.columns[at]
+    where, n, positives = f"{table.title}: {column.title}", column.size, column.positives
     column.check(where)
-    cells = {row: cell for row, texts in table.rows.items()
-             if (cell := read_cell(texts[at], column, percent, f"{where}: {row}"))}
-    fits: dict[str, dict[str, Array]] = {how: {} for how in HOW}
-    chance = {row: by_chance(cell, everything, n) for row, cell in cells.items()}
-    if column.searched and cells:
-        for how in HOW:
-            search = one_class if column.one_class else two_classes
-            fits[how] = {row: search(cell, everything, n, how).matrices > 0 for row, cell in cells.items()}
-            found.fit(how, np.stack(list(fits[how].values())), np.stack(list(chance.values())))
-    likely = np.array([column.positives or 1] if column.counts else found.best.get(found.how, everything))
-    for row, cell in cells.items():
-        if column.n and column.searched:
-            why = "" if column.one_class or any(rights(cell, n, how) for how in HOW) else _unright(n)
-            results = {how: (int(fits[how][row].sum()), why) for how in HOW}
-            odds = float(1 - np.prod(1 - chance[row])) if column.one_class else float(chance[row][0])
-        else:
-            results = {how: explain(column, cell, how) for how in HOW}
-            odds = float(by_chance(cell, likely, n)[0])
-        shown = next((text for count, text in results.values() if count), results[HOW[0]][1])
-        found.cells.append(Cell(table.title, row, column.title, table.rows[row][at],
-                                {how: count for how, (count, _) in results.items()}, odds, shown,
-                                *against_constant(cell, constant(column, likely))))
-    return found
+    cells = {row: numbers for row, texts in table.rows.items()
+             if (numbers := column.read(texts[at], percent, f"{where}: {row}"))}
+    tried = np.arange(1, n) if column.searched else np.array([positives or 1])
+    search = one_class if column.one_class else two_classes
+    found = {how: {row: None if column.accuracy_only else search(numbers, tried, n, how)
+                   for row, numbers in cells.items()} for how in HOW}
+    chance = {row: by_chance(numbers, tried, n) for row, numbers in cells.items()}
+    fits = {how: fit(np.stack([result[0] for result in found[how].values() if result is not None]),
+                     np.stack(list(chance.values()))) for how in HOW if column.searched and cells}
+    how = max(HOW, key=lambda how: fits[how].rows) if fits else HOW[0]
+    likely = np.array([positives or 1] if column.counts else fits[how].best if fits else np.arange(1, n))
+    audited = []
+    for row, numbers in cells.items():
+        results = [explain(column, numbers, found[how][row], how) for how in HOW]
+        odds = 1 - np.prod(1 - chance[row]) if positives is None and column.one_class else (
+            chance[row][(positives or 1) - 1 if column.searched else 0])
+        matrix = next((text for count, text in results if count), results[0][1])
+        audited.append(Cell(table.title, row, column.title, table.rows[row][at], results[0][0], results[1][0],
+                            float(odds), matrix, *against_constant(numbers, constant(column, likely))))
+    return TestSet(table.title, column, audited, fits)
 
 
-def of_paper(said: Published) -> Tables:
-    """The paper's Tables 3-5 in the form of a file."""
+def of_paper(paper: Published) -> Tables:
+    """Return the paper's Tables 3-5 in the form of a file."""
     return Tables(tables=[Table(
         title=f"Table {table.number}",
         columns=[Column(title=f"{column.group} {column.title}", metrics=column.metrics, counts=column.counts,
                         n=column.n, positive=task(column.task).positive if column.counts else None)
                  for column in table.columns],
-        rows={said.rows[row].title: cells for row, cells in table.published.items()},
-    ) for table in said.tables])
+        rows={paper.rows[row].title: cells for row, cells in table.published.items()},
+    ) for table in paper.tables])
 
 
-def tally(test_sets: Iterable[TestSet], key: str) -> list[dict[str, Any]]:
-    """Counts of cells by their `table` or `row` (an attribute of Cell), in order of appearance."""
-    groups: dict[str, list[Cell]] = {}
-    for cell in (cell for found in test_sets for cell in found.cells):
-        groups.setdefault(getattr(cell, key), []).append(cell)
-    return [{
-        "name": name, "cells": len(cells), "reachable": sum(cell.reachable for cell in cells),
-        "by_chance": sum(cell.by_chance for cell in cells), "beats": sum(cell.beats == "yes" for cell in cells),
-        "open": sum(cell.beats.startswith("for ") for cell in cells),
-        **{how: sum(cell.found[how] > 0 for cell in cells) for how in HOW},
-        "only": {how: sum(cell.reachable and not cell.found[other] for cell in cells)
-                 for how, other in (HOW, HOW[::-1])},
-    } for name, cells in groups.items()]
+def tally(cells: "pd.DataFrame", key: str) -> list[dict[str, Any]]:
+    """Count the cells of each `table` or `row`, in order of appearance."""
+    groups = []
+    for name, group in cells.groupby(key, sort=False):
+        truncated, rounded = group.truncated > 0, group.rounded > 0
+        groups.append({
+            "name": name, "cells": len(group), "reachable": (truncated | rounded).sum(),
+            "by_chance": group.by_chance.sum(), "truncated": truncated.sum(), "rounded": rounded.sum(),
+            "only_truncated": (truncated & ~rounded).sum(), "only_rounded": (rounded & ~truncated).sum(),
+            "beats": (group.beats == "yes").sum(), "open": group.beats.str.startswith("for ").sum()})
+    return groups
 
 
-def page(tables: Tables, source: str, said: Published | None) -> tuple[str, list[TestSet]]:
-    """The audit as Markdown; `said` adds where the paper contradicts itself."""
+def page(tables: Tables, source: str, paper: Published | None) -> tuple[str, list[TestSet], "pd.DataFrame"]:
+    """Return the audit as Markdown, its columns and its cells; `paper` adds where the paper contradicts itself."""
+    import pandas as pd
+
     test_sets = [audit_column(table, at, tables.percent) for table in tables.tables for at in range(len(table.columns))]
-    wrong = {} if said is None else {
-        "f1": list(contradictions.wrong_f1(said)), "gains": list(contradictions.wrong_gains(said)),
-        "claims": list(contradictions.wrong_claims(said)), "sums": list(contradictions.wrong_sums(said)),
-        "repeated": list(contradictions.repeated(said)),
-        "of": {"gains": sum(len(gains) for table in said.tables for gains in table.gains.values()),
-               "claims": len(said.claims)}}
-    template = environment(TEMPLATES, {
-        "md": lambda text: " ".join(str(text).split()).replace("|", r"\|"), "spans": spans,
-    }, keep_trailing_newline=True).get_template("audit.md.j2")
-    return template.render(test_sets=test_sets, tally=tally, source=source, how=HOW, wrong=wrong), test_sets
+    cells = pd.DataFrame([cell for test_set in test_sets for cell in test_set.cells],
+                         columns=[column.name for column in fields(Cell)])
+    template = environment(TEMPLATES, {"spans": spans}, keep_trailing_newline=True).get_template("audit.md.j2")
+    return template.render(
+        test_sets=test_sets, tables=tally(cells, "table"), rows=tally(cells, "row"), source=source, how=HOW,
+        contradictions=by_kind(paper) if paper else {}), test_sets, cells
 
 
 def spans(numbers: list[int]) -> str:
-    """`1,673`, or for more than three `2,907 numbers in 4,909-12,345`."""
+    """Print `1,673`, or for more than three `2,907 numbers in 4,909-12,345`."""
     if len(numbers) <= 3:
         return ", ".join(f"{number:,}" for number in numbers)
     return f"{len(numbers):,} numbers in {numbers[0]:,}-{numbers[-1]:,}"
 
 
-def rows(test_sets: list[TestSet]) -> list[list[str]]:
-    """HEADER's fields for each cell."""
-    return [[cell.table, cell.row, cell.column, cell.printed, str(cell.found["truncate"]), str(cell.found["round"]),
-             f"{cell.by_chance:.4f}", cell.matrix, cell.constant, cell.beats]
-            for found in test_sets for cell in found.cells]
-
-
-def _main(given: argparse.Namespace) -> None:
-    said = None if given.file else published()
-    tables = of_paper(said) if said else checked(Tables, load_yaml(given.file), str(given.file))
+def _main(arguments: argparse.Namespace) -> None:
+    file = arguments.file
+    paper = None if file else published()
+    tables = of_paper(paper) if paper else checked(Tables, load_yaml(file), str(file))
     for table in tables.tables:
         for row, cells in table.rows.items():
             if len(cells) != len(table.columns):
-                raise UserError(f"{given.file}: {table.title}: {row}: {len(cells)} cells, "
+                raise UserError(f"{file}: {table.title}: {row}: {len(cells)} cells, "
                                 f"but the table has {len(table.columns)} columns")
-    text, test_sets = page(tables, given.file.name if given.file else "", said)
-    if given.csv:
-        lines = io.StringIO()
-        csv.writer(lines, lineterminator="\n").writerows([HEADER, *rows(test_sets)])
-        with writing(given.csv) as stream:
-            stream.write(lines.getvalue())
-    if given.out:
-        with writing(given.out) as stream:
-            stream.write(text)
-    print(given.out or text)
+    text, _, frame = page(tables, file.name if file else "", paper)
+    for path, content in ((arguments.csv, frame.to_csv(index=False, float_format="%.4f")), (arguments.out, text)):
+        if path:
+            with writing(path) as stream:
+                stream.write(content)
+    print(arguments.out or text)
 
 
 def main() -> None:
     """Audit the paper's tables, or those of a file."""
-    arguments = cli.parser("eval.audit", """\
+    parser = cli.parser("eval.audit", """\
 Is there a confusion matrix behind each published number, and does it beat a constant answer?
 
 FILE has the tables of any paper, numbers as printed:
@@ -255,10 +320,10 @@ FILE has the tables of any paper, numbers as printed:
         ChatGPT: ["66.58 / 62.57", "31.55 / 100.0 / 47.96", "-"]        # a cell a column; - is none""", """
 python -m eval.audit --out docs/audit.md
 python -m eval.audit tables.yaml --csv cells.csv""")
-    arguments.add_argument("file", nargs="?", type=Path, metavar="FILE", help="YAML (default: this paper's Tables 3-5)")
-    arguments.add_argument("--out", type=Path, help="write the page here instead of printing it")
-    arguments.add_argument("--csv", type=Path, help="also write the cells as CSV")
-    cli.run(arguments, _main)
+    parser.add_argument("file", nargs="?", type=Path, metavar="FILE", help="YAML (default: this paper's Tables 3-5)")
+    parser.add_argument("--out", type=Path, help="write the page here instead of printing it")
+    parser.add_argument("--csv", type=Path, help="also write the cells as CSV")
+    cli.run(parser, _main)
 
 
 if __name__ == "__main__":

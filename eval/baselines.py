@@ -130,7 +130,7 @@ def by_task(run: Run, splits: Sequence[str]) -> Iterator[tuple[Task, Rows, Rows]
         fitted, tested = ([item for item in part if item.task == name] for part in (train, test))
         if not fitted or not tested:
             raise UserError(f"{run.splits}: {name} has {len(fitted)} instances in {', '.join(splits)} and "
-                            f"{len(tested)} in the test splits; make the splits of a run that declares training rows of it")
+                            f"{len(tested)} in the test splits; make the splits of a run that declares rows of it")
         yield rules, fitted, tested
 
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval.predictions import Answer
 from eval.score import SEED, measures
-from logreasoner.config import Task
 from logreasoner.instances import Instance
+from logreasoner.schemas import Task
 
 if TYPE_CHECKING:
     import numpy as np

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from logreasoner.cli import UserError
-from logreasoner.config import Declared
+from logreasoner.schemas import Declared
 
 HOW = ("truncate", "round")
 POSITIVE = {"precision", "recall", "f1"}  # metrics of one class, and those of all classes

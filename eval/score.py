@@ -26,9 +26,10 @@ from eval.predictions import (
 from eval.provenance import check_answers, split_hashes
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Run, Task, identity, load_run, task
+from logreasoner.config import Run, identity, load_run, task
 from logreasoner.files import write_json
 from logreasoner.instances import Instance, by_id
+from logreasoner.schemas import Task
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from logreasoner.cli import UserError
-from logreasoner.config import Declared, checked, load_yaml
+from logreasoner.config import load_yaml
 from logreasoner.files import EXPERIMENTS
+from logreasoner.schemas import Declared, checked
 
 TABLE1_MODEL = "llama3.1-8b"  # Table 1 does not say whose right and wrong solutions its stage 2 counts
 NAMES = {"precision": "Precision", "recall": "Recall", "f1": "F1", "accuracy": "Accuracy", "weighted_f1": "Weighted-F1"}

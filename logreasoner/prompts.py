@@ -6,9 +6,10 @@ from typing import Any
 
 import jinja2
 
-from logreasoner.config import CONTROL_TOKENS, Task, load_yaml
+from logreasoner.config import CONTROL_TOKENS, load_yaml
 from logreasoner.files import PROMPTS
 from logreasoner.instances import Instance, mask_level
+from logreasoner.schemas import Task
 from logreasoner.templating import environment
 
 TAG = re.compile(r"<(?=\s*/?\s*(?:answer|solutions|think)\b)", re.IGNORECASE)

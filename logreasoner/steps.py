@@ -6,10 +6,8 @@ before a run, the plan, the lineage, the matrix) asks here.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from logreasoner.config import Stage
+from logreasoner.schemas import Stage
 
 THOUGHTS = "thought-sft"  # the stage whose folder holds the thoughts; other stages take shares of them
 SHARED = ("thoughts", "rationales", "labels")  # kinds of samples that do not depend on the model
@@ -29,50 +27,50 @@ class Step:
     output: str
     inputs: tuple[str, ...]
     asks: str = ""
-    reviewed: str = ""  # the file of a person's decisions, an input if it is there
+    reviewed: str = ""  # the file of a person's decisions, an input if it exists
 
     @property
     def trains(self) -> bool:
-        """Whether the step is the stage's training."""
+        """Tell whether the step is the stage's training."""
         return self.output == weights(self.stage)
 
 
 def weights(stage: str) -> str:
-    """The file that says that a stage's weights are there; BASE for those that training starts from."""
-    named = {BASE: BASE, "init": "models/{model}/init/model/config.json"}
-    return named.get(stage, f"models/{{model}}/{stage}/manifest.json")
+    """Return the file whose presence means that a stage's weights are complete; BASE for the base model's."""
+    special = {BASE: BASE, "init": "models/{model}/init/model/config.json"}
+    return special.get(stage, f"models/{{model}}/{stage}/manifest.json")
 
 
-def folder(name: str, stage: "Stage") -> str:
-    """Where a stage's samples lie."""
+def folder(name: str, stage: Stage) -> str:
+    """Return the folder of a stage's samples."""
     return f"datasets/{'shared' if stage.samples.kind in SHARED else '{model}'}/{name}"
 
 
-def _asked(stage: str, path: str, asks: str, *inputs: str, read_into: str = "") -> Iterator[Step]:
-    """Requests made of inputs, the responses, and what is read from those."""
+def _request_steps(stage: str, path: str, asks: str, *inputs: str, parsed: str = "") -> Iterator[Step]:
+    """Yield three steps: requests from the inputs, their responses, and the file that is parsed from those."""
     yield Step(stage, f"{path}.requests.jsonl", inputs)
     yield Step(stage, f"{path}.responses.jsonl", (f"{path}.requests.jsonl",), asks)
-    yield Step(stage, read_into or f"{path}.jsonl", (f"{path}.responses.jsonl",))
+    yield Step(stage, parsed or f"{path}.jsonl", (f"{path}.responses.jsonl",))
 
 
-def _answers(name: str, stage: "Stage") -> Iterator[Step]:
-    """The answers that a stage's own folder holds."""
+def _answers(name: str, stage: Stage) -> Iterator[Step]:
+    """Yield the steps that make the answers in a stage's own folder."""
     path, samples = folder(name, stage), stage.samples
     if name == THOUGHTS or samples.kind == "rationales":
-        yield from _asked(name, f"{path}/rationales", "teacher", SPLITS, read_into=f"{path}/analyses.jsonl")
+        yield from _request_steps(name, f"{path}/rationales", "teacher", SPLITS, parsed=f"{path}/analyses.jsonl")
     if name == THOUGHTS:
         yield Step(name, f"{path}/embeddings.npy", (f"{path}/analyses.jsonl",))
         yield Step(name, f"{path}/selected.json", (f"{path}/embeddings.npy",))
-        yield from _asked(name, f"{path}/thoughts", "teacher", f"{path}/selected.json")
+        yield from _request_steps(name, f"{path}/thoughts", "teacher", f"{path}/selected.json")
     if samples.solutions == name:
-        yield from _asked(name, f"{path}/solutions", samples.policy, SPLITS, weights(samples.policy))
+        yield from _request_steps(name, f"{path}/solutions", samples.policy, SPLITS, weights(samples.policy))
     if samples.corrections == name:
         solutions = f"datasets/{{model}}/{samples.solutions}/solutions.jsonl"
-        yield from _asked(name, f"{path}/corrections", "corrector", solutions)
+        yield from _request_steps(name, f"{path}/corrections", "corrector", solutions)
 
 
-def _samples(name: str, stage: "Stage") -> Step:
-    """What a stage trains on."""
+def _samples(name: str, stage: Stage) -> Step:
+    """Return the step that makes what a stage trains on."""
     path, samples, reviewed = folder(name, stage), stage.samples, ""
     thoughts = f"datasets/shared/{THOUGHTS}"
     inputs: tuple[str, ...] = ()
@@ -91,30 +89,30 @@ def _samples(name: str, stage: "Stage") -> Step:
 
 
 def review_name(stage: str, model: str) -> str:
-    """The name of the file that holds a person's decisions on the corrections of a stage."""
+    """Return the name of the file of a person's decisions on the corrections of a stage."""
     return f"corrections.{model}" + (f".{stage}" if stage != "dpo" else "")
 
 
-def steps(stages: Mapping[str, "Stage"]) -> list[Step]:
-    """The steps of all stages, in the order of the declaration."""
-    found: list[Step] = []
+def steps(stages: Mapping[str, Stage]) -> list[Step]:
+    """Return the steps of all stages, in the order of the declaration."""
+    result: list[Step] = []
     for name, stage in stages.items():
         samples = _samples(name, stage)
         training = Step(name, weights(name), (samples.output, weights(stage.starts_from)))
-        found += [*_answers(name, stage), samples, training]
-    return found
+        result += [*_answers(name, stage), samples, training]
+    return result
 
 
-def leading_to(output: str, stages: Mapping[str, "Stage"]) -> list[Step]:
-    """The steps on the way to a file, each after those it needs."""
+def leading_to(output: str, stages: Mapping[str, Stage]) -> list[Step]:
+    """Return the steps that lead to a file, each after those it needs."""
     by_output = {step.output: step for step in steps(stages)}
-    found: dict[str, Step] = {}
+    ordered: dict[str, Step] = {}
 
     def add(path: str) -> None:
-        if path in by_output and path not in found:
-            for each in by_output[path].inputs:
-                add(each)
-            found[path] = by_output[path]
+        if path in by_output and path not in ordered:
+            for needed in by_output[path].inputs:
+                add(needed)
+            ordered[path] = by_output[path]
 
     add(output)
-    return list(found.values())
+    return list(ordered.values())

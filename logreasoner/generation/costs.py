@@ -13,9 +13,10 @@ from pydantic import Field
 
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Declared, Run, checked, load_run, load_yaml
+from logreasoner.config import Run, load_run, load_yaml
 from logreasoner.files import EXPERIMENTS
 from logreasoner.generation.response_cache import Record, content, payload, whole_lines
+from logreasoner.schemas import Declared, checked
 
 PRICES = EXPERIMENTS / "prices.yaml"
 

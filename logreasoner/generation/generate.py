@@ -17,7 +17,7 @@ from pathlib import Path
 
 from logreasoner import cli, weights
 from logreasoner.cli import UserError
-from logreasoner.config import Run, hardware, load_run, reject_key_in_url
+from logreasoner.config import Run, hardware, load_run
 from logreasoner.files import BUILD, dump, locked, read_json, write_jsonl
 from logreasoner.generation import openai_batch, openai_live, vllm
 from logreasoner.generation.costs import Budget
@@ -34,6 +34,7 @@ from logreasoner.generation.response_cache import (
     refusal,
     request,
 )
+from logreasoner.schemas import reject_key_in_url
 
 __all__ = ["answer", "content", "final", "read_requests", "request", "served_name", "error_of"]
 ENGINES = ("openai", "openai-batch", "vllm")

@@ -13,11 +13,12 @@ from pathlib import Path
 
 from logreasoner import cli, weights
 from logreasoner.cli import UserError
-from logreasoner.config import Run, load_run, reject_key_in_url
+from logreasoner.config import Run, load_run
 from logreasoner.generation.generate import served_name
 from logreasoner.generation.response_cache import Answerer, Journal, Record
 from logreasoner.generation.vllm import server, vllm_command
 from logreasoner.prompts import escape_control_tokens
+from logreasoner.schemas import reject_key_in_url
 
 CAPACITY = 20_000  # answers that MemoryJournal holds: some 60 MB
 

@@ -16,6 +16,7 @@ from logreasoner import config
 from logreasoner.cli import UserError
 from logreasoner.files import ROOT, write_jsonl
 from logreasoner.instances import Instance, read_instances
+from logreasoner.schemas import Experiment
 
 RCA, PFP, LSM = "root_cause_analysis", "potential_failure_prediction", "log_semantic_matching"
 
@@ -51,12 +52,12 @@ def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def experiment(**changes: Any) -> config.Experiment:
+def experiment(**changes: Any) -> Experiment:
     paper = config.resolve("paper", []).model_dump()
     paper.update(tasks=[RCA, PFP, LSM], data={"kind": "bundled"}, test_rows=None, **{"stage1": {
         "handbook": 4, "select": 5, "samples": {task: {"huawei": 6} for task in (RCA, PFP, LSM)}},
         "stage2": {"samples": {task: {"huawei": 12} for task in (RCA, PFP, LSM)}}})
-    return config.Experiment(**{**paper, **changes})
+    return Experiment(**{**paper, **changes})
 
 
 def declare(name: str = "r", **changes: Any) -> config.Run:

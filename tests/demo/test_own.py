@@ -8,9 +8,10 @@ from demo import base_sft, teacher
 from logreasoner import prompts
 from logreasoner.answer_format import Trajectory, parse_trajectory
 from logreasoner.cli import UserError
-from logreasoner.config import Data, Run, Task, resolve
+from logreasoner.config import Run, resolve
 from logreasoner.files import write_jsonl
 from logreasoner.instances import Instance
+from logreasoner.schemas import Data, Task
 
 TASK = Task(name="disks", title="Disks", question="Is it failing?", labels=["healthy", "failing"], metrics=["accuracy"])
 WORDS = ["amber", "basalt", "cobalt", "dolomite", "emerald", "feldspar", "garnet", "hematite"]

@@ -1,0 +1,199 @@
+"""Schemas of what is declared under experiments/: typed, and checked by pydantic."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from logreasoner.cli import UserError
+from logreasoner.files import BUILD
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of what becomes a folder: runs, models, stages, tasks
+T = TypeVar("T", bound=BaseModel)
+Counts = dict[str, dict[str, int]]  # task -> group (a vendor, or a source without one) -> rows
+
+
+class Declared(BaseModel):
+    """A declaration; an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def checked(kind: type[T], value: Any, where: str) -> T:
+    """Validate a declaration. Raises UserError naming the key."""
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{where}: {key}: {first['msg']}") from None
+
+
+class Task(Declared):
+    """experiments/tasks/<name>.yaml."""
+
+    name: str = Field(pattern=f"^{NAME}$")
+    title: str
+    question: str
+    labels: list[str] = Field(min_length=2)
+    positive: str | None = None
+    metrics: list[str]
+    mask_level: bool = False
+    window: int = Field(1, gt=0, description="consecutive lines of a log that are judged together")
+    described: bool = Field(False, description="a log is judged by the description that comes with it")
+    paper: str = ""
+
+
+class Model(Declared):
+    """A row of models.yaml. `path` is a hub name or a folder ({run} stands for the run's), an API's name for an api."""
+
+    title: str
+    kind: Literal["open", "api", "encoder", "baseline"] = "open"
+    path: str = ""
+    revision: str = Field("", description="commit of a hub's model; default: that in this machine's cache, else main")
+    template: str = ""
+    parameters: float = Field(0, ge=0, description="how many weights, for estimates of memory and time")
+    thinking: bool = False
+    committed: bool = False
+
+
+class Samples(Declared):
+    """What a stage trains on. `solutions` and `corrections` name the stages whose folders hold the answers.
+
+    `policy` solves the instances in a stage that holds solutions; `share` takes a subset of the instances (stage 1: of
+    the thoughts), and every larger share contains the smaller ones.
+    """
+
+    kind: Literal["base", "thoughts", "rationales", "labels", "solutions", "pairs"]
+    solutions: str = ""
+    policy: str = ""
+    corrections: str = ""
+    corrected_by: Literal["run", "self"] = "run"
+    share: float = Field(1.0, gt=0, le=1)
+
+
+class Stage(Declared):
+    """A row of stages.yaml; `arguments` are LLaMA-Factory's own names."""
+
+    method: Literal["sft", "dpo"]
+    starts_from: str
+    dataset: str
+    samples: Samples
+    section: str
+    needs: str
+    global_batch: int = Field(gt=0)
+    arguments: dict[str, Any]
+    like: str = ""
+
+
+class Hardware(Declared):
+    """A row of hardware.yaml, of one node. Memory in GiB a device; max_per_device is the largest micro-batch that fits.
+
+    `environment` is set for the training processes; vLLM is asked `concurrency` requests at once.
+    """
+
+    title: str
+    devices: int = Field(gt=0)
+    concurrency: int = Field(256, gt=0)
+    memory: float
+    cpu: bool = False
+    max_per_device: dict[Literal["sft", "dpo"], int]
+    deepspeed: dict[Literal["lora", "qlora", "full"], str] = {}
+    arguments: dict[str, Any] = {}
+    environment: dict[str, str] = {}
+
+
+class Speed(Declared):
+    """A row of speed.yaml: by training method, LLaMA-Factory's arguments for more speed, and how they change a batch.
+
+    Methods that are not named train as without the profile. max_per_device limits the micro-batch further.
+    """
+
+    title: str
+    batch: str
+    arguments: dict[Literal["sft", "dpo"], dict[str, Any]]
+    max_per_device: dict[Literal["sft", "dpo"], int] = {}
+    packages: list[str] = Field([], description="what must be installed in .venv-train; they run on GPUs only")
+
+
+def reject_key_in_url(url: str) -> str:
+    """Return one or several base URLs. Raises UserError for an invalid one, and, unquoted, for one with a key."""
+    if "@" in url or "?" in url:
+        raise UserError("a base URL must not hold a key ('@' or '?' in it), because it is written to files; the key is "
+                        "read from OPENAI_API_KEY in the environment, or from the variable that the run names")
+    for address in url.split():
+        try:
+            _ = urlsplit(address).port
+        except ValueError as error:
+            raise UserError(f"{address!r} is no address ({error}); a base URL is like http://127.0.0.1:8000/v1"
+                            ) from None
+    return url
+
+
+class Teacher(Declared):
+    """Who writes rationales, thoughts and corrections. base_url "$NAME" is read from the environment on use."""
+
+    model: str
+    base_url: Annotated[str, AfterValidator(reject_key_in_url)] | None = None
+    key: str = "OPENAI_API_KEY"
+    scripted: bool = False
+
+    def url(self) -> str | None:
+        """Return the base URL to use now. Raises UserError where it names an unset variable."""
+        if self.base_url and self.base_url.startswith("$"):
+            if self.base_url[1:] not in os.environ:
+                raise UserError(f"the teacher's address is read from {self.base_url}, which is not set")
+            return reject_key_in_url(os.environ[self.base_url[1:]])
+        return self.base_url
+
+
+class Stage1(Declared):
+    """Section 4.1: how many analyses are collected and how many the DPP selects."""
+
+    handbook: int
+    samples: Counts
+    select: int
+
+
+class Stage2(Declared):
+    """Section 4.1: how many instances pi_thought answers."""
+
+    samples: Counts
+
+
+class Data(Declared):
+    """Where instances come from: the catalogue of sources.yaml, this project's bundled logs, or a user's file."""
+
+    kind: Literal["public", "bundled", "own"]
+    name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]*$", description="own: the name given to make new-task")
+
+    @property
+    def folder(self) -> Path:
+        """Return the folder of train.jsonl, test.jsonl and handbook.jsonl."""
+        return BUILD / "data" / self.kind / (self.name or "")
+
+
+class Experiment(Declared):
+    """experiments/runs/<name>.yaml, complete."""
+
+    name: str
+    title: str
+    seed: int
+    training_seed: int | None = Field(None, description="seed of the trainings alone; by default `seed`")
+    tasks: list[str]
+    data: Data
+    finetuning: Literal["lora", "qlora", "full"]
+    teacher: Teacher
+    corrections_by: Literal["teacher", "self"]
+    embedding: str
+    speed: str | None = Field(None, description="a profile of speed.yaml; null trains as the paper says")
+    over_length: Literal["drop", "stop"]
+    stage1: Stage1
+    stage2: Stage2
+    examples: int
+    test_rows: int | None = Field(None, description="at most this many rows of each test set; null is all")
+    stages: dict[str, dict[str, Any]] = Field({}, description="what differs from stages.yaml")
+    models: dict[str, dict[str, Any]] = Field({}, description="what differs from models.yaml")
+    sources: dict[str, str] = Field({}, description="which source replaces one of the paper's tables")

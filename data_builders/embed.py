@@ -19,7 +19,7 @@ MODEL = "BAAI/bge-large-en-v1.5"  # section 4.2.1
 
 
 def read_texts(path: Path, field: str) -> list[str]:
-    """The texts under `field`, in the order of the file. Raises UserError naming the line that has none."""
+    """Read the texts under `field`, in the order of the file. Raises UserError naming a line without one."""
     texts = []
     for number, record in read_jsonl(path):
         text = record.get(field)
@@ -33,10 +33,10 @@ def read_texts(path: Path, field: str) -> list[str]:
 
 def embed(model: str, texts: list[str], batch: int, max_length: int, pooling: str
           ) -> tuple[NDArray[np.float32], dict[str, Any]]:
-    """Encode texts with an encoder model of FlagEmbedding; returns N x d (not normalised) and what was done.
+    """Encode texts with an encoder model of FlagEmbedding; returns N x d (not normalised) and facts about it.
 
     On a GPU in float16, else in float32 on the CPU. Texts longer than the model's own limit or max_length tokens
-    keep their head; how many is among the facts. Raises UserError when the model cannot be loaded.
+    are cut; how many is among the facts. Raises UserError when the model cannot be loaded.
     """
     try:
         import torch
@@ -48,13 +48,13 @@ def embed(model: str, texts: list[str], batch: int, max_length: int, pooling: st
     try:
         encoder = FlagModel(model, normalize_embeddings=False, use_fp16=gpu, devices="cuda:0" if gpu else "cpu",
                             pooling_method=pooling, trust_remote_code=False)
-    except Exception as error:  # a broken folder shows itself as anything, often over many lines; the first will do
+    except Exception as error:  # a broken folder may raise anything, often over many lines
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{model}: cannot be loaded as an embedding model: {type(error).__name__}: {reason}") from None
     limit = min(max_length, encoder.tokenizer.model_max_length, encoder.model.config.max_position_embeddings)
     lengths = [len(ids) for ids in encoder.tokenizer(texts, verbose=False)["input_ids"]]
     logging.set_verbosity_error()
-    # The library's own bars do not ask whether anyone is looking.
+    # The library shows its progress bars even without a terminal.
     with nullcontext() if sys.stderr.isatty() else redirect_stderr(StringIO()):
         rows = encoder.encode(texts, batch_size=batch, max_length=limit).astype(np.float32)
     return rows, {
@@ -74,7 +74,7 @@ def _main(given: argparse.Namespace) -> None:
     if given.run:
         run = load_run(given.run)
         model = run.placed(run.experiment.embedding)
-    # A hub's model that moved on makes nothing again: another selection would ask, and pay, other questions.
+    # A new revision on the hub does not repeat this: another selection would pay for other thoughts.
     settings = {"model": model, "weights": folder_digest(Path(model)) if Path(model).is_dir() else None,
                 "field": given.field, "max_length": given.max_length, "pooling": given.pooling}
     if up_to_date(given.out, [given.texts], settings):
@@ -95,9 +95,9 @@ def main() -> None:
     arguments = cli.parser("data_builders.embed", "Embed the texts of a JSONL file; runs in .venv-train.", """
 .venv-train/bin/python -m data_builders.embed --texts analyses.jsonl --field analysis --out E.npy
 .venv-train/bin/python -m data_builders.embed --model ./my-encoder --pooling mean --texts T.jsonl --out E.npy""")
-    which = arguments.add_mutually_exclusive_group()
-    which.add_argument("--model", help=f"hub name or folder of an encoder model (default: {MODEL})")
-    which.add_argument("--run", help="a declared run: its embedding model")
+    source = arguments.add_mutually_exclusive_group()
+    source.add_argument("--model", help=f"hub name or folder of an encoder model (default: {MODEL})")
+    source.add_argument("--run", help="a declared run: its embedding model")
     arguments.add_argument("--texts", required=True, type=Path, help="JSONL")
     arguments.add_argument("--field", default="analysis", help="the key that holds the text (default: analysis)")
     arguments.add_argument("--out", required=True, type=Path, help=".npy, float32, N x d, rows in the file's order")

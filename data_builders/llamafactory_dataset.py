@@ -1,7 +1,8 @@
 """Check sample lengths and write the dataset that LLaMA-Factory reads (runs in the train environment).
 
-LLaMA-Factory silently cuts samples longer than cutoff_len: an answer loses its end, DPO pairs can become equal. So every sample is tokenised with the recipe's own model and template, and those that would be cut are dropped, or
-stop the run, as the experiment's over_length says.
+LLaMA-Factory silently cuts samples longer than cutoff_len: an answer loses its end, DPO pairs can become equal. So
+every sample is tokenised with the recipe's own model and template, and those that would be cut are dropped, or stop
+the run, as the experiment's over_length says.
 """
 
 import argparse

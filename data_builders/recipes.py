@@ -71,7 +71,7 @@ def _environment() -> jinja2.Environment:
 
 
 def output_dir(run: Run, name: str, stage: str) -> Path:
-    """Return where training writes: model/ for full fine-tuning, adapter/ for LoRA, which is merged into model/ afterwards."""
+    """Return where training writes: model/ for full fine-tuning, adapter/ for LoRA, which is merged into model/."""
     return run.stage_dir(name, stage) / ("model" if run.experiment.finetuning == "full" else "adapter")
 
 
@@ -103,7 +103,7 @@ def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, 
            nodes: int = 1, launch: str = "torchrun") -> str:
     """Render the training configuration as YAML; `file` is where it will be, `report_to` one of TRACKERS.
 
-    Raises UserError where the hardware cannot train like this: an uneven split, or a speed profile for GPUs without one.
+    Raises UserError for an uneven split, and for a speed profile that needs GPUs where the hardware has none.
     """
     stage, profile, finetuning = run.stage(stage_name), _profile(profile_name), run.experiment.finetuning
     speed = speeds()[run.experiment.speed] if run.experiment.speed else None

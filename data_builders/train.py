@@ -1,5 +1,5 @@
-"""Before and after `llamafactory-cli train`: never train a finished folder again, resume what was stopped, check what
-came out, and write the lineage."""
+"""Prepare and finish `llamafactory-cli train`: never train a finished folder again, resume a stopped one, check the
+result, and write the lineage."""
 
 import argparse
 import math
@@ -18,13 +18,11 @@ from logreasoner.files import commit, read_json, sha256, write_json
 LN2 = math.log(2)
 # DPO starts with policy = reference, so the first loss is ln 2 whatever the data; half precision moves it a little.
 LN2_TOLERANCE = 0.02
-
-
 PACKAGES = ("llamafactory", "torch", "transformers", "trl", "peft")
 
 
 def _inputs(run: Run, model: str, stage: str) -> dict[str, Any]:
-    """What a training is made of. Two trainings with the same inputs are the same."""
+    """Return what identifies a training: two with the same inputs are the same."""
     start = run.stage(stage).starts_from
     return {
         "recipe": sha256(run.recipe(model, stage)),
@@ -35,18 +33,18 @@ def _inputs(run: Run, model: str, stage: str) -> dict[str, Any]:
 
 
 def prepare(run: Run, model: str, stage: str) -> None:
-    """Refuse a folder that was begun with other inputs; clear one that was stopped before its first checkpoint.
+    """Refuse a folder that was started with other inputs; clear one that was stopped before its first checkpoint.
 
-    What the manifest will say of a training (inputs, commit, versions) is recorded here, when it begins.
+    The inputs, commit and versions of the later manifest are recorded here, when training starts.
     """
     require_packages(run, Path(sys.prefix))
     folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
     begun, inputs = folder / "begun.json", _inputs(run, model, stage)
     if begun.exists() and (changed := differences(read_json(begun)["inputs"], inputs)):
-        raise UserError(f"{folder} was trained from something else ({'; '.join(changed)}); nothing is trained over it: "
+        raise UserError(f"{folder} was trained from other inputs ({'; '.join(changed)}); it is not overwritten: "
                         f"use another RUN=, or remove {folder}")
-    for half in [each for each in output.glob("checkpoint-*") if not finished(each)]:
-        shutil.rmtree(half)  # stopped while it was written: LLaMA-Factory would take the last one and fail over it
+    for partial in [path for path in output.glob("checkpoint-*") if not finished(path)]:
+        shutil.rmtree(partial)  # stopped while it was written: LLaMA-Factory would resume from it and fail
     if begun.exists() and (finished(output) or any(output.glob("checkpoint-*"))):
         return
     shutil.rmtree(output, ignore_errors=True)  # LLaMA-Factory refuses a folder with files but no checkpoint
@@ -55,7 +53,7 @@ def prepare(run: Run, model: str, stage: str) -> None:
 
 
 def finished(output: Path) -> bool:
-    """Whether LLaMA-Factory came to the end of a training, or of a checkpoint: it writes trainer_state.json last."""
+    """Tell whether a training or a checkpoint is complete: LLaMA-Factory writes trainer_state.json last."""
     return (output / "trainer_state.json").exists()
 
 
@@ -65,7 +63,7 @@ def _losses(output: Path) -> list[dict[str, Any]]:
 
 
 def check_first_loss(losses: list[dict[str, Any]], where: Path) -> None:
-    """Raises UserError unless DPO's first loss is ln 2, which it is exactly when the reference equals the policy."""
+    """Raise UserError unless DPO's first loss is ln 2, as it is exactly when the reference equals the policy."""
     first = losses[0]["loss"] if losses else math.nan
     if not abs(first - LN2) <= LN2_TOLERANCE:
         raise UserError(f"{where}: DPO's first loss is {first:.4f}, not ln 2 = {LN2:.4f}: the reference is not the "
@@ -73,9 +71,9 @@ def check_first_loss(losses: list[dict[str, Any]], where: Path) -> None:
 
 
 def finish(run: Run, model: str, stage: str) -> None:
-    """Check what came out and write manifest.json: what was recorded when it began, weights' hashes, losses.
+    """Check the result and write manifest.json: what `prepare` recorded, hashes of the weights, losses.
 
-    A manifest that is there and fits the weights stays as it is.
+    A manifest that is there and matches the weights stays as it is.
     """
     folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
     if not finished(output):
@@ -87,16 +85,16 @@ def finish(run: Run, model: str, stage: str) -> None:
     if not hashes:
         raise UserError(f"{folder / 'model'}: no weights; the adapter was not merged")
     state, begun = read_json(output / "trainer_state.json"), read_json(folder / "begun.json")
-    made = folder / "manifest.json"
-    if made.exists():
-        if changed := differences({key: read_json(made)[key] for key in ("inputs", "weights")},
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        if changed := differences({key: read_json(manifest)[key] for key in ("inputs", "weights")},
                                   {"inputs": begun["inputs"], "weights": hashes}):
-            raise UserError(f"{made} is of another training than the files beside it ({'; '.join(changed[:3])}); "
+            raise UserError(f"{manifest} is of another training than the files beside it ({'; '.join(changed[:3])}); "
                             f"remove {folder} to train it again")
-        made.touch()
+        manifest.touch()
         print(f"{folder}: trained before, from the same inputs")
         return
-    write_json(made, {
+    write_json(manifest, {
         "run": run.name, "model": model, "stage": stage, "mark": run.mark,
         "finetuning": run.experiment.finetuning, "speed": run.experiment.speed, **begun, "weights": hashes,
         "steps": state["global_step"], "epochs": state["epoch"],

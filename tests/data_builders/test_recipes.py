@@ -63,9 +63,9 @@ def test_the_committed_recipes_are_current():
 
 def test_losses_are_reported_only_where_asked():
     run = Run("t", resolve("paper", []))
-    for asked in ({}, {"report_to": "tensorboard"}):
-        text = render(run, "qwen2.5-7b", "dpo", "2xA100", run.recipe("qwen2.5-7b", "dpo"), **asked)
-        assert yaml.safe_load(text)["report_to"] == asked.get("report_to", "none")
+    for options in ({}, {"report_to": "tensorboard"}):
+        text = render(run, "qwen2.5-7b", "dpo", "2xA100", run.recipe("qwen2.5-7b", "dpo"), **options)
+        assert yaml.safe_load(text)["report_to"] == options.get("report_to", "none")
 
 
 @pytest.mark.parametrize(("name", "stage"), paths())
@@ -81,7 +81,7 @@ def test_everything_else_is_left_to_llama_factory(name, stage):
     assert set(recipe(name, stage)) - set(PAPER[stage]) - NECESSARY <= OURS
 
 
-def test_what_is_ours_is_told_in_the_deviations():
+def test_what_we_set_ourselves_is_in_the_deviations():
     silent = (ROOT / "docs" / "deviations.md").read_text()
     assert {key for key in OURS if f"`{key}`" not in silent} == set()
 
@@ -225,7 +225,7 @@ def test_a_run_that_was_declared_before_there_were_speeds_goes_on(workdir):
     assert declare("t", resolve("paper", [])).experiment.speed is None
 
 
-def test_what_needs_a_gpu_or_a_package_says_so(tmp_path):
+def test_a_missing_gpu_or_package_is_named(tmp_path):
     run = own(["speed=kernels"])
     with pytest.raises(UserError, match="SPEED=kernels needs liger-kernel and flash-attn, which run on GPUs only"):
         rendered(run, "dpo", "cpu")
@@ -272,7 +272,7 @@ def test_starting_scripts_are_clean(launch, nodes, profile, tmp_path):
 
 
 # What stands for LLaMA-Factory prints what it was started with; everything else in the script is real.
-SAYS = "#!/bin/bash\necho \"$FORCE_TORCHRUN $NNODES $NODE_RANK $NPROC_PER_NODE $MASTER_ADDR $MASTER_PORT $*\"\n"
+STAND_IN = "#!/bin/bash\necho \"$FORCE_TORCHRUN $NNODES $NODE_RANK $NPROC_PER_NODE $MASTER_ADDR $MASTER_PORT $*\"\n"
 
 
 @pytest.mark.parametrize(("given", "expected"), [
@@ -282,7 +282,7 @@ def test_torchrun_is_told_how_many_processes_there_are(given, expected, tmp_path
     script = started(tmp_path, "torchrun", 2)
     program = tmp_path / ".venv-train" / "bin" / "llamafactory-cli"
     with writing(program) as stream:
-        stream.write(SAYS)
+        stream.write(STAND_IN)
     program.chmod(0o755)
     done = subprocess.run(["bash", script], cwd=tmp_path, env={"PATH": os.environ["PATH"], **given},
                           capture_output=True, text=True)
@@ -307,7 +307,7 @@ def test_slurm_asks_for_the_nodes_and_their_gpus(tmp_path):
 
 
 @pytest.mark.parametrize(("launch", "says"), [("slurm", "there is no sbatch here"), ("ray", "there is no ray in")])
-def test_a_launcher_that_is_not_here_is_said(launch, says, tmp_path):
+def test_a_missing_launcher_is_named(launch, says, tmp_path):
     for name in ("bash", "python"):  # a machine with nothing but these
         (tmp_path / name).symlink_to(shutil.which(name) or sys.executable)
     done = subprocess.run(["bash", started(tmp_path, launch)], cwd=tmp_path, capture_output=True, text=True,
@@ -349,7 +349,7 @@ def test_the_parser_understands_speed_profiles_and_what_ray_is_given(in_train, w
     lines, expected = [], []
     for name, profile in speeds().items():
         run, file = own([f"speed={name}"]), workdir / f"{name}.yaml"
-        if any(not list(distributions(name=each, path=SITE)) for each in profile.packages):
+        if any(not list(distributions(name=package, path=SITE)) for package in profile.packages):
             continue
         file.write_text(render(run, "qwen2.5-7b", "thought-sft", "2xA100", file, nodes=2, launch="ray"))
         (text,) = render_start(run, "thought-sft", "2xA100", file, 2, "ray").values()

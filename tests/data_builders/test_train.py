@@ -44,17 +44,17 @@ def test_a_folder_stopped_before_its_first_checkpoint_is_cleared(run):
     assert not output_dir(run, "tiny", "dpo").exists()
 
 
-@pytest.mark.parametrize("kept", ["checkpoint-5/trainer_state.json", "trainer_state.json"])
-def test_a_checkpoint_or_a_finished_training_is_kept(run, kept):
+@pytest.mark.parametrize("file", ["checkpoint-5/trainer_state.json", "trainer_state.json"])
+def test_a_checkpoint_or_a_finished_training_is_kept(run, file):
     prepare(run, "tiny", "dpo")
-    leave(run, kept)
+    leave(run, file)
     prepare(run, "tiny", "dpo")
-    assert (output_dir(run, "tiny", "dpo") / kept).exists()
+    assert (output_dir(run, "tiny", "dpo") / file).exists()
 
 
 @pytest.mark.parametrize(("changed", "named"), [("recipe", "recipe"), ("dataset", "dataset"),
                                                 ("parent", "parent.weights")])
-def test_nothing_is_trained_over_a_folder_made_from_something_else(run, changed, named):
+def test_a_folder_trained_from_other_inputs_is_not_overwritten(run, changed, named):
     prepare(run, "tiny", "dpo")
     begun = read_json(run.stage_dir("tiny", "dpo") / "begun.json")
     if changed == "parent":
@@ -63,7 +63,7 @@ def test_nothing_is_trained_over_a_folder_made_from_something_else(run, changed,
         write(run.recipe("tiny", "dpo"), "second")
     else:
         write(run.dataset("tiny", "dpo") / "d_pref.json", "second")
-    with pytest.raises(UserError, match=rf"was trained from something else \({named}: '\w{{12}}' -> '\w{{12}}'\)"):
+    with pytest.raises(UserError, match=rf"was trained from other inputs \({named}: '\w{{12}}' -> '\w{{12}}'\)"):
         prepare(run, "tiny", "dpo")
     assert read_json(run.stage_dir("tiny", "dpo") / "begun.json") == begun
 
@@ -87,12 +87,12 @@ def test_dpo_starts_at_ln_2(loss, tmp_path):
 
 
 @pytest.mark.parametrize("losses", [[{"loss": 0.0}], [{"loss": 25.8}], [{"loss": math.nan}], []])
-def test_another_reference_is_found_out(losses, tmp_path):
+def test_another_reference_is_an_error(losses, tmp_path):
     with pytest.raises(UserError, match="ln 2"):
         check_first_loss(losses, tmp_path)
 
 
-def came_to_its_end(run, first_loss=0.6931):
+def leave_finished(run, first_loss=0.6931):
     """What LLaMA-Factory leaves of a dpo that came to its end."""
     state = {"log_history": [{"loss": first_loss, "step": 1}], "global_step": 1, "epoch": 1.0}
     write_json(output_dir(run, "tiny", "dpo") / "trainer_state.json", state)
@@ -101,21 +101,21 @@ def came_to_its_end(run, first_loss=0.6931):
 
 def test_a_finished_dpo_with_another_reference_has_no_manifest(run):
     prepare(run, "tiny", "dpo")
-    came_to_its_end(run, first_loss=3.0)
+    leave_finished(run, first_loss=3.0)
     with pytest.raises(UserError, match="ln 2"):
         finish(run, "tiny", "dpo")
     assert not (run.stage_dir("tiny", "dpo") / "manifest.json").exists()
 
 
-def test_a_manifest_says_what_was_recorded_at_the_start_and_is_not_rewritten(run, monkeypatch, capsys):
+def test_a_manifest_holds_what_was_recorded_at_the_start_and_is_not_rewritten(run, monkeypatch, capsys):
     folder = run.stage_dir("tiny", "dpo")
     prepare(run, "tiny", "dpo")
     begun = read_json(folder / "begun.json")
-    came_to_its_end(run)
+    leave_finished(run)
     monkeypatch.setattr(train, "PACKAGES", ())  # another environment by then
     finish(run, "tiny", "dpo")
-    made = read_json(folder / "manifest.json")
-    assert list(begun["versions"]) == ["pydantic"] and {key: made[key] for key in begun} == begun
+    manifest = read_json(folder / "manifest.json")
+    assert list(begun["versions"]) == ["pydantic"] and {key: manifest[key] for key in begun} == begun
     text = (folder / "manifest.json").read_bytes()
     prepare(run, "tiny", "dpo")
     finish(run, "tiny", "dpo")
@@ -124,7 +124,7 @@ def test_a_manifest_says_what_was_recorded_at_the_start_and_is_not_rewritten(run
 
 def test_a_manifest_of_other_weights_is_not_taken_for_that_of_these(run):
     prepare(run, "tiny", "dpo")
-    came_to_its_end(run)
+    leave_finished(run)
     finish(run, "tiny", "dpo")
     write(run.stage_dir("tiny", "dpo") / "model" / "model.safetensors", "other weights")
     with pytest.raises(UserError, match=r"is of another training than the files beside it \(weights.model"):

@@ -12,12 +12,13 @@ from logreasoner.files import ROOT, sha256
 
 LEFT_OUT = shutil.ignore_patterns(".git", "build", ".venv*", ".*_cache", ".hypothesis", "__pycache__", "images",
                                   "tests")
-# Everything that a run of the demo makes without LLaMA-Factory, vLLM and FlagEmbedding: answers come from the scripted
-# teacher over HTTP, the policy's from a rule, embeddings from hashes.
+# Everything that a run makes without LLaMA-Factory, vLLM and FlagEmbedding: answers come from the scripted teacher over
+# HTTP, the policy's from a rule, embeddings from hashes. Arguments: the umask, the experiment.
 PROGRAM = r"""
 import hashlib, importlib, json, os, sys
 from pathlib import Path
-os.umask(int(sys.argv[1], 8))
+umask, experiment = sys.argv[1:]
+os.umask(int(umask, 8))
 import numpy
 from demo.teacher import serving
 from logreasoner.generation import response_cache
@@ -37,11 +38,11 @@ def ask(name, folder, role="teacher", *more):
     do("logreasoner.generation.generate", "--run", "demo", "--role", role, *more,
        "--requests", f"{folder}/{name}.requests.jsonl", "--responses", f"{folder}/{name}.responses.jsonl")
 
-def said(text):
+def response(text):
     return {"status_code": 200, "body": {"choices": [{"message": {"content": text}, "finish_reason": "stop"}]}}
 
 do("demo.logs", "--out", "build/data/bundled")
-do("logreasoner.config", "--run", "demo", "--experiment", "demo")
+do("logreasoner.config", "--run", "demo", "--experiment", experiment)
 do("data_builders.splits", "--run", "demo")
 run = load_run("demo")
 shared, own = run.dataset("shared", "thought-sft"), run.dataset("tiny", "solution-sft")
@@ -69,7 +70,7 @@ with serving("demo") as url:
         wrong = next(label for label in labels if label != item.label)
         label = wrong if hashlib.sha256(item.id.encode()).digest()[0] % 3 == 0 else item.label
         text = Trajectory(("Read the log.", "Decide."), label).render()
-        answers.append({"custom_id": item.id, "response": said(text), "error": None})
+        answers.append({"custom_id": item.id, "response": response(text), "error": None})
     write_jsonl(own / "solutions.responses.jsonl", answers)
     do("data_builders.stage2", "--run", "demo", "--model", "tiny", "--stage", "solution-sft", "solutions")
     do("data_builders.stage2", "--run", "demo", "--model", "tiny", "--stage", "dpo", "correction-requests")
@@ -107,27 +108,29 @@ WORLDS = {
 }
 
 
-def kept(path):
-    """Whether a file's bytes are ours to promise: a journal has answers in the order of their arrival."""
+def reproducible(path):
+    """Whether a file's bytes are promised: a response cache has answers in the order of their arrival."""
     return path.is_file() and not path.name.endswith((".journal.jsonl", ".journal.lock", ".pyc"))
 
 
 @pytest.fixture(scope="module")
-def trees(tmp_path_factory):
-    """What each world made: path -> SHA-256."""
-    started, found = {}, {}
+def trees(tmp_path_factory, long):
+    """The SHA-256 of each file by its path, for each world; of the demo's run with --long, else of a smaller one."""
+    started, checksums = {}, {}
     for name, (umask, variables) in WORLDS.items():
         folder = tmp_path_factory.mktemp("determinism") / name / "checkout"
         shutil.copytree(ROOT, folder, ignore=LEFT_OUT)
         plain = {key: value for key, value in os.environ.items() if not key.startswith(("LC_", "LANG", "PYTHON"))}
-        started[folder] = subprocess.Popen([sys.executable, "-c", PROGRAM, umask], cwd=folder, text=True,
+        started[folder] = subprocess.Popen([sys.executable, "-c", PROGRAM, umask, "demo" if long else "smoke"],
+                                           cwd=folder, text=True,
                                            env={**plain, **variables, "PYTHONPATH": str(folder)},
                                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     for folder, process in started.items():
-        said, _ = process.communicate(timeout=600)
-        assert process.returncode == 0, said[-3000:]
-        found[folder] = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*") if kept(path)}
-    return found
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output[-3000:]
+        checksums[folder] = {str(path.relative_to(folder)): sha256(path) for path in folder.rglob("*")
+                             if reproducible(path)}
+    return checksums
 
 
 def test_every_file_before_training_has_the_same_bytes_anywhere(trees):
@@ -136,9 +139,9 @@ def test_every_file_before_training_has_the_same_bytes_anywhere(trees):
     differ = sorted(name for name in here if here[name] != there[name])
     assert not differ, [(name, *((folder / name).read_bytes()[:300] for folder in trees)) for name in differ[:3]]
     made = [name for name in here if name.startswith("build/")]
-    wanted = ("splits/stage1.jsonl", "thoughts.jsonl", "selected.json", "dpo/samples.jsonl", "dpo.yaml", "report.html",
-              "build/sessions.jsonl", "disk-failures/train.jsonl", "test.requests.jsonl", "tables.csv")
-    assert all(any(name.endswith(each) for name in made) for each in wanted), made
+    endings = ("splits/stage1.jsonl", "thoughts.jsonl", "selected.json", "dpo/samples.jsonl", "dpo.yaml", "report.html",
+               "build/sessions.jsonl", "disk-failures/train.jsonl", "test.requests.jsonl", "tables.csv")
+    assert all(any(name.endswith(ending) for name in made) for ending in endings), made
 
 
 def test_no_file_says_where_or_when_it_was_made(trees):

@@ -404,7 +404,7 @@ def _read_declaration(path: Path) -> dict[str, Any]:
             f"{path} was written by an earlier version of this project: it lacks settings that the run was made with, "
             "and its answers do not name the weights that gave them, so that neither can be checked or reused. Its "
             f"files stay as they are. To continue, declare a new run (RUN={path.parent.name}-2); to inspect this one, "
-            "check out the commit in its manifests")
+            "check out the commit that its manifests name")
     return known
 
 

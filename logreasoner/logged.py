@@ -1,6 +1,6 @@
-"""Run another program with its output in a log file, and show on one line how far it is.
+"""Run another program with its output in a log file, and show its progress on one line.
 
-A failure shows the last lines of the log and where it is. With V=1 in the environment the output is shown instead.
+A failure shows the path and the last lines of the log. With V=1 in the environment the output is shown instead.
 """
 
 import argparse
@@ -16,18 +16,18 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 
 TAIL = 15  # lines of the log that a failure shows
-EVERY = 30.0  # seconds between two lines of progress where the output is no terminal
+EVERY = 30.0  # seconds between lines of progress where the output is not a terminal
 
 
 def read_environment(path: Path) -> dict[str, str]:
-    """The variables of a file of NAME=VALUE lines."""
+    """Read the variables of a file of NAME=VALUE lines."""
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
     return {name: value for name, _, value in pairs}
 
 
 def progress(pattern: str, since: float) -> str:
-    """How far a training is, from LLaMA-Factory's trainer_log.jsonl (a glob pattern); "" before its first entry."""
+    """Return the progress of a training from LLaMA-Factory's trainer_log.jsonl (a glob pattern); "" before an entry."""
     for path in Path().glob(pattern):
         with contextlib.suppress(OSError, ValueError, IndexError, AttributeError):
             entry = json.loads(path.read_text(encoding="utf-8").splitlines()[-1])
@@ -39,13 +39,13 @@ def progress(pattern: str, since: float) -> str:
 
 
 class Line:
-    """A line on standard error that is written over on a terminal, and repeated now and then elsewhere."""
+    """A line on standard error that is overwritten on a terminal and repeated every EVERY seconds elsewhere."""
 
     def __init__(self, title: str):
         self.title, self.terminal, self.written = title, sys.stderr.isatty(), 0.0
 
     def show(self, text: str, last: bool = False) -> None:
-        """Show the state, which is the last one or not."""
+        """Show a state; the `last` one ends the line."""
         if self.terminal:
             print(f"\r\x1b[K{self.title}: {text}", end="\n" if last else "", file=sys.stderr, flush=True)
         elif last or time.monotonic() - self.written >= EVERY:
@@ -56,7 +56,7 @@ class Line:
 def run(command: list[str], log: Path, title: str, environment: dict[str, str], steps: str | None) -> None:
     """Run a command to its end. Raises UserError with the end of its log where it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    begun, line = time.time(), Line(title)
+    start, line = time.time(), Line(title)
     with open(log, "ab") as stream:
         output = None if os.environ.get("V") else stream
         with subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output) as process:
@@ -64,15 +64,15 @@ def run(command: list[str], log: Path, title: str, environment: dict[str, str], 
             while process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=1)
-                if steps and (state := progress(steps, begun)):
+                if steps and (state := progress(steps, start)):
                     line.show(state)
     if process.returncode:
         tail = [] if os.environ.get("V") else log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
         raise UserError("\n".join([f"{title}: {command[0]} ended with status {process.returncode}; the last lines of "
                                    f"{log}:", *tail]))
-    seconds = round(time.time() - begun)
+    seconds = round(time.time() - start)
     line.show(f"done in {seconds // 60}:{seconds % 60:02}" + (f" ({state})" if steps and (state := progress(
-        steps, begun)) else ""), last=True)
+        steps, start)) else ""), last=True)
 
 
 def _main(given: argparse.Namespace) -> None:

@@ -1,4 +1,4 @@
-"""What the paper prints, typed and checked (experiments/tables.yaml), and the grid of cells that reproduces it."""
+"""Load the paper's printed numbers (experiments/tables.yaml) and list the grid of cells that reproduces them."""
 
 import functools
 from collections.abc import Iterator
@@ -14,8 +14,8 @@ TABLE1_MODEL = "llama3.1-8b"  # Table 1 does not say whose right and wrong solut
 NAMES = {"precision": "Precision", "recall": "Recall", "f1": "F1", "accuracy": "Accuracy", "weighted_f1": "Weighted-F1"}
 
 
-class Filled(Declared):
-    """The results that fill a row: a model of models.yaml at a stage."""
+class ModelStage(Declared):
+    """A model of models.yaml at a stage, whose results fill a row."""
 
     model: str
     stage: str
@@ -26,21 +26,21 @@ class Row(Declared):
 
     title: str
     base: str | None = None
-    filled_by: Filled
+    filled_by: ModelStage
     tasks: list[str] = []
 
     def fits(self, task: str) -> bool:
-        """Whether the method can answer a task at all."""
+        """Tell whether the method can answer a task."""
         return not self.tasks or task in self.tasks
 
     @property
     def baseline(self) -> bool:
-        """Whether it is a baseline: a baseline that needs no language model."""
+        """Tell whether the method is a baseline, which needs no language model."""
         return self.filled_by.stage == "baseline"
 
 
 class Column(Declared):
-    """A test set of a table, and the metrics that the paper prints for it; counts or n as the file's head says."""
+    """A test set of a table, and the metrics that the paper prints for it; counts or n as the head of the file says."""
 
     task: str
     source: str
@@ -53,12 +53,12 @@ class Column(Declared):
 
     @property
     def heading(self) -> str:
-        """`BGL (Precision / Recall / F1)`."""
+        """Return the heading, like `BGL (Precision / Recall / F1)`."""
         return f"{self.title} ({' / '.join(NAMES.get(name, name) for name in self.metrics)})"
 
 
 class Table(Declared):
-    """A table as printed: row -> one string a column, parts in the order of the column's metrics."""
+    """A table as printed: for each row a string for each column, with parts in the order of the column's metrics."""
 
     number: int
     title: str
@@ -67,13 +67,13 @@ class Table(Declared):
     gains: dict[str, list[str]]
 
     def parts(self, row: str, at: int) -> list[str]:
-        """The numbers of a row in a column, as printed; empty strings for a row that the paper lacks."""
+        """Return the numbers of a row in a column, as printed; empty strings for a row that the paper lacks."""
         if row not in self.published:
             return [""] * len(self.columns[at].metrics)
         return self.published[row][at].split(" / ")
 
     def printed(self, row: str) -> list[str]:
-        """A row's cells with the (+X) after the metric it belongs to."""
+        """Return a row's cells with the (+X) after the metric it belongs to."""
         cells = []
         for at, column in enumerate(self.columns):
             parts = self.parts(row, at)
@@ -94,7 +94,7 @@ class Panel(Declared):
 
 
 class Point(Declared):
-    """What a figure shows for each of its models: a stage's score (of another model, if it names one)."""
+    """A point that a figure shows for each of its models: the score of a stage (of `model` instead, if set)."""
 
     key: str
     title: str
@@ -105,8 +105,8 @@ class Point(Declared):
     row: Literal["base", "logreasoner"] | None = None
 
 
-class Stated(Declared):
-    """What the text says of a point: its value, or how it differs from another point of the panel, in percent."""
+class Statement(Declared):
+    """The text about a point: its value, or its difference from another point of the panel, in percent."""
 
     panel: str
     point: str
@@ -127,7 +127,7 @@ class Figure(Declared):
     models: list[str] = []
     panels: list[Panel] = []
     points: list[Point] = []
-    stated: list[Stated] = []
+    stated: list[Statement] = []
 
 
 class Claim(Declared):
@@ -153,7 +153,7 @@ class Published(Declared):
     claims: list[Claim]
 
     def figure(self, number: int) -> Figure:
-        """A figure by its number. Raises UserError with the known ones."""
+        """Return a figure by its number. Raises UserError with the known ones."""
         for figure in self.figures:
             if figure.number == number:
                 return figure
@@ -161,7 +161,7 @@ class Published(Declared):
         raise UserError(f"no figure {number}; the paper's figures with results are {known}")
 
     def number(self, row: str, task: str, source: str, metric: str) -> float | None:
-        """A published number of Tables 3-5, None if there is none."""
+        """Return a published number of Tables 3-5, None if there is none."""
         for table in self.tables:
             for at, column in enumerate(table.columns):
                 if (column.task, column.source) == (task, source) and row in table.published:
@@ -169,16 +169,16 @@ class Published(Declared):
         return None
 
     def mean(self, row: str, task: str, metric: str, sources: list[str]) -> float | None:
-        """The mean of a row's published numbers over sources, None unless all are there."""
-        found = [self.number(row, task, source, metric) for source in sources]
-        numbers = [number for number in found if number is not None]
-        return sum(numbers) / len(numbers) if numbers and len(numbers) == len(found) else None
+        """Return the mean of a row's published numbers over sources, None unless all are published."""
+        values = [self.number(row, task, source, metric) for source in sources]
+        numbers = [value for value in values if value is not None]
+        return sum(numbers) / len(numbers) if numbers and len(numbers) == len(values) else None
 
     def point_value(self, figure: Figure, panel: Panel, key: str, model: str) -> float | None:
-        """What the paper says of a point: stated, printed in a table, or derived from both; None if nothing."""
+        """Return the paper's value of a point: printed in a table, stated, or derived from both; None without one."""
         point = next(point for point in figure.points if point.key == key)
         if point.row:
-            filled = Filled(model=model, stage={"base": "base", "logreasoner": "dpo"}[point.row])
+            filled = ModelStage(model=model, stage={"base": "base", "logreasoner": "dpo"}[point.row])
             row = next((name for name, row in self.rows.items() if row.filled_by == filled), "")
             if (mean := self.mean(row, panel.task, panel.metric, panel.sources)) is not None:
                 return mean
@@ -193,9 +193,9 @@ class Published(Declared):
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the grid: where it is printed, what it is about, and the command whose result fills it.
+    """One number of the grid: where it is printed, what it measures, and the command whose result fills it.
 
-    Filled by the scores of a model at a stage on (task, source) pairs, or, without a model, by a file of the run.
+    It comes from the scores of a model at a stage on (task, source) pairs, or, without a model, from a file of the run.
     """
 
     table: str
@@ -212,20 +212,20 @@ class Cell:
 
 @functools.cache
 def published() -> Published:
-    """The declared numbers. Raises UserError for a cell that does not fit its row or column."""
+    """Load the declared numbers. Raises UserError for a cell that does not fit its row or column."""
     path = EXPERIMENTS / "tables.yaml"
-    found = checked(Published, load_yaml(path), str(path))
-    for table in found.tables:
+    result = checked(Published, load_yaml(path), str(path))
+    for table in result.tables:
         for row, cells in table.published.items():
             where = f"{path}: table {table.number}: {row}"
-            if row not in found.rows:
-                raise UserError(f"{where}: not one of rows")
+            if row not in result.rows:
+                raise UserError(f"{where}: not one of `rows`")
             parts = [len(text.split(" / ")) for text in cells]
             if parts != [len(column.metrics) for column in table.columns]:
-                raise UserError(f"{where}: a cell for each column and a number for each of its metrics, please")
-    for figure in found.figures:
+                raise UserError(f"{where}: needs a cell for each column and in it a number for each metric")
+    for figure in result.figures:
         _check_stated(figure, f"{path}: figure {figure.number}")
-    return found
+    return result
 
 
 def _check_stated(figure: Figure, where: str) -> None:
@@ -236,41 +236,41 @@ def _check_stated(figure: Figure, where: str) -> None:
 
 
 def evaluated(model: str, stage: str) -> str:
-    """The command that scores a model at a stage."""
+    """Return the command that scores a model at a stage."""
     return f"make eval MODEL={model} STAGE={stage}"
 
 
 def grid(only: str | None = None, chosen: list[str] | None = None) -> list[Cell]:
-    """Every cell of Tables 1-5 and figures 4-8 and 10, in their order; `only` one of them ("table3", "figure5").
+    """List the cells of Tables 1-5 and figures 4-8 and 10, in order, or those of `only` one ("table3", "figure5").
 
-    `chosen` are the models of the figures instead of the paper's. Raises UserError for an unknown `only`.
+    `chosen` models replace the paper's in the figures. Raises UserError for an unknown `only`.
     """
-    found = [cell for cells in (_data_cells(), _table_cells(), _figure_cells(chosen)) for cell in cells]
-    names = list(dict.fromkeys(cell.table for cell in found))
+    grid_cells = [cell for cells in (_data_cells(), _table_cells(), _figure_cells(chosen)) for cell in cells]
+    names = list(dict.fromkeys(cell.table for cell in grid_cells))
     if only is not None and only not in names:
         raise UserError(f"unknown table or figure {only!r}; there are {', '.join(names)}")
-    return [cell for cell in found if only in (None, cell.table)]
+    return [cell for cell in grid_cells if only in (None, cell.table)]
 
 
 def _data_cells() -> Iterator[Cell]:
-    said = published().data_tables
-    for row in said["table1"]["rows"]:
+    tables = published().data_tables
+    for row in tables["table1"]["rows"]:
         first = row["stage"] == "stage1"
-        made = "make data" if first else f"make corrections MODEL={TABLE1_MODEL}"
+        command = "make data" if first else f"make corrections MODEL={TABLE1_MODEL}"
         file = "splits/manifest.json" if first else f"datasets/{TABLE1_MODEL}/dpo/corrections.jsonl"
         for metric in ("sft", "dpo"):
             if row[metric] is not None:
                 yield Cell("table1", f"{row['stage']} {row['task']}", row["domain"], f"rows {metric}",
-                           str(row[metric]), made, file=file)
-    for task, sources in said["table2"]["rows"].items():
+                           str(row[metric]), command, file=file)
+    for task, sources in tables["table2"]["rows"].items():
         for source, count in sources.items():
             yield Cell("table2", task, source, "rows", str(count), "make data", file="splits/manifest.json")
 
 
 def _table_cells() -> Iterator[Cell]:
-    said = published()
-    for table in said.tables:
-        for name, row in said.rows.items():
+    paper = published()
+    for table in paper.tables:
+        for name, row in paper.rows.items():
             for at, column in enumerate(table.columns):
                 if not row.fits(column.task):
                     continue
@@ -281,8 +281,8 @@ def _table_cells() -> Iterator[Cell]:
 
 
 def _figure_cells(chosen: list[str] | None) -> Iterator[Cell]:
-    said = published()
-    for figure in said.figures:
+    paper = published()
+    for figure in paper.figures:
         name = f"figure{figure.number}"
         if figure.kind == "thoughts":
             for stated in figure.stated:
@@ -292,8 +292,8 @@ def _figure_cells(chosen: list[str] | None) -> Iterator[Cell]:
         for model in chosen or figure.models:
             for panel in figure.panels:
                 for point in figure.points:
-                    value = said.point_value(figure, panel, point.key, model)
-                    one = point.model or model
+                    value = paper.point_value(figure, panel, point.key, model)
+                    scored = point.model or model
                     yield Cell(name, f"{model} {point.key}", f"{panel.task}/mean", panel.metric,
-                               "" if value is None else f"{value:.2f}", evaluated(one, point.stage), one, point.stage,
-                               tuple((panel.task, source) for source in panel.sources))
+                               "" if value is None else f"{value:.2f}", evaluated(scored, point.stage), scored,
+                               point.stage, tuple((panel.task, source) for source in panel.sources))

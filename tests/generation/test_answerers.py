@@ -269,7 +269,7 @@ def hub(workdir, monkeypatch):
 def test_a_hubs_model_is_known_by_its_commit(hub, workdir, monkeypatch):
     """The one declared, else the one in this machine's cache, else the hub's."""
     assert weights.revision("org/model") == "c" * 40
-    with pytest.raises(UserError, match="org/unknown: which commit of it answers cannot be found out: .* did not say"):
+    with pytest.raises(UserError, match="org/unknown: the commit of this model is unknown: .* gave none"):
         weights.revision("org/unknown")
     ref = workdir / "hub" / "models--org--model" / "refs" / "main"
     ref.parent.mkdir(parents=True)

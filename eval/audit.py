@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -85,7 +85,115 @@ class Column(Declared):
         return sum(self.counts.values()) if self.counts else self.n or 0
 
     @property
-    def _claims(numbers: Numbers, tp: Array, positives: Array, n: int,
+    def one_class(self) -> bool:
+        """Whether the metrics are those of the positive class."""
+        return bool(OF_ONE_CLASS & set(self.metrics))
+
+    @property
+    def positives(self) -> int | None:
+        """Rows of the positive class, or of the first of two; None if not known or more classes."""
+        if not self.counts or (not self.one_class and len(self.counts) > 2):
+            return None
+        return self.counts[self.positive or next(iter(self.counts))]
+
+    @property
+    def searched(self) -> bool:
+        """Whether every P is tried."""
+        return self.size <= LARGEST[self.one_class] and (
+            self.one_class or ("weighted_f1" in self.metrics and len(self.counts or "ab") == 2))
+
+    @property
+    def accuracy_only(self) -> bool:
+        """Whether the accuracy is all that is audited."""
+        return not self.searched and self.positives is None
+
+    def check(self, where: str) -> None:
+        """Raise UserError for what cannot be audited."""
+        metrics, least = set(self.metrics), min((self.counts or {}).values(), default=1)
+        if not (metrics and metrics <= OF_ONE_CLASS) and not ("accuracy" in metrics and metrics <= OVERALL):
+            raise UserError(f"{where}: metrics: some of precision, recall, f1; or accuracy; or accuracy, weighted_f1")
+        if (self.counts is None) == (self.n is None) or self.size < 2 or least < 1 or len(self.counts or "ab") < 2:
+            raise UserError(f"{where}: give either counts, two labels or more with at least a row each, or n")
+        if self.counts and (self.one_class or self.positive) and self.positive not in self.counts:
+            raise UserError(f"{where}: positive: name the positive class, one of {', '.join(self.counts)}")
+        if self.n and self.one_class and "recall" not in metrics:
+            raise UserError(f"{where}: with n alone the cells need recall; give counts")
+        if self.n and not self.searched and metrics != {"accuracy"}:
+            raise UserError(f"{where}: {self.n:,} rows are too many to try every number of positives (at most "
+                            f"{LARGEST[self.one_class]:,}); give counts")
+
+    def read(self, text: str, percent: bool, where: str) -> Numbers | None:
+        """Read a cell; None for one that is empty or a dash. Raises UserError."""
+        if text.strip() in ("", "-", "\u2013", "\u2014"):
+            return None
+        parts = [part.strip().removesuffix("%").strip() for part in text.split("/")]
+        if len(parts) != len(self.metrics) or not all(re.fullmatch(r"\d{1,3}(\.\d{1,6})?", part) for part in parts):
+            raise UserError(f"{where}: {text!r}: expected {' / '.join(self.metrics)} as printed, such as 69.10 / 76.09")
+        numbers = {}
+        for metric, part in zip(self.metrics, parts, strict=True):
+            whole, _, decimals = part.partition(".")
+            scale = (100 if percent else 1) * 10 ** len(decimals)
+            numbers[metric] = number = Number(int(whole + decimals), scale, len(decimals))
+            if number.digits > number.scale:
+                raise UserError(f"{where}: {text!r}: {part} is more than {'100 percent' if percent else '1'}")
+        return numbers
+
+
+class Table(Declared):
+    """A table of a paper: row -> one string a column, its numbers in the order of the column's metrics."""
+
+    title: str
+    columns: list[Column]
+    rows: dict[str, list[str]]
+
+
+class Tables(Declared):
+    """A file of tables; percent: whether 69.10 or 0.6910 is printed."""
+
+    percent: bool = True
+    tables: list[Table]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An audited cell: how many matrices print so, or for how many P there is one; a line of the CSV."""
+
+    table: str
+    row: str
+    column: str
+    printed: str
+    truncated: int
+    rounded: int
+    by_chance: float
+    matrix: str
+    constant: str
+    beats: str
+
+
+class Fit(NamedTuple):
+    """The P that fit most rows of a column, how many rows that are, and how many such P chance would give."""
+
+    rows: int
+    best: list[int]
+    expected: float
+
+
+class TestSet(NamedTuple):
+    """An audited column; by convention, which P fit where every P is tried."""
+
+    table: str
+    column: Column
+    cells: list[Cell]
+    fits: dict[str, Fit]
+
+
+def _add(total: Array, matrices: Array, tp: Array, fp: Array) -> None:
+    first = (total[0] == 0) & (matrices > 0)
+    total[1:, first] = tp[first], fp[first]
+    total[0] += matrices
+
+
+def _claims(numbers: Numbers, tp: Array, positives: Array, n: int,
             bounds: Callable[[Number, Array], tuple[Array, Array]]) -> tuple[Array, Array]:
     """Return the least and greatest number of answers that may claim the positive class, by precision and F1."""
     low, high = [tp], [tp + n - positives]
@@ -217,8 +325,9 @@ def explain(column: Column, numbers: Numbers, found: Array | None, how: str) -> 
 def audit_column(table: Table, at: int, percent: bool) -> TestSet:
     """Audit a column. Raises UserError for one, or a cell of it, that cannot be audited."""
     column = table.columns[at]
-    where, n, positives = f"{table.title}: {column.title}", column.size, column.positives
+    where = f"{table.title}: {column.title}"
     column.check(where)
+    n, positives = column.size, column.positives
     cells = {row: numbers for row, texts in table.rows.items()
              if (numbers := column.read(texts[at], percent, f"{where}: {row}"))}
     tried = np.arange(1, n) if column.searched else np.array([positives or 1])

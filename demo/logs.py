@@ -1,7 +1,7 @@
-"""The demo's logs: demo/logs.yaml expanded, seeded, into instances of the four tasks.
+"""Expand demo/logs.yaml, by a seed, into the demo's instances of the four tasks.
 
-Whether a log is for training, for the test or for teaching the tiny base its answer forms is decided by its pair of
-verb and topic, so the three are disjoint by masked text and every test log is a combination nobody was trained on.
+Whether a log is for training, for the test or for teaching the tiny base the answer format is decided by its pair
+of verb and topic, so the three are disjoint by masked text and no model was trained on a combination of a test log.
 """
 
 import argparse
@@ -38,13 +38,13 @@ class Line:
 
 
 def dealt(value: list[str]) -> float:
-    """A number in [0, 1) that depends on the value alone."""
+    """Hash a value to a number in [0, 1)."""
     return int(digest([words()["seed"], *value])[:12], 16) / 16**12
 
 
 @functools.cache
 def split_of(verb: str, topic: str) -> str:
-    """The one split in which a verb and a topic may stand together."""
+    """Return the one split in which a verb and a topic may occur together."""
     share = words()["split"]
     number = dealt([verb, topic])
     return "test" if number < share["test"] else "form" if number < share["test"] + share["form"] else "train"
@@ -52,7 +52,7 @@ def split_of(verb: str, topic: str) -> str:
 
 @functools.cache
 def pairs(family: str, split: str, fault: bool, cause: str | None = None) -> list[tuple[str, str]]:
-    """Every (verb, topic) of a family (network, system) in a split, with or without fault, of one cause if given."""
+    """List each (verb, topic) of a family (network, system) in a split, with or without fault; of a cause if given."""
     topics = words()[family]["topics"]
     verbs = words()["verbs"]["fault" if fault else "notice"]
     return [(verb, topic) for verb in verbs for topic in topics
@@ -60,24 +60,24 @@ def pairs(family: str, split: str, fault: bool, cause: str | None = None) -> lis
 
 
 def line(rng: random.Random, family: str, source: str, verb: str, topic: str) -> Line:
-    """One log line of a source, its component, place and numbers drawn at random."""
-    said = words()[family]
-    who = said["sources"][source].get("vendor", source)
+    """Draw a log line of a source: its component, place and numbers."""
+    form = words()[family]
+    vendor = form["sources"][source].get("vendor", source)
     fault = verb in words()["verbs"]["fault"]
     numbers = {"a": rng.randint(1, 9), "b": rng.randint(10, 99)}
     values: dict[str, Any] = {
-        "verb": verb, "topic": topic, "component": rng.choice(said["components"][who]),
-        "place": rng.choice(said["places"]).format(**numbers), "mnemonic": topic.upper()}
+        "verb": verb, "topic": topic, "component": rng.choice(form["components"][vendor]),
+        "place": rng.choice(form["places"]).format(**numbers), "mnemonic": topic.upper()}
     if family == "network":
-        values["module"] = rng.choice(said["modules"][who])
-        values["level"] = rng.choice(said["levels"]["fault" if fault else "notice"])
+        values["module"] = rng.choice(form["modules"][vendor])
+        values["level"] = rng.choice(form["levels"]["fault" if fault else "notice"])
     else:
-        values["node"] = rng.choice(said["nodes"][who]).format(**numbers)
-    return Line(said["log"].format(**values), topic, fault)
+        values["node"] = rng.choice(form["nodes"][vendor]).format(**numbers)
+    return Line(form["log"].format(**values), topic, fault)
 
 
 def anomaly_detection(rng: random.Random, source: str, split: str) -> dict[str, Any]:
-    """A window of lines in the test, one line in training, either in the form logs; abnormal if any line is a fault."""
+    """Draw a window of lines for the test, one line for training, either for form; abnormal if any line is a fault."""
     window = words()["window"]
     wide = split == "test" or (split == "form" and rng.random() < 0.5)
     count = rng.randint(window["least"], window["most"]) if wide else 1
@@ -89,27 +89,28 @@ def anomaly_detection(rng: random.Random, source: str, split: str) -> dict[str, 
 
 
 def potential_failure_prediction(rng: random.Random, source: str, split: str) -> dict[str, Any]:
-    """A network log; a risk level of 4 or less is a failure (prompts hide it)."""
+    """Draw a network log; a risk level of 4 or less is a failure (prompts hide it)."""
     fault = rng.random() < 0.5
     drawn = line(rng, "network", source, *rng.choice(pairs("network", split, fault)))
     return {"log": drawn.text, "label": str(fault)}
 
 
 def root_cause_analysis(rng: random.Random, source: str, split: str) -> dict[str, Any]:
-    """A network log and the cause of its topic; the causes are equally frequent."""
+    """Draw a network log and the cause of its topic; the causes are equally frequent."""
     cause = rng.choice(sorted({row["cause"] for row in words()["network"]["topics"].values()}))
     both = pairs("network", split, True, cause) + pairs("network", split, False, cause)
     return {"log": line(rng, "network", source, *rng.choice(both)).text, "label": cause}
 
 
 def log_semantic_matching(rng: random.Random, source: str, split: str) -> dict[str, Any]:
-    """A network log with a description of what it reports (True), or of the opposite, maybe elsewhere (False)."""
+    """Draw a network log with a description of what it reports (True), or of the opposite, maybe elsewhere (False)."""
     fault, same = rng.random() < 0.5, rng.random() < 0.5
     drawn = line(rng, "network", source, *rng.choice(pairs("network", split, fault)))
     topics = words()["network"]["topics"]
     topic = drawn.topic if same or rng.random() < 0.5 else rng.choice(list(topics))
-    told = words()["network"]["descriptions"]["fault" if fault == same else "notice"]
-    return {"log": drawn.text, "label": str(same), "description": rng.choice(told).format(gloss=topics[topic]["gloss"])}
+    descriptions = words()["network"]["descriptions"]["fault" if fault == same else "notice"]
+    description = rng.choice(descriptions).format(gloss=topics[topic]["gloss"])
+    return {"log": drawn.text, "label": str(same), "description": description}
 
 
 BUILDERS = {"anomaly_detection": anomaly_detection, "log_semantic_matching": log_semantic_matching,
@@ -117,15 +118,15 @@ BUILDERS = {"anomaly_detection": anomaly_detection, "log_semantic_matching": log
 
 
 def sources(task: str) -> dict[str, dict[str, str]]:
-    """The sources of a task, with vendor and device."""
-    found: dict[str, dict[str, str]] = words()["system" if task == "anomaly_detection" else "network"]["sources"]
+    """Return the sources of a task, with vendor and device."""
+    rows: dict[str, dict[str, str]] = words()["system" if task == "anomaly_detection" else "network"]["sources"]
     if task == "root_cause_analysis":
-        return {name: row for name, row in found.items() if row["vendor"] in words()["network"]["causes_known"]}
-    return found
+        return {name: row for name, row in rows.items() if row["vendor"] in words()["network"]["causes_known"]}
+    return rows
 
 
 def instances(split: str) -> Iterator[Instance]:
-    """The split's instances, without one log twice in a task and source."""
+    """Yield a split's instances, without one log twice in a task and source."""
     for task, build in BUILDERS.items():
         for source, more in sources(task).items():
             rng = random.Random(f"{words()['seed']} {split} {task} {source}")
@@ -140,9 +141,9 @@ def instances(split: str) -> Iterator[Instance]:
 
 
 def handbook() -> Iterator[dict[str, Any]]:
-    """Handbook cases: a symptom and the steps of an analysis; their logs are training logs."""
+    """Yield handbook cases: a symptom and the steps of an analysis; their logs are training logs."""
     rng = random.Random(f"{words()['seed']} handbook")
-    network, told = words()["network"], words()["handbook"]
+    network, texts = words()["network"], words()["handbook"]
     for number in range(words()["rows"]["handbook"]):
         source = rng.choice(list(network["sources"]))
         vendor = network["sources"][source]["vendor"]
@@ -150,34 +151,33 @@ def handbook() -> Iterator[dict[str, Any]]:
         component = rng.choice(network["components"][vendor])
         values = {"verb": verb, "topic": topic, "source": source, "component": component}
         yield {"id": f"case-{number:03}", "source": source, "vendor": vendor,
-               "symptom": told["symptom"].format(**values),
-               "analysis": [step.format(**values) for step in rng.choice(told["analysis"])]}
+               "symptom": texts["symptom"].format(**values),
+               "analysis": [step.format(**values) for step in rng.choice(texts["analysis"])]}
 
 
-def telling(text: str) -> tuple[str, str]:
-    """The topic and the verb of a log: of its first fault if it has one, else of its first line with known words.
+def key_words(text: str) -> tuple[str, str]:
+    """Return the topic and the verb of a log: of its first fault, else of its first line with known words.
 
-    Of a log in other words, the two longest, the longest first.
+    For a log without known words, its two longest, the longest first.
     """
-    said = words()
-    topics = {*said["network"]["topics"], *said["system"]["topics"]}
-    faults, notices = said["verbs"]["fault"], said["verbs"]["notice"]
-    found: list[tuple[bool, int, str, str]] = []
+    topics = {*words()["network"]["topics"], *words()["system"]["topics"]}
+    faults, notices = words()["verbs"]["fault"], words()["verbs"]["notice"]
+    matches: list[tuple[bool, int, str, str]] = []
     for number, row in enumerate(text.splitlines()):
         parts = row.split()
         verb = next((part for part in parts if part in faults or part in notices), None)
         topic = next((part for part in parts if part in topics), None)
         if verb and topic:
-            found.append((verb not in faults, number, topic, verb))
-    if found:
-        return min(found)[2], min(found)[3]
+            matches.append((verb not in faults, number, topic, verb))
+    if matches:
+        return min(matches)[2], min(matches)[3]
     longest = sorted({part for part in text.split() if part.isalpha()}, key=lambda part: (-len(part), part))
     first, second = [*longest, "nothing", "nothing"][:2]
     return first, second
 
 
 def sense(text: str) -> str:
-    """What a log or a description tells of: harm, work, or something, where its words are not known."""
+    """Tell what a log or a description reports: harm, work, or "something" where its words are not known."""
     parts, told_by = set(text.replace(".", " ").split()), words()["network"]["told_by"]
     if parts & {*words()["verbs"]["fault"], *told_by["harm"]}:
         return "harm"

@@ -1,8 +1,8 @@
-"""The scripted teacher: the demo's stand-in for a paid one, an OpenAI-compatible server on loopback.
+"""Serve the scripted teacher: the demo's replacement for a paid one, an OpenAI-compatible server on loopback.
 
-It knows the labels of the run's splits, reads the correct answer out of a correction prompt, and says what
-demo/teacher.yaml holds. It is wrong at declared rates, so that the pipeline has something to reject. It answers
-evaluation prompts too: in `make smoke` it stands in for the models that the paper asks through an API.
+It knows the labels of the run's splits, reads the correct answer from a correction prompt, and answers with the texts
+of demo/teacher.yaml. It is wrong at declared rates, so that the pipeline has something to reject. It answers evaluation
+prompts too: in `make smoke` it replaces the models that the paper asks through an API.
 """
 
 import argparse
@@ -36,33 +36,33 @@ SECTIONS = ("Problem", "Student's steps", "Student's answer", "Correct answer")
 
 @functools.cache
 def script() -> dict[str, Any]:
-    """demo/teacher.yaml."""
+    """Load demo/teacher.yaml."""
     return dict(load_yaml(SCRIPT))
 
 
 def scripted(part: str, task: str) -> Any:
-    """What the script has for a task in "steps" or "thoughts"; for a task of a user's own what fits any."""
+    """Return what the script has for a task in "steps" or "thoughts"; for a custom task what fits any."""
     return script()[part].get(task) or script()[part]["own"]
 
 
-def dealt(prompt: str, matter: str) -> float:
-    """A number in [0, 1) that depends on the prompt and the matter alone."""
-    return int(digest([prompt, matter])[:12], 16) / 16**12
+def dealt(prompt: str, purpose: str) -> float:
+    """Hash a prompt and a purpose to a number in [0, 1)."""
+    return int(digest([prompt, purpose])[:12], 16) / 16**12
 
 
-def pick(options: list[str], prompt: str, matter: str) -> str:
-    """One of the options, by the prompt."""
-    return options[int(dealt(prompt, matter) * len(options))]
+def pick(options: list[str], prompt: str, purpose: str) -> str:
+    """Choose one of the options, by the prompt."""
+    return options[int(dealt(prompt, purpose) * len(options))]
 
 
 def some(options: list[str], count: int, prompt: str) -> list[str]:
-    """So many of the options, chosen by the prompt, in their order."""
+    """Choose so many of the options by the prompt, in their order."""
     chosen = sorted(options, key=lambda option: dealt(prompt, option))[:count]
     return [option for option in options if option in chosen]
 
 
-def fate(kind: str, prompt: str) -> str:
-    """What goes wrong with this reply: a key of the kind's rates, or "" for nothing."""
+def mistake(kind: str, prompt: str) -> str:
+    """Decide what is wrong with this reply: a key of the kind's rates, or "" for nothing."""
     number = dealt(prompt, "fate")
     for name, rate in script()["rates"][kind].items():
         if number < rate:
@@ -72,15 +72,15 @@ def fate(kind: str, prompt: str) -> str:
 
 
 def wordings(task: str, problem: str, label: str) -> list[list[str]]:
-    """The steps to a label, each in all its wordings, about the telling words of a problem as prompts show it."""
-    return filled(task, label, telling_words(problem))
+    """Return the steps to a label, each in all its wordings, about a problem as prompts show it."""
+    return filled(task, label, step_words(problem))
 
 
-def telling_words(problem: str) -> dict[str, str]:
-    """What the steps speak of, from a problem as prompts show it."""
+def step_words(problem: str) -> dict[str, str]:
+    """Return the words that steps mention, from a problem as prompts show it."""
     log = problem.partition("Log:\n")[2]
     log, _, description = log.partition("\nDescription:\n")
-    topic, verb = logs.telling(log)
+    topic, verb = logs.key_words(log)
     words = list(dict.fromkeys(re.findall(r"[^\W_]+", log)))
     longest = sorted(words, key=len, reverse=True)[:8]
     return {"topic": topic, "verb": verb, "sense": logs.sense(log), "other": logs.sense(description),
@@ -88,14 +88,14 @@ def telling_words(problem: str) -> dict[str, str]:
 
 
 def filled(task: str, label: str, words: dict[str, str]) -> list[list[str]]:
-    """The steps to a label, each in all its wordings, about the words given."""
+    """Return the steps to a label, each in all its wordings, with these words."""
     return [[text.format(label=label, **words) for text in step.get("any") or step[label]]
             for step in scripted("steps", task)]
 
 
 def rationale(prompt: str, problem: str, task: Task, label: str, kind: str = "rationale") -> str:
-    """A chain of steps and an answer; sometimes to a wrong label, sometimes out of form."""
-    wrong = fate(kind, prompt)
+    """Write steps and an answer; sometimes with a wrong label, sometimes not in the answer format."""
+    wrong = mistake(kind, prompt)
     if wrong == "wrong":
         label = pick([other for other in task.labels if other != label], prompt, "label")
     steps = [pick(options, prompt, f"step {number}") for number, options in
@@ -106,37 +106,37 @@ def rationale(prompt: str, problem: str, task: Task, label: str, kind: str = "ra
 
 
 def thought(prompt: str, task: str) -> str:
-    """A thought template as JSON; sometimes with a detail of an instance, sometimes cut short."""
-    said = scripted("thoughts", task)
-    wrong = fate("thought", prompt)
-    steps = some(said["steps"], 4 + int(dealt(prompt, "count") * 2), prompt)
+    """Write a thought template as JSON; sometimes with a detail of an instance, sometimes cut short."""
+    texts = scripted("thoughts", task)
+    wrong = mistake("thought", prompt)
+    steps = some(texts["steps"], 4 + int(dealt(prompt, "count") * 2), prompt)
     if wrong == "detail":
         steps[1] = pick(script()["thoughts"]["details"], prompt, "detail")
-    reply = json.dumps({"problem_overview": pick(said["overview"], prompt, "overview"),
-                        "key_challenges": some(said["challenges"], 2, prompt), "reasoning_steps": steps})
+    reply = json.dumps({"problem_overview": pick(texts["overview"], prompt, "overview"),
+                        "key_challenges": some(texts["challenges"], 2, prompt), "reasoning_steps": steps})
     return reply[: len(reply) // 2] if wrong == "unparseable" else reply
 
 
 def correction(prompt: str, problem: str, task: Task, steps: list[str], answer: str, label: str) -> str:
-    """The student's steps up to the first that differs from the teacher's own, then a reflection and the teacher's."""
-    wrong = fate("correction", prompt)
+    """Write the student's steps up to the first that differs from the teacher's, a reflection, the teacher's rest."""
+    wrong = mistake("correction", prompt)
     if wrong == "wrong":
         label = pick([other for other in task.labels if other != label], prompt, "label")
     own = wordings(task.name, problem, label)
-    kept = 0
-    while kept < min(len(steps), len(own)) and steps[kept] in own[kept]:
-        kept += 1
-    said = script()["correction"]
-    new = [pick(said["reflect"], prompt, "reflect").format(wrong=answer), *(step[0] for step in own[kept:])]
-    reply = {"first_error": max(kept, 1) + 1 if wrong == "forgets" else kept + 1,
-             "reason": pick(said["reasons"], prompt, "reason"),
-             "steps": new if wrong == "forgets" else steps[:kept] + new, "answer": label}
+    right = 0
+    while right < min(len(steps), len(own)) and steps[right] in own[right]:
+        right += 1
+    texts = script()["correction"]
+    new = [pick(texts["reflect"], prompt, "reflect").format(wrong=answer), *(step[0] for step in own[right:])]
+    reply = {"first_error": max(right, 1) + 1 if wrong == "forgets" else right + 1,
+             "reason": pick(texts["reasons"], prompt, "reason"),
+             "steps": new if wrong == "forgets" else steps[:right] + new, "answer": label}
     text = json.dumps(reply)
     return text[: len(text) // 2] if wrong == "unparseable" else text
 
 
 class Teacher:
-    """Answers prompts of one run, which need not be declared before the first prompt comes."""
+    """Answers prompts of one run, which need not be declared before the first prompt arrives."""
 
     def __init__(self, name: str):
         self.name = name
@@ -144,7 +144,7 @@ class Teacher:
         self.lock = threading.Lock()
 
     def run(self) -> Run:
-        """The run. Raises UserError if it is not declared, or declares another teacher."""
+        """Load the run. Raises UserError if it is not declared, or declares another teacher."""
         run = load_run(self.name)
         declared = run.experiment.teacher
         if not declared.scripted:
@@ -152,12 +152,12 @@ class Teacher:
         return run
 
     def reply(self, prompt: str) -> str | None:
-        """What the teacher says to a prompt; None to one that is not this run's."""
+        """Answer a prompt; None for one that is not this run's."""
         kind = next((name for name in KINDS if prompt.startswith(opening(name))), None)
         if kind in ("rationale", "solution"):
             problem = prompt.partition("### Task\n")[2]
-            found = self._look_up(problem)
-            return rationale(prompt, problem, *found, kind) if found else None
+            match = self._look_up(problem)
+            return rationale(prompt, problem, *match, kind) if match else None
         if kind == "thought":
             task = self._task(prompt)
             return thought(prompt, task.name if task else "handbook")
@@ -185,7 +185,7 @@ class Teacher:
             return self.known.get(problem)
 
     def respond(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-        """The status and the value of a chat completion."""
+        """Return the status and the body of a chat completion."""
         try:
             text = self.reply(body["messages"][-1]["content"])
         except (KeyError, IndexError, TypeError, AttributeError) as error:
@@ -200,21 +200,22 @@ class Teacher:
 
 @functools.cache
 def opening(name: str) -> str:
-    """The first line of a prompt file after its comment, by which a prompt of it is recognised."""
+    """Return the first line of a prompt file after its comment, by which its prompts are recognised."""
     return (PROMPTS / f"{name}.j2").read_text(encoding="utf-8").partition("#}\n")[2].partition("\n")[0]
 
 
 def completion(body: dict[str, Any], text: str) -> dict[str, Any]:
-    """A chat completion as the OpenAI API returns it; tokens are counted as words."""
-    asked = sum(len(message["content"].split()) for message in body["messages"])
-    said = len(text.split())
+    """Make a chat completion as the OpenAI API returns it; tokens are counted as words."""
+    prompt_tokens = sum(len(message["content"].split()) for message in body["messages"])
+    completion_tokens = len(text.split())
     return {"id": f"scripted-{digest(body)[:24]}", "object": "chat.completion", "created": 0, "model": body["model"],
             "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
-            "usage": {"prompt_tokens": asked, "completion_tokens": said, "total_tokens": asked + said}}
+            "usage": {"prompt_tokens": prompt_tokens, "completion_tokens": completion_tokens,
+                      "total_tokens": prompt_tokens + completion_tokens}}
 
 
 def handler(respond: Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]) -> type[BaseHTTPRequestHandler]:
-    """The request handler of a server that answers each chat completion, live or in a batch, by `respond`."""
+    """Make the request handler of a server that answers each chat completion, live or in a batch, by `respond`."""
     stored = Batches(respond)
 
     class Handler(BaseHTTPRequestHandler):
@@ -244,7 +245,7 @@ def handler(respond: Callable[[dict[str, Any]], tuple[int, dict[str, Any]]]) -> 
             self.wfile.write(data)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Silent: what was answered stands in the responses."""
+            """Print nothing: the answers are in the response files."""
 
     return Handler
 
@@ -275,10 +276,10 @@ def main() -> None:
 python -m demo.teacher --run demo -- make rationales RUN=demo""")
     arguments.add_argument("--run", required=True, help="the run whose splits it knows")
     arguments.add_argument("command", nargs="+", metavar="COMMAND", help="after --: what to run, and its arguments")
-    cli.run(arguments, beside)
+    cli.run(arguments, run_command)
 
 
-def beside(given: argparse.Namespace) -> None:
+def run_command(given: argparse.Namespace) -> None:
     """Run the command with SCRIPTED_TEACHER_URL set, then stop and exit with its status; SIGTERM ends both."""
     cli.stop_on_sigterm()
     with serving(given.run) as url:
@@ -286,7 +287,7 @@ def beside(given: argparse.Namespace) -> None:
         try:
             status = command.wait()
         except KeyboardInterrupt:
-            command.terminate()  # not killed: make passes it on to what it started, and removes half-made files
+            command.terminate()  # not killed: make passes the signal on and removes incomplete files
             command.wait()
             raise
     sys.exit(status if status >= 0 else 128 - status)

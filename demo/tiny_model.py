@@ -1,4 +1,4 @@
-"""The demo's models, made on the spot from a seed: a tiny Qwen2 with its own tokenizer, and a tiny embedder.
+"""Make the demo's models from a seed: a tiny Qwen2 with its own tokenizer, and a tiny embedding model.
 
 Runs in the train environment. Both are random. The first learns in base-sft; the second maps words to random
 directions, which is enough for a selection by diversity.
@@ -24,15 +24,15 @@ BERT_MARKS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 
 
 def fixed_lines(turns: list[str]) -> list[str]:
-    """The long lines that many prompts share, the most frequent first."""
-    said = base_sft.settings()["tokenizer"]["line_is_token"]
+    """Return the long lines that many prompts share, the most frequent first."""
+    declared = base_sft.settings()["tokenizer"]["line_is_token"]
     counted = Counter(line for turn in turns for line in dict.fromkeys(turn.splitlines()))
     return [line for line, count in counted.most_common()
-            if len(line) >= said["characters"] and count >= said["share"] * len(turns)]
+            if len(line) >= declared["characters"] and count >= declared["share"] * len(turns)]
 
 
-def tokenizer(asked: list[str], answered: list[str]) -> Any:
-    """A byte-level BPE tokenizer with Qwen's turn marks and chat template, trained on prompts and answers.
+def tokenizer(prompted: list[str], answers: list[str]) -> Any:
+    """Train a byte-level BPE tokenizer with Qwen's turn tokens and chat template on prompts and answers.
 
     Each fixed line of the prompts is one token: prompts are a quarter as long, and what is left is the log. Text is
     split as Qwen2 splits it: transformers 5, which vLLM uses, takes Qwen2's tokenizer for every Qwen2 model and would
@@ -44,17 +44,17 @@ def tokenizer(asked: list[str], answered: list[str]) -> Any:
 
     template = chat_template("qwen").read_text(encoding="utf-8")
     turn = jinja2.Template(template)
-    turns = [turn.render(messages=[{"role": "user", "content": text}], add_generation_prompt=True) for text in asked]
+    turns = [turn.render(messages=[{"role": "user", "content": text}], add_generation_prompt=True) for text in prompted]
     turns = [re.sub("|".join(map(re.escape, TURN_MARKS)), "\n", text) for text in turns]
-    said = base_sft.settings()["tokenizer"]
+    declared = base_sft.settings()["tokenizer"]
     made = Tokenizer(models.BPE())
     made.normalizer = normalizers.NFC()
     made.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(base_sft.settings()["tokenizer"]["split"]), behavior="isolated"),
+        pre_tokenizers.Split(Regex(declared["split"]), behavior="isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
     made.decoder = decoders.ByteLevel()
-    made.train_from_iterator(turns + answered, trainers.BpeTrainer(
-        vocab_size=said["vocabulary"], special_tokens=TURN_MARKS,
+    made.train_from_iterator(turns + answers, trainers.BpeTrainer(
+        vocab_size=declared["vocabulary"], special_tokens=TURN_MARKS,
         show_progress=False, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     made.add_tokens(fixed_lines(turns))
     return Qwen2TokenizerFast(
@@ -65,17 +65,17 @@ def tokenizer(asked: list[str], answered: list[str]) -> Any:
 
 
 def qwen2(name: str, out: Path) -> None:
-    """Write the tiny base model of a run, before it learned anything."""
+    """Write the tiny base model of a run, untrained."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM, set_seed
 
     run = load_run(name)
     tasks = run.tasks()
     samples = list(base_sft.samples(name))
-    asked = [sample["prompt"] for sample in samples]
-    asked += [prompts.render("thought_sft", problem=prompts.problem(item, tasks[item.task]))
-              for item in base_sft.instances(run)]
-    made = tokenizer(asked, [sample["response"] for sample in samples])
+    prompted = [sample["prompt"] for sample in samples]
+    prompted += [prompts.render("thought_sft", problem=prompts.problem(item, tasks[item.task]))
+                     for item in base_sft.instances(run)]
+    made = tokenizer(prompted, [sample["response"] for sample in samples])
     set_seed(base_sft.settings()["seed"])
     model = Qwen2ForCausalLM(Qwen2Config(
         **base_sft.settings()["qwen2"], vocab_size=-(-len(made) // 64) * 64, bos_token_id=None, dtype=torch.float32,
@@ -84,7 +84,7 @@ def qwen2(name: str, out: Path) -> None:
 
 
 def word_pieces(texts: Iterable[str]) -> dict[str, int]:
-    """A WordPiece vocabulary: letters, and the most frequent words. The library's trainer numbers letters by chance."""
+    """Make a WordPiece vocabulary of letters and frequent words. The library's trainer is not deterministic."""
     words = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text.lower()))
     letters = sorted({letter for word in words for letter in word})
     ranked = sorted(words, key=lambda word: (-words[word], word))
@@ -107,12 +107,12 @@ def bert(out: Path) -> None:
 
 
 def _write(model: Any, made: Any, out: Path, **facts: Any) -> None:
-    half = out.with_name(f".{out.name}.half")  # make goes by the folder or its first file
-    for folder in (half, out):
+    partial = out.with_name(f".{out.name}.half")  # make looks for the folder or a file in it
+    for folder in (partial, out):
         shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(half, safe_serialization=True)
-    made.save_pretrained(half)
-    half.rename(out)
+    model.save_pretrained(partial, safe_serialization=True)
+    made.save_pretrained(partial)
+    partial.rename(out)
     weights = sum(weight.numel() for weight in model.parameters())
     manifest(out, base_sft.INPUTS, **facts, weights=weights, settings=base_sft.settings())
     print(f"{out}: {type(model).__name__}, {weights:,} weights, {facts['tokens']:,} tokens")
@@ -129,7 +129,7 @@ def _main(given: argparse.Namespace) -> None:
 
 def main() -> None:
     """Make one of the demo's models."""
-    arguments = cli.parser("demo.tiny_model", "Make the demo's tiny base model, or its embedding model.", """
+    arguments = cli.parser("demo.tiny_model", "Make the demo's tiny base model or its embedding model.", """
 python -m demo.tiny_model --run demo --out build/runs/demo/models/tiny/init/model
 python -m demo.tiny_model --embedder --out build/runs/demo/models/embedder""")
     arguments.add_argument("--run", help="the run whose prompts the tokenizer is trained on")

@@ -88,5 +88,5 @@ def test_groups_have_as_many_rows_as_the_demo_asks_for(splits):
     ("ciod: failed to read message prefix on control stream", ("control", "message")),
     ("12 34", ("nothing", "nothing")),
 ])
-def test_telling_words(text, words):
-    assert logs.telling(text) == words
+def test_key_words(text, words):
+    assert logs.key_words(text) == words

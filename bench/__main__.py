@@ -1,7 +1,7 @@
-"""Measure the parts named (all by default), keep what they gave in build/bench/, print and write the table.
+"""Measure the named parts (all by default), store their rows in build/bench/, print and write the table.
 
-Each part is a module of this package with measure(folder) -> rows; folder is a scratch folder of its own that stays, so
-that inputs that take long to make are made once. The page is made from every part's last measurement.
+Each part is a module of this package with measure(folder) -> rows; folder is a scratch folder that stays, so that
+inputs that take long to make are made once. The page is made from every part's last measurement.
 """
 
 import argparse
@@ -26,7 +26,7 @@ MEASURED = BUILD / "bench"
 
 
 def machine() -> str:
-    """This machine in words: processor, cores, memory, system."""
+    """Describe this machine: processor, cores, memory, Python."""
     cpu = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
                 if line.startswith("model name")), platform.machine())
     kib = int(Path("/proc/meminfo").read_text().split()[1])
@@ -35,7 +35,7 @@ def machine() -> str:
 
 
 def measure(part: str) -> None:
-    """Run one part and keep its rows."""
+    """Run one part and store its rows."""
     folder = MEASURED / part
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = importlib.import_module(f"bench.{part}").measure(folder)
@@ -45,7 +45,7 @@ def measure(part: str) -> None:
 
 
 def page() -> str:
-    """Every part's last measurement, as Markdown."""
+    """Render every part's last measurement as Markdown."""
     found = {part: read_json(MEASURED / f"{part}.json") for part in PARTS if (MEASURED / f"{part}.json").exists()}
     return environment(TEMPLATES, {}, keep_trailing_newline=True).get_template("speed.md.j2").render(
         parts=PARTS, found=found)
@@ -62,7 +62,7 @@ def _main(given: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """The command line."""
+    """Measure speed."""
     arguments = cli.parser("bench", "Measure speed against peers and limits in the same run.", """
 python -m bench
 python -m bench sessions selection

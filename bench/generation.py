@@ -1,6 +1,6 @@
-"""The live engine on a real vLLM server beside `vllm bench serve`, and what of the prompts its prefix cache holds.
+"""Compare the live engine with `vllm bench serve` on a real vLLM server, and measure prefix-cache hits.
 
-The model is the demo's tiny one, not trained: how fast requests go in and out does not depend on what it says.
+The model is the demo's tiny one, untrained: the speed does not depend on what it answers.
 """
 
 import json
@@ -44,7 +44,7 @@ serve.main(arguments.parse_args())
 
 
 def windows(folder: Path) -> list[Record]:
-    """Three-shot requests about BGL-format sessions, made from a seed, with answers of a given number of tokens."""
+    """Make three-shot requests about BGL-format sessions, by a seed, with answers of a given number of tokens."""
     count = (WINDOWS + EXAMPLES) * WINDOW
     log, sessions = made(folder / f"{count}.log", count), folder / "sessions.jsonl"
     ran([sys.executable, "-m", "data_builders.sessions", "--format", "bgl", "--window", str(WINDOW),
@@ -55,14 +55,14 @@ def windows(folder: Path) -> list[Record]:
 
 
 def prepared() -> Run:
-    """The demo's run with its tiny model as it is before it learns anything."""
+    """Make the demo's run and its untrained tiny model."""
     ran(["make", f"build/runs/{RUN}/models/{MODEL}/init/model/config.json", "EXPERIMENT=demo", f"RUN={RUN}",
          f"MODEL={MODEL}", "HARDWARE=cpu"])
     return load_run(RUN)
 
 
 def weights(run: Run, folder: Path) -> Path:
-    """The model with a tokenizer that cuts prompts as any does: the demo's has one token for each long fixed line."""
+    """Copy the model with an ordinary tokenizer: the demo's has one token for each long fixed line."""
     shutil.copytree(run.dir / "models" / MODEL / "init" / "model", folder, dirs_exist_ok=True)
     (folder / "added_tokens.json").unlink(missing_ok=True)
     whole, settings = (folder / name for name in ("tokenizer.json", "tokenizer_config.json"))
@@ -76,7 +76,7 @@ def weights(run: Run, folder: Path) -> Path:
 
 
 def counted(url: str, *names: str) -> list[float]:
-    """What vLLM's counters stand at, each summed over its labels."""
+    """Read vLLM's counters, each summed over its labels."""
     import httpx
 
     text = httpx.get(f"{url.removesuffix('/v1')}/metrics", timeout=60).raise_for_status().text
@@ -85,7 +85,7 @@ def counted(url: str, *names: str) -> list[float]:
 
 
 def through(url: str, asked: list[Record]) -> tuple[float, list[Record]]:
-    """Ask as every step does, from a request file to a response file, with a journal: (seconds, responses)."""
+    """Send requests as every step does, with files and a journal; returns (seconds, responses)."""
     with tempfile.TemporaryDirectory() as name:
         requests, responses = Path(name) / "x.requests.jsonl", Path(name) / "x.responses.jsonl"
         write_jsonl(requests, asked)
@@ -96,7 +96,7 @@ def through(url: str, asked: list[Record]) -> tuple[float, list[Record]]:
 
 
 def hits(url: str, what: str, asked: list[Record]) -> Row:
-    """The share of prompt tokens that were in the prefix cache; the server has not seen these prompts before."""
+    """Measure the share of prompt tokens that were in the prefix cache; the server has not seen these prompts before."""
     names = ("prefix_cache_queries", "prefix_cache_hits", "prompt_tokens")
     before = counted(url, *names)
     through(url, asked)
@@ -106,7 +106,7 @@ def hits(url: str, what: str, asked: list[Record]) -> Row:
 
 
 def once(url: str, asked: list[Record]) -> Row:
-    """How many requests reach the server where each question stands in the file three times."""
+    """Count the requests that reach the server where the file holds each question three times."""
     copies = [{**each, "custom_id": f"{each['custom_id']}#{at}"} for at in range(3) for each in asked]
     before, = counted(url, "request_success")
     through(url, copies)
@@ -116,12 +116,12 @@ def once(url: str, asked: list[Record]) -> Row:
 
 
 def tokens(asked: list[Record]) -> int:
-    """How many tokens all answers have."""
+    """Count the tokens of all answers."""
     return sum(each["body"]["max_tokens"] for each in asked)
 
 
 def peer(url: str, model: Path, folder: Path, asked: list[Record]) -> Callable[[], Ran]:
-    """A run of `vllm bench serve` with these prompts, by its own clock: from its first request to its last answer."""
+    """Prepare `vllm bench serve` with these prompts; it measures from its first request to its last answer."""
     prompts, body = folder / "prompts.jsonl", asked[0]["body"]
     write_jsonl(prompts, ({"prompt": each["body"]["messages"][0]["content"],
                            "output_tokens": each["body"]["max_tokens"]} for each in asked))
@@ -145,18 +145,18 @@ def peer(url: str, model: Path, folder: Path, asked: list[Record]) -> Callable[[
 
 
 def alike(asked: list[Record]) -> list[Record]:
-    """The same requests with answers of one length, the mean of what they were."""
+    """Give all answers one length, the mean of what they were."""
     mean = tokens(asked) // len(asked)
     return [{**each, "body": {**each["body"], "max_tokens": mean}} for each in asked]
 
 
 def waited() -> float:
-    """Seconds that this thread was ready to run but had no processor, since it began (Linux)."""
+    """Return the seconds that this thread was ready to run but had no processor (Linux)."""
     return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
 
 
 def speed(url: str, model: Path, folder: Path, asked: list[Record]) -> list[Row]:
-    """Requests per second of ours and of the peer in turns; both find every prompt's beginning in the cache.
+    """Measure requests per second of ours and of the peer in turns, with warm prefix caches.
 
     Also how long ours had no processor: a server on the same few cores may leave its client none.
     """
@@ -187,7 +187,7 @@ def speed(url: str, model: Path, folder: Path, asked: list[Record]) -> list[Row]
 
 
 def measure(folder: Path) -> list[Row]:
-    """Rows for prefix-cache hits, for identical requests and for speed, all on one server."""
+    """Make rows for prefix-cache hits, for identical requests and for speed, all on one server."""
     run, asked = prepared(), windows(folder)
     model = weights(run, folder / "model")
     short = [each for each in evaluation(run, MODEL, "base")

@@ -1,4 +1,4 @@
-"""What every bench uses: a row of the table, and how a command or a function is timed."""
+"""Time commands and functions, and make rows of the table."""
 
 import os
 import subprocess
@@ -51,18 +51,18 @@ def ran(command: Sequence[str], environment: Mapping[str, str] | None = None, cw
 
 
 def alternately(times: int, *measured: Callable[[], Ran]) -> list[Ran]:
-    """The fastest run of each of several things, taken in turns so that a busy moment meets them all alike."""
-    found = [[each() for each in measured] for _ in range(times)]
-    return [min(column, key=lambda one: one.seconds) for column in zip(*found, strict=True)]
+    """Return the fastest run of each function; they run in turns, so that other load slows all of them alike."""
+    turns = [[function() for function in measured] for _ in range(times)]
+    return [min(runs, key=lambda run: run.seconds) for runs in zip(*turns, strict=True)]
 
 
 def ratio(ours: float, theirs: float, most: float, what: str, against: str, unit: str = "s") -> Row:
-    """A row where less is better: ours is to be at most `most` times theirs."""
+    """Make a row where less is better: ours should be at most `most` times theirs."""
     return Row(what, f"{ours:,.2f} {unit}", f"{against}: {theirs:,.2f} {unit}", f"{ours / theirs:.2f}",
                f"at most {most:g}", ours <= most * theirs)
 
 
 def limit(value: float, most: float, what: str, unit: str) -> Row:
-    """A row with a limit instead of a peer: value is to be at most `most`."""
+    """Make a row with a limit instead of a peer: value should be at most `most`."""
     return Row(what, f"{value:,.2f} {unit}", f"limit: {most:g} {unit}", f"{value / most:.2f}", "at most 1",
                value <= most)

@@ -1,4 +1,4 @@
-"""Raw logs to sessions beside a bare loop, polars, and the way of the papers, on BGL-format lines made from a seed."""
+"""Compare data_builders.sessions with a bare loop, polars and the papers' way, on BGL-format lines made from a seed."""
 
 import gzip
 import json
@@ -18,9 +18,9 @@ from logreasoner.files import writing
 LINES, LONG = 1_000_000, 4_700_000  # LONG: as many as BGL has
 PEAK = 300  # MiB
 BEGIN = datetime(2005, 6, 3, 15, 42, 50, tzinfo=UTC)
-# What a line says: (share, label, component, level, message with places for numbers and a node). Shares and lengths are
+# Messages: (share, label, component, level, message with places for numbers and a node). Shares and lengths are
 # like those of the public BGL lines: 157 bytes a line, 51 of them the message, 7% alerts.
-SAYS = [
+MESSAGES = [
     (27, "-", "KERNEL", "INFO", "generating core.{small}"),
     (18, "-", "KERNEL", "INFO", "cache line {small} at 0x{large:08x} was refilled, corrected by the controller"),
     (14, "-", "KERNEL", "INFO", "{small} alignment exceptions in both units of the processor"),
@@ -35,23 +35,23 @@ SAYS = [
 
 
 def bgl_lines(seed: int = 42) -> Iterator[str]:
-    """BGL-format lines with their ends, without end."""
+    """Yield BGL-format lines with line ends, infinitely."""
     draw, moment = random.Random(seed), BEGIN
-    weights = [share for share, *_ in SAYS]
+    weights = [share for share, *_ in MESSAGES]
     while True:
         small, large = draw.randrange(1000), draw.randrange(2**32)
         node = f"R{small % 64:02}-M{small % 2}-N{large % 16:X}-C:J{large % 18:02}-U{large % 2}1"
         moment += timedelta(microseconds=large % 1_000_000)
         stamp = f"{moment:%Y-%m-%d-%H.%M.%S.%f}"
-        # Faults come in bursts: one thing is said several times.
-        _, label, component, level, message = draw.choices(SAYS, weights)[0]
+        # Faults come in bursts: a message is repeated.
+        _, label, component, level, message = draw.choices(MESSAGES, weights)[0]
         for _ in range(1 + small % 8):
             yield (f"{label} {int(moment.timestamp())} {moment:%Y.%m.%d} {node} {stamp} {node} RAS {component} {level} "
                    f"{message.format(small=small, large=large, node=node)}\n")
 
 
 def made(path: Path, count: int) -> Path:
-    """A log of so many lines, written unless it is there already."""
+    """Write a log of so many lines, unless it is there already."""
     if not path.exists():
         with writing(path) as stream:
             stream.writelines(islice(bgl_lines(), count))
@@ -68,11 +68,11 @@ def _packed(log: Path) -> Path:
 
 
 def _giant(path: Path) -> Path:
-    """One line nearly as long as is read, of what takes most memory: NUL bytes and a character of four bytes."""
+    """Write one line of nearly the greatest length that is read, the worst for memory: NULs and a 4-byte character."""
     head = next(bgl_lines()).rsplit(" ", 1)[0].encode()
     with writing(path, "wb") as stream:
         stream.write(head + b" ")
-        for _ in range(LONGEST // 1024 - 1):  # in pieces: what this process holds would count as its children's peak
+        for _ in range(LONGEST // 1024 - 1):  # in pieces: the memory of this process would count as its children's peak
             stream.write(bytes(1024))
         stream.write("\U0001f600\n".encode())
     return path
@@ -95,15 +95,15 @@ def _sessions(path: Path) -> Iterator[tuple[list[str], str]]:
 
 
 def check_alike(outputs: list[Path]) -> None:
-    """Raises UserError unless all files hold the same sessions with the same labels: only then times compare."""
-    # One by one: what this process holds would count as a part of its children's peak memory.
+    """Raise UserError unless all files hold the same sessions with the same labels: only then times compare."""
+    # Row by row: the memory of this process would count as its children's peak.
     for path in outputs[1:]:
         if any(ours != theirs for ours, theirs in zip_longest(_sessions(outputs[0]), _sessions(path))):
             raise UserError(f"{path}: its sessions are not those of {outputs[0]}, so their times do not compare")
 
 
 def measure(folder: Path) -> list[Row]:
-    """Rows for LINES lines, plain and packed, and LONG lines; whole processes, start-up included."""
+    """Make rows for LINES lines, plain and packed, and LONG lines; whole processes, start-up included."""
     log, long = made(folder / "million.log", LINES), made(folder / "long.log", LONG)
     packed = _packed(log)
     out = {name: folder / f"{name}.jsonl" for name in ("ours", "bare", "polars", "papers")}

@@ -1,4 +1,4 @@
-"""Start-up of every command, and how long scoring and the public data take."""
+"""Measure the start-up of every command, scoring and the public data."""
 
 import json
 import os
@@ -27,9 +27,9 @@ except SystemExit:
 
 
 def commands() -> list[str]:
-    """Every module with a command line."""
-    found = [path for package in PACKAGES for path in sorted((ROOT / package).glob("*.py"))]
-    return [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for path in found
+    """List every module with a command line."""
+    files = [path for package in PACKAGES for path in sorted((ROOT / package).glob("*.py"))]
+    return [".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__main__") for path in files
             if "__main__" in path.read_text(encoding="utf-8")]
 
 
@@ -38,37 +38,37 @@ def _help(module: str) -> Ran:
 
 
 def write_answers(folder: Path) -> tuple[Path, Path]:
-    """ANSWERS failure-prediction instances and responses of the form and length that a tuned model gives."""
+    """Write ANSWERS failure-prediction instances and responses like a tuned model's in form and length."""
     instances, responses, draw = folder / "instances.jsonl", folder / "responses.jsonl", random.Random(42)
-    with writing(instances) as asked, writing(responses) as answered:
+    with writing(instances) as rows, writing(responses) as answers:
         for number in range(ANSWERS):
             label = draw.choice(("True", "False"))
             log, *steps = (" ".join(draw.choices(WORDS, k=size)) for size in (15, 20, 20, 20))
-            asked.write(json.dumps({"id": f"made-{number}", "task": "potential_failure_prediction", "source": "made",
+            rows.write(json.dumps({"id": f"made-{number}", "task": "potential_failure_prediction", "source": "made",
                                     "split": "test", "log": log, "label": label}) + "\n")
             lines = "\n".join(f"{at}. {step}" for at, step in enumerate(steps, 1))
             text = f"<solutions>\n{lines}\n</solutions>\n<answer> {draw.choice(('True', 'False'))} </answer>"
             body = {"id": f"c{number}", "object": "chat.completion", "created": 0, "model": "made", "choices": [
                 {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}],
                 "usage": {"prompt_tokens": 800, "completion_tokens": 90, "total_tokens": 890}}
-            answered.write(json.dumps({"id": f"r{number}", "custom_id": f"made-{number}", "error": None,
+            answers.write(json.dumps({"id": f"r{number}", "custom_id": f"made-{number}", "error": None,
                                        "response": {"status_code": 200, "body": body}}) + "\n")
     return instances, responses
 
 
 def _scored(folder: Path) -> tuple[Ran, Ran]:
     instances, responses = write_answers(folder)
-    loads = "import json, sys\nfor name in sys.argv[1:]:\n for line in open(name): json.loads(line)"
+    bare_loop = "import json, sys\nfor name in sys.argv[1:]:\n for line in open(name): json.loads(line)"
     ours, bare = alternately(
         3, lambda: ran([sys.executable, "-m", "eval.score", "--task", "potential_failure_prediction", "--instances",
                         str(instances), "--responses", str(responses), "--out", str(folder / "result.json")]),
-        lambda: ran([sys.executable, "-c", loads, str(instances), str(responses)]))
+        lambda: ran([sys.executable, "-c", bare_loop, str(instances), str(responses)]))
     return ours, bare
 
 
 def measure(folder: Path) -> list[Row]:
-    """Rows for --help, make -n, imports of torch, scoring and `make data`."""
-    helps = {module: min((_help(module) for _ in range(3)), key=lambda one: one.seconds) for module in commands()}
+    """Make rows for --help, make -n, imports of torch, scoring and `make data`."""
+    helps = {module: min((_help(module) for _ in range(3)), key=lambda run: run.seconds) for module in commands()}
     slowest = max(helps, key=lambda module: helps[module].seconds)
     torch = [module for module in helps if subprocess.run(
         [sys.executable, "-c", IMPORTS_TORCH, module], cwd=ROOT, stdout=subprocess.DEVNULL, check=False).returncode]
@@ -85,7 +85,7 @@ def measure(folder: Path) -> list[Row]:
 
 
 def _data() -> Row:
-    """`make data` of a run of its own, the download's checks included, where DATA_MIRROR names the public files."""
+    """Time `make data` of a new run, with the checks of the downloads, where DATA_MIRROR names the public files."""
     what = "`make data` from a mirror"
     if not os.environ.get("DATA_MIRROR"):
         return Row(what, "not run: DATA_MIRROR is not set", "limit: 20 s", "-", "at most 1", None)

@@ -1,4 +1,4 @@
-"""LLaMA-Factory's own ways to train faster beside the faithful recipe: the same samples, seen once, by the tiny model.
+"""Compare LLaMA-Factory's ways to train faster with the faithful recipe: the tiny model, the same samples, one epoch.
 
 Times are CPU seconds of the steps, which other work on the machine hardly changes: those of the whole command without
 those of a training of one step.
@@ -7,6 +7,7 @@ those of a training of one step.
 import os
 import shutil
 import sys
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from logreasoner.config import Run, resolve, speeds, stages
 from logreasoner.files import ROOT, read_json, read_jsonl, write_json, writing
 from logreasoner.logged import read_environment
 
-STAGE = "base-sft"  # thoughts, solutions and corrections in form: short and long samples mixed, as in the demo
+STAGE = "base-sft"  # thoughts, solutions and corrections: short and long samples mixed, as in the demo
 SAMPLES = 480
 RUN = Run("demo", resolve("demo", []))
 INIT = RUN.stage_dir("tiny", "init") / "model"
@@ -50,14 +51,13 @@ class Launch(NamedTuple):
 
 
 def samples(folder: Path, count: int) -> list[dict[str, Any]]:
-    """So many of the samples that were prepared, as LLaMA-Factory reads them."""
-    found = [alpaca(row, stages()[STAGE]) for _, row in read_jsonl(folder / MADE)]
-    return found[:count]
+    """Read so many of the prepared samples, as LLaMA-Factory reads them."""
+    return [alpaca(row, stages()[STAGE]) for _, row in islice(read_jsonl(folder / MADE), count)]
 
 
 def recipe(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN, stage: str = STAGE,
            hardware: str = "cpu", nodes: int = 1, **changes: Any) -> Launch:
-    """Write dataset and recipe of one epoch under runs/<label>, and what starts it."""
+    """Write dataset and recipe of one epoch under runs/<label>, and return what starts it."""
     here = Path("runs") / label
     shutil.rmtree(folder / here, ignore_errors=True)
     declared = run.stage(stage)
@@ -79,27 +79,27 @@ def recipe(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN,
 
 
 def _trained(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN) -> tuple[float, int]:
-    """CPU seconds of a training, and how many steps it took."""
+    """Train; returns CPU seconds and the number of steps."""
     start = recipe(folder, label, rows, run)
     done = ran(start.command, {**ENVIRONMENT, **start.environment}, folder)
     return done.cpu, read_json(start.folder / "out" / "trainer_state.json")["global_step"]
 
 
 def measure(folder: Path) -> list[Row]:
-    """A row a speed profile; those that need a GPU are said, not measured."""
+    """Make a row for each speed profile; those that need a GPU are named, not measured."""
     prepare(folder)
     rows = samples(folder, SAMPLES)
     started, _ = _trained(folder, "one-step", rows[:RUN.stage(STAGE).global_batch])
     faithful, steps = _trained(folder, "faithful", rows)
-    found = []
+    results = []
     for name, profile in speeds().items():
         what = f"`SPEED={name}`, SFT of {SAMPLES} samples, once"
         if profile.packages:
             why = f"not measured: {' and '.join(profile.packages)} run on GPUs only"
-            found.append(Row(what, why, "-", "-", "-", None))
+            results.append(Row(what, why, "-", "-", "-", None))
             continue
         seconds, taken = _trained(folder, name, rows, Run("demo", resolve("demo", [f"speed={name}"])))
-        found.append(Row(what, f"{seconds - started:.1f} CPU s, {taken} steps",
+        results.append(Row(what, f"{seconds - started:.1f} CPU s, {taken} steps",
                          f"faithful: {faithful - started:.1f} CPU s, {steps} steps",
                          f"{(seconds - started) / (faithful - started):.2f}", "-", None))
-    return found
+    return results

@@ -4,12 +4,20 @@ import shutil
 import sys
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from data_builders import new_task
 from logreasoner import config
 from logreasoner.files import ROOT
 
 CACHED = (config.task, config.models, config.stages, config.hardware)
+
+
+def some(count):
+    """Return settings of a property: a number of examples, thirty times as many with --long."""
+    long = settings().max_examples > 100  # the profile that tests/conftest.py loads
+    return settings(max_examples=count * (30 if long else 1), deadline=None, suppress_health_check=[
+        HealthCheck.too_slow, HealthCheck.function_scoped_fixture, HealthCheck.data_too_large])
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +35,9 @@ def place(tmp_path_factory):
 
 
 def forget():
-    """Declarations are read anew."""
-    for each in CACHED:
-        each.cache_clear()
+    """Let declarations be read again."""
+    for function in CACHED:
+        function.cache_clear()
 
 
 @pytest.fixture(scope="session")
@@ -51,10 +59,10 @@ def command():
 @pytest.fixture(scope="module")
 def strays(place):
     """Lists the files in or beside the working folder that are neither declared nor built nor given."""
-    known = {(place.name, each) for each in ("build", "experiments")}
+    known = {(place.name, part) for part in ("build", "experiments")}
 
-    def found():
+    def unknown():
         return [str(path) for path in place.parent.rglob("*") if path.is_file()
                 and path.relative_to(place.parent).parts[:2] not in known and not path.name.startswith("given.")]
 
-    return found
+    return unknown

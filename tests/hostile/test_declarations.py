@@ -4,22 +4,15 @@ import copy
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from logreasoner import config
 from logreasoner.cli import UserError
 from logreasoner.files import ROOT
+from tests.hostile.conftest import forget, some
 
 EXPERIMENTS = ROOT / "experiments"
-LONG = settings().max_examples > 100
-
-
-def some(count):
-    return settings(max_examples=count * (30 if LONG else 1), deadline=None,
-                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-
-
 LAUGHS = "\n".join(["a0: &a0 [lol, lol]", *(f"a{at}: &a{at} [{', '.join([f'*a{at - 1}'] * 9)}]"
                                             for at in range(1, 12))])
 MERGED = "\n".join(["b0: &b0 {x: 1}", *(f"b{at}: &b{at} {{<<: [{', '.join([f'*b{at - 1}'] * 9)}]}}"
@@ -103,10 +96,9 @@ def test_a_changed_declaration_is_checked(place, strays, command, name):
     def check(value):
         path = place / "experiments" / name
         path.write_text(yaml.safe_dump(value, sort_keys=False))
-        for cached in (config.task, config.models, config.stages, config.hardware):
-            cached.cache_clear()
-        for found in (place / "build" / "runs").glob("*/run.json"):
-            found.unlink()
+        forget()
+        for path in (place / "build" / "runs").glob("*/run.json"):
+            path.unlink()
         status = command(config, "--run", "changed", "--experiment", "demo", "teacher=m")
         assert status == 0 or status.startswith("error: "), status
         if status == 0:

@@ -9,13 +9,13 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_builders import fetch
 from logreasoner.cli import UserError
+from tests.hostile.conftest import some
 
-LONG = settings().max_examples > 100
 CONTENT = bytes(range(256)) * 20
 CHECKSUM = hashlib.sha256(CONTENT).hexdigest()
 ENDLESS = 1 << 24  # more than any socket buffers hold
@@ -72,8 +72,7 @@ REPLY = st.binary(max_size=60) | st.builds(
 
 @given(replies=st.lists(REPLY, max_size=4), partial=st.none() | st.sampled_from([CONTENT[:7], CONTENT, CONTENT + b"x"]))
 @example(replies=[b"HTTP/1.1 416 No\r\n\r\n"] * 3, partial=None)
-@settings(max_examples=60 * (10 if LONG else 1), deadline=None,
-          suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
+@some(60)
 def test_a_download_is_right_or_refused_and_the_next_one_is_right(tmp_path, server, catalogue, replies, partial):
     raw = Path(tempfile.mkdtemp(dir=tmp_path)) / "raw"
     target = raw / "ad" / "a.json"

@@ -9,7 +9,7 @@ import zipfile
 from collections import Counter
 
 import pytest
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from data_builders import new_task, normalise, sessions, splits, stage1, stage2, table_reader, task_checks
@@ -21,16 +21,7 @@ from logreasoner.config import task
 from logreasoner.files import ROOT
 from logreasoner.generation import generate
 from logreasoner.instances import Instance, instance, mask_level, read_instances
-
-LONG = settings().max_examples > 100
-
-
-def some(count):
-    """Settings of a property: a number of examples, thirty times as many with --long."""
-    return settings(max_examples=count * (30 if LONG else 1), deadline=None,
-                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture,
-                                           HealthCheck.data_too_large])
-
+from tests.hostile.conftest import some
 
 HEADERS = [b"- 1117838570 2005.06.03 R02 2005-06-03-15.42.50.363779 R02 RAS KERNEL INFO ",
            b"KERNDTLB 1117838573 2005.06.03 R02 2005-06-03-15.42.53.276129 R02 RAS KERNEL FATAL ",
@@ -100,7 +91,7 @@ def test_every_line_of_a_log_is_in_one_session_and_none_changes_a_terminal(place
     for session in result:
         texts = tuple(text for _, text in session)
         verdict = analyze.Verdict(session[0][0], session[-1][0], None, texts[:1], "", texts)
-        assert all(char.isprintable() or char == "\n" for char in analyze.shown(verdict, (), False))
+        assert all(char.isprintable() or char == "\n" for char in analyze.as_text(verdict, (), False))
 
 
 TEXT = st.text(max_size=30) | st.sampled_from([part.decode("latin-1") for part in ODD])
@@ -253,9 +244,9 @@ def measured(program, path):
     return output, int(used)
 
 
-def test_a_bomb_fills_no_memory(place):
+def test_a_bomb_fills_no_memory(place, long):
     """Some kilobytes that unpack to hundreds of megabytes (gigabytes with --long): of lines, of one line."""
-    members = 4_000 if LONG else 260  # of a mebibyte; gzip takes several in one file
+    members = 4_000 if long else 260  # of a mebibyte; gzip takes several in one file
     path = place / "given.csv.gz"
     path.write_bytes(gzip.compress(b"abc,d\n" * 174_763) * members)
     assert path.stat().st_size < 2_000 * members

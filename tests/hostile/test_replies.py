@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from data_builders import corrections, responses, thoughts
@@ -21,17 +21,10 @@ from logreasoner.generation import costs, generate, serve
 from logreasoner.generation.openai_batch import ask_batch, note, notes_path, open_notes
 from logreasoner.generation.openai_live import ask_live
 from logreasoner.generation.response_cache import Answerer, Journal, body_digest, content, endpoints, error_of, final
+from tests.hostile.conftest import some
 
-LONG = settings().max_examples > 100
 PFP = "potential_failure_prediction"
 FLAWED = Trajectory(("A fan stopped.", "No matter."), "False")
-
-
-def some(count):
-    return settings(max_examples=count * (30 if LONG else 1), deadline=None,
-                    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
-
-
 TEXT = st.text(max_size=20) | st.sampled_from([
     "<answer> True </answer>", "</answer>", "<solutions>", "1. a\n2. b", "True", "<think>", "</think>", "<|im_end|>",
     "```json", "```", "\ud83d", "\0", "A fan stopped.", "No matter.", "\x1b[2J"])
@@ -199,7 +192,7 @@ def test_whatever_a_server_sends_is_an_answer_or_an_error(place, server, impatie
     log = place / "given.log"
     log.write_text("a fan stopped\n")
     status = command(analyze, "--log", log, "--task", "anomaly_detection", "--base-url", server.url)
-    assert status in (analyze.FOUND, analyze.UNREAD) or str(status).startswith("error: ")
+    assert status in (analyze.POSITIVE, analyze.UNPARSED) or str(status).startswith("error: ")
     assert "\x1b" not in str(status)
 
 

@@ -96,7 +96,7 @@ def through(url: str, asked: list[Record]) -> tuple[float, list[Record]]:
 
 
 def hits(url: str, what: str, asked: list[Record]) -> Row:
-    """Measure the share of prompt tokens that were in the prefix cache; the server has not seen these prompts before."""
+    """Measure the share of prompt tokens in the prefix cache; the server has not seen these prompts before."""
     names = ("prefix_cache_queries", "prefix_cache_hits", "prompt_tokens")
     before = counted(url, *names)
     through(url, asked)

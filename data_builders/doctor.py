@@ -111,7 +111,7 @@ def model_missing(name: str) -> str | None:
 
 
 def examine() -> dict[str, str]:
-    """Report what this machine has, each environment and each hardware profile: name -> what is to be said of it."""
+    """Report what this machine has, each environment and each hardware profile, as name -> text."""
     devices = gpus()
     pinned = {".venv": ("setup", "core"), ".venv-train": ("setup-train", "train", *["train-gpu"] * bool(devices)),
               ".venv-serve": ("setup-serve", "serve-gpu" if devices else "serve-cpu")}

@@ -179,9 +179,13 @@ def _facts(pairs: list[str]) -> dict[str, str]:
 
 
 def _lines(result: dict[str, Any]) -> Iterable[str]:
-    """Yield a line for each test set of a run, or for each metric of a single one."""
+    """Yield a line for each test set of a run, or for each metric of a single one.
+
+    A source whose logs training has not seen has one line: both of its test sets are the same.
+    """
     rows = [(f"{row['task']} {row['source']} {row['test_set']}: {' / '.join(task(row['task']).metrics)}",
-             task(row["task"]).metrics, row) for row in result.get("results", [])]
+             task(row["task"]).metrics, row) for row in result.get("results", [])
+            if row["test_set"] == "disjoint" or row["seen"]]
     for title, metrics, row in rows or [(name, [name], result) for name in result["metrics"]]:
         lenient = cell(row["lenient"]["metrics"], metrics, row["n"], row["lenient"]["unparsed"])
         strict = cell(row["metrics"], metrics, row["n"], row["unparsed"])

@@ -11,6 +11,7 @@ Engines: `openai` (live, any OpenAI-compatible endpoint, or several at once), `o
 import argparse
 import json
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -185,7 +186,9 @@ def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, ba
     command = vllm.vllm_command(run.weights(name, stage), served_name(name, stage), declared.template, *options)
 
     def ask_vllm(requests: list[Record], journal: Journal) -> None:
-        with vllm.server(command, run.log(f"vllm-{name}-{stage}")) as url:
+        log = run.log(f"vllm-{name}-{stage}")
+        print(f"vLLM starts with {served_name(name, stage)}, log: {log}", file=sys.stderr, flush=True)
+        with vllm.server(command, log) as url:
             openai_live.ask_live(requests, journal, url, "none", concurrency=concurrency)
 
     return Engine(ask_vllm, Answerer(identity))

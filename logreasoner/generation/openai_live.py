@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import openai
 
 OPENAI = "https://api.openai.com/v1"
+SECONDS_BETWEEN_LINES = 30.0  # of progress, where nobody looks at a terminal
 LONGEST_WAIT = 120  # seconds; an endpoint that asks for more (Retry-After) is given up
 # Each request has a unique name, which servers like vLLM repeat in the answer, so that an exchanged answer is noticed.
 REQUEST_NAME = f"logreasoner-{uuid.uuid4().hex[:12]}"
@@ -84,8 +85,10 @@ async def _ask_live(requests: list[Record], journal: Journal, urls: list[str], k
 
     live = decoding()["live"]
     async with contextlib.AsyncExitStack() as stack:
+        # On a terminal a bar; elsewhere a line now and then, so that a log shows how far it is.
+        seconds = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
         bar = stack.enter_context(tqdm(total=len(requests), unit="answer", desc=title, leave=title is None,
-                                       disable=None))
+                                       mininterval=seconds, maxinterval=seconds))
         endpoints = [Endpoint(url, await stack.enter_async_context(openai.AsyncOpenAI(
             base_url=url, api_key=key, max_retries=live["max_retries"], timeout=live["timeout"]))) for url in urls]
         left, failed_rounds = requests, 0

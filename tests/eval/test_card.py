@@ -110,7 +110,7 @@ def test_a_card_says_what_the_runs_files_say(workdir: Path, monkeypatch: pytest.
     assert "The base model's licence is not known" in text and "STAGE=dpo" in text and "llamafactory 0.9.5" in text
     assert "Not a model to use" not in text and "### Task" in text
     seen = line(text, "| anomaly\\_detection, bgl\\_2k, disjoint |")
-    assert "75.0 [40.9, 92.9]" in seen and "n=8 u=2" in seen and "not run" in seen
+    assert "75.0 [40.9, 92.9]" in seen and "n=8 unparsed=2" in seen and "not run" in seen
     assert "Always the positive class: 100.0 [67.6, 100.0] /" in seen
 
 

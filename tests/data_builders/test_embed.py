@@ -64,7 +64,7 @@ print(json.dumps([model(**encode(text, return_tensors="pt", truncation=True)).la
 @pytest.mark.e2e
 @pytest.mark.parametrize(("model", "message"), [
     ("./nowhere", "./nowhere: no such folder"),
-    ("some/model", "HF_HUB_OFFLINE forbids to download it"),
+    ("some/model", "HF_HUB_OFFLINE forbids downloading it"),
     ("./empty", "./empty: no config.json in it"),
     ("./broken", "./broken: cannot be loaded as an embedding model"),
     ("./pickled", "./pickled: no *.safetensors in it"),

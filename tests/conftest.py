@@ -100,7 +100,8 @@ def running(command: Sequence[str | Path], seconds: float = 300, preexec_fn: Cal
     """
 
     def prepare() -> None:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # it is ignored where a shell put the tests into the background
+        for number in (signal.SIGINT, signal.SIGHUP):  # ignored where nohup put the tests into the background
+            signal.signal(number, signal.SIG_DFL)
         if sys.platform == "linux":
             LIBC.prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: where the tests are killed it ends too
         preexec_fn()

@@ -161,8 +161,7 @@ def require(run: Run, model: str, stage: str, profile_name: str, nodes: int = 1,
 def _open_questions(run: Run, model: str, stage: str) -> list[str]:
     """List what the teacher is still to be asked for on the way to a stage (`thoughts`: to the thoughts)."""
     goal = run.steps_to(steps.THOUGHTS if stage == "thoughts" else stage)
-    responses = [run.file(step.output, model) for step in goal if step.asks == "teacher" or (
-        step.asks == "corrector" and run.corrected_by(step.stage) == "teacher")]
+    responses = [run.file(step.output, model) for step in goal if run.asks_teacher(step)]
     return list(dict.fromkeys(path.name.partition(".")[0] for path in responses if not path.exists()))
 
 

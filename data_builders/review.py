@@ -33,6 +33,7 @@ from logreasoner.config import Run
 from logreasoner.files import digest, read_jsonl
 from logreasoner.generation.response_cache import append_lines
 from logreasoner.instances import by_id, read_instances
+from logreasoner.steps import review_name
 
 Row = dict[str, Any]
 VALID = ("valid", "accepted")  # outcomes that need no edit
@@ -145,8 +146,7 @@ def corrections(run: Run, model: str, stage: str) -> Review:
                         "problem": prompts.problem(items[row["id"]], tasks[row["task"]]),
                         "flawed": {key: flawed[row["id"]][key] for key in ("steps", "answer")}}
             for _, row in read_jsonl(run.dataset(model, stage) / "corrections.jsonl") if row["id"] in flawed}
-    name = model if stage == "dpo" else f"{model}.{stage}"
-    return Review("correction", run.dir / "review" / f"corrections.{name}.jsonl", rows, _correction)
+    return Review("correction", run.dir / "review" / f"{review_name(stage, model)}.jsonl", rows, _correction)
 
 
 def _correction(row: Row, edit: Any) -> tuple[Row | None, str]:

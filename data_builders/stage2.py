@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 def solution_requests(run: Run, model: str, stage: str) -> None:
     """Ask the stage's policy to solve each stage-2 instance, zero-shot, think then answer (figure 13)."""
-    tasks, name = run.tasks(), generate.served_name(model, run.stage(stage).samples.policy)
+    tasks, name = run.tasks(), generate.served_name(model, run.solver(stage))
     write_jsonl(run.dataset(model, stage) / "solutions.requests.jsonl", (
         generate.request(item.id, name, "solution", prompts.solution(item, tasks[item.task]), vllm=True)
         for item in read_instances(run.splits / "stage2.jsonl")))
@@ -43,7 +43,7 @@ def solutions(run: Run, model: str, stage: str) -> None:
                      "answer": trajectory.answer if trajectory else None})
     counts = responses.count(rows)
     write_jsonl(path / "solutions.jsonl", rows, [run.splits / "stage2.jsonl"], counts=counts, mark=run.mark)
-    responses.show(f"solutions of {len(rows)} instances by {model}'s {run.stage(stage).samples.policy}:", counts)
+    responses.show(f"solutions of {len(rows)} instances by {model}'s {run.solver(stage)}:", counts)
     _show_beside_table1(run, counts, "right", "sft")
 
 
@@ -72,7 +72,7 @@ def correction_requests(run: Run, model: str, stage: str) -> None:
     tasks, items = run.tasks(), by_id(read_instances(run.splits / "stage2.jsonl"))
     holder = run.stage(stage).samples.solutions
     by_policy = run.corrected_by(stage) == "self"
-    name = generate.served_name(model, run.stage(holder).samples.policy) if by_policy else run.experiment.teacher.model
+    name = generate.served_name(model, run.solver(stage)) if by_policy else run.experiment.teacher.model
     write_jsonl(run.dataset(model, stage) / "corrections.requests.jsonl", (
         generate.request(row["id"], name, "correction", prompts.render(
             "correction", problem=prompts.problem(items[row["id"]], tasks[row["task"]]), steps=row["steps"],

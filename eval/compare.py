@@ -20,7 +20,7 @@ from eval.predictions import (
     read_test_splits,
     test_sets,
 )
-from eval.provenance import check_answers
+from eval.provenance import check_answers, split_hashes
 from eval.score import SEED
 from eval.tables import Scored, read_result
 from logreasoner import cli
@@ -127,7 +127,7 @@ def _but_seeds(run: Run, name: str, stage: str) -> dict[str, Any]:
 
 
 def _rows(run: Run, path: Path) -> dict[tuple[str, str, str], Scored]:
-    return {(row.task, row.source, row.test_set): row for row in read_result(run, path).results}
+    return {(row.task, row.source, row.test_set): row for row in read_result(run, path, split_hashes(run)).results}
 
 
 def _pair(given: argparse.Namespace) -> None:

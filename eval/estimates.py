@@ -110,11 +110,10 @@ class Plan:
             return
         for step in run.steps_to(stage):
             output = run.file(step.output, model)
-            if step.asks == "teacher" or (step.asks == "corrector" and run.corrected_by(step.stage) == "teacher"):
+            if run.asks_teacher(step):
                 self._add_requests(output)
             elif step.asks:
-                policy = run.stage(run.stage(step.stage).samples.solutions).samples.policy
-                self._add_requests(output, model, policy)
+                self._add_requests(output, model, run.solver(step.stage))
             elif step.trains and not output.exists():
                 self.trainings.setdefault((model, step.stage), self._training(model, step.stage))
         self._add_requests(run.predictions(model, stage), model, stage)

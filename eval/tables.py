@@ -201,19 +201,24 @@ def load_results(run: Run, limit: int | None = None, samples: int = 1) -> Result
     Raises UserError for one of another run, declaration, teacher or test set, or of other weights than are there now.
     """
     results: Results = {}
-    for path in sorted(run.results(limit, samples).glob("*/*/result.json")):
-        result = read_result(run, path)
+    paths = sorted(run.results(limit, samples).glob("*/*/result.json"))
+    splits = split_hashes(run) if paths else {}  # a run without results may have no splits yet
+    for path in paths:
+        result = read_result(run, path, splits)
         results[result.model, result.stage] = {(row.task, row.source, row.test_set): row for row in result.results}
     return results
 
 
-def read_result(run: Run, path: Path) -> Result:
-    """Read one result of a run, .../<model>/<stage>/result.json; raises UserError as load_results does."""
+def read_result(run: Run, path: Path, splits: dict[str, str]) -> Result:
+    """Read one result, .../<model>/<stage>/result.json, of a run whose test splits have these hashes.
+
+    Raises UserError as load_results does.
+    """
     result = checked(Result, read_json(path), f"{path}: not a result of eval.score --run")
     name, stage = path.parts[-3:-1]
     again = make_again(run, name, stage)
     expected = {"run": run.name, "model": name, "stage": stage, "teacher": run.mark,
-                "identity": identity(run, name, stage), "splits": split_hashes(run)}
+                "identity": identity(run, name, stage), "splits": splits}
     if changed := differences({key: getattr(result, key) for key in expected}, expected):
         raise UserError(f"{path}: scored under other settings or other test instances than those of run {run.name} "
                         f"({changed[0]}); results are never mixed: {again}, or move it away")
@@ -222,11 +227,11 @@ def read_result(run: Run, path: Path) -> Result:
 
 
 def answerers(run: Run, results: Results, limit: int | None, samples: int) -> list[tuple[str, str]]:
-    """List (model/stage, who gave its answers) for each result of language models and encoders."""
+    """List (model/stage, who gave its answers) for each loaded result of language models and encoders."""
     rows = []
     for name, stage in _ordered(results):
-        by = read_result(run, run.result(name, stage, limit, samples)).answered_by
         if stage != "baseline":
+            by = read_json(run.result(name, stage, limit, samples))["answered_by"]
             rows.append((f"{name}/{stage}", "; ".join(map(described, by)) or "not known: a response file from outside"))
     return rows
 

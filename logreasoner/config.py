@@ -132,6 +132,14 @@ class Run:
         declared = self.stage(stage).samples.corrected_by
         return self.experiment.corrections_by if declared == "run" else declared
 
+    def solver(self, stage: str) -> str:
+        """Return the stage whose weights wrote the solutions that a stage holds, trains on or corrects."""
+        return self.stage(self.stage(stage).samples.solutions).samples.policy
+
+    def asks_teacher(self, step: steps.Step) -> bool:
+        """Tell whether a step's answers come from the teacher."""
+        return step.asks == "teacher" or (step.asks == "corrector" and self.corrected_by(step.stage) == "teacher")
+
     def stages(self) -> dict[str, Stage]:
         """Return all stages as this run declares them."""
         return {name: self.stage(name) for name in stages()}

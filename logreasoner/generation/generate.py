@@ -205,10 +205,9 @@ def _main(given: argparse.Namespace) -> None:
         raise UserError(f"--role {given.role} needs --model and --stage")
     stage, by_teacher = given.stage, given.role == "teacher"
     if given.role == "corrector":
-        by_teacher = run.corrected_by(stage) == "teacher"
-        stage = run.stage(stage).samples.solutions  # whose policy corrects its own solutions
+        by_teacher = run.corrected_by(stage) == "teacher"  # else the policy corrects its own solutions
     if given.role in ("solver", "corrector"):
-        stage = run.stage(stage).samples.policy
+        stage = run.solver(stage)
     if by_teacher:
         engine = teacher_engine(run, given.engine if given.role == "teacher" else given.teacher_engine, given.budget)
     else:

@@ -85,10 +85,10 @@ async def _ask_live(requests: list[Record], journal: Journal, urls: list[str], k
 
     live = decoding()["live"]
     async with contextlib.AsyncExitStack() as stack:
-        # On a terminal a bar; elsewhere a line now and then, so that a log shows how far it is.
+        # On a terminal a bar; elsewhere a line now and then, so that a log shows how far it is, but none for one of many.
         seconds = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
         bar = stack.enter_context(tqdm(total=len(requests), unit="answer", desc=title, leave=title is None,
-                                       mininterval=seconds, maxinterval=seconds))
+                                       mininterval=seconds, maxinterval=seconds, disable=None if title else False))
         endpoints = [Endpoint(url, await stack.enter_async_context(openai.AsyncOpenAI(
             base_url=url, api_key=key, max_retries=live["max_retries"], timeout=live["timeout"]))) for url in urls]
         left, failed_rounds = requests, 0

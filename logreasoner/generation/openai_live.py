@@ -85,7 +85,7 @@ async def _ask_live(requests: list[Record], journal: Journal, urls: list[str], k
 
     live = decoding()["live"]
     async with contextlib.AsyncExitStack() as stack:
-        # On a terminal a bar; elsewhere a line now and then, so that a log shows how far it is, but none for one of many.
+        # On a terminal a bar; elsewhere a line now and then for a log, but none for one bar of many.
         seconds = 0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES
         bar = stack.enter_context(tqdm(total=len(requests), unit="answer", desc=title, leave=title is None,
                                        mininterval=seconds, maxinterval=seconds, disable=None if title else False))

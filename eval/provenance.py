@@ -32,6 +32,9 @@ def check_answers(run: Run, name: str, stage: str, responses: Path) -> list[dict
         return []
     again = make_again(run, name, stage)
     manifest = read_json(path)
+    if not (isinstance(manifest, dict) and {"inputs", "sha256", "answered_by"} <= manifest.keys()):
+        raise UserError(f"{path}: is no manifest of answers that this project asked for; without it, {responses} is "
+                        "taken as a file from elsewhere")
     requests = [Path(f"{file}.manifest.json") for file in manifest["inputs"] if file.endswith(".requests.jsonl")]
     manifests = [manifest, *(read_json(file) for file in requests if file.exists())]
     inputs = {Path(file): checksum for row in manifests for file, checksum in row["inputs"].items()}

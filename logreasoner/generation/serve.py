@@ -118,12 +118,11 @@ def _main(given: argparse.Namespace) -> None:
     if given.host not in ("127.0.0.1", "::1", "localhost"):
         print(f"{given.host}: whoever can reach this machine can use the model; set VLLM_API_KEY to require a key",
               file=sys.stderr)
-    with server(start_server, None, host=given.host, port=given.port) as url:
+    with server(start_server, None, host=given.host, port=given.port) as url, suppress(KeyboardInterrupt):
         print(f"{served_name(given.model, given.stage)} is ready; use it with: make analyze LOG=app.log "
               f"TASK={run.experiment.tasks[0]} BASE_URL={url}   (Ctrl-C stops it)", flush=True)
-        with suppress(KeyboardInterrupt):
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # the server is the only child
-            raise UserError("vLLM ended by itself; its output is above")
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # the server is the only child
+        raise UserError("vLLM ended by itself; its output is above")
 
 
 def main() -> None:

@@ -11,9 +11,10 @@ from sklearn.metrics import accuracy_score, precision_recall_fscore_support
 
 from eval import score
 from eval.predictions import Answer, stratified, vote
+from eval.provenance import check_answers
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve, task
-from logreasoner.files import manifest, read_json, write_jsonl
+from logreasoner.files import manifest, read_json, write_json, write_jsonl
 from logreasoner.instances import Instance
 
 RCA, AD = task("root_cause_analysis"), task("anomaly_detection")
@@ -325,6 +326,12 @@ def test_some_tasks_alone() -> None:
         score_run([*some, answer("a-bgl-normal-9", "normal")], "--tasks", "anomaly_detection")
     with pytest.raises(SystemExit, match="has no test instance of 'logs'; its tasks are anomaly_detection, "):
         score_run(some, "--tasks", "anomaly_detection,logs")
+
+
+def test_a_manifest_that_another_program_wrote() -> None:
+    write_json("R.jsonl.manifest.json", {"tool": "mine"})
+    with pytest.raises(UserError, match=r"R\.jsonl\.manifest\.json: is no manifest of answers"):
+        check_answers(make_run(), "qwen2.5-7b", "base", Path("R.jsonl"))
 
 
 def test_a_subset_is_scored_with_its_answers_or_with_all() -> None:

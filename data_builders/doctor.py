@@ -198,12 +198,10 @@ def main() -> None:
     arguments = cli.parser("data_builders.doctor", "Report what this machine can do.", """
 python -m data_builders.doctor
 python -m data_builders.doctor --json
-python -m data_builders.doctor --require --run paper --model qwen2.5-7b --stage dpo --hardware 2xA100""")
+python -m data_builders.doctor --require --run paper --model qwen2.5-7b --stage dpo --hardware 2xA100""",
+                           optional=["run", "model", "stage"])
     arguments.add_argument("--json", action="store_true", help="write JSON")
     arguments.add_argument("--require", action="store_true", help="silent if the stage can be made here, else an error")
-    arguments.add_argument("--run", help="a declared run")
-    arguments.add_argument("--model", help="a name of models.yaml")
-    arguments.add_argument("--stage", help="base, thoughts, thought-sft, solution-sft or dpo")
     arguments.add_argument("--hardware", help="a profile of hardware.yaml")
     arguments.add_argument("--nodes", type=int, default=1, help="how many machines of that hardware train together")
     arguments.add_argument("--launch", default="torchrun", help="slurm and ray train elsewhere")

@@ -104,10 +104,8 @@ def main() -> None:
     """Check lengths and write the dataset of one stage."""
     arguments = cli.parser("data_builders.llamafactory_dataset",
                            "Check sample lengths and write what LLaMA-Factory reads.", """
-python -m data_builders.llamafactory_dataset --run paper --model qwen2.5-7b --stage dpo""")
-    arguments.add_argument("--run", required=True)
-    arguments.add_argument("--model", required=True)
-    arguments.add_argument("--stage", required=True)
+python -m data_builders.llamafactory_dataset --run paper --model qwen2.5-7b --stage dpo""",
+                           required=["run", "model", "stage"])
     cli.run(arguments, _main)
 
 

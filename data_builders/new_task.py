@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from data_builders import table_reader, task_checks
-from data_builders.sessions import positive, source_name
+from data_builders.sessions import source_name
 from data_builders.table_reader import Table
 from data_builders.task_checks import Findings, Rows
 from logreasoner import cli
@@ -301,8 +301,8 @@ def main() -> None:
     add("--question", help="what a model is asked; it can be edited later")
     add("--mask", metavar="REGEX", help="what is hidden in every text, as [MASK]")
     add("--format", help="raw lines: bgl, spirit, thunderbird, lines, or a regular expression with named groups")
-    add("--window", type=positive, default=1, help="raw lines: so many consecutive ones are a log (default 1)")
-    add("--limit", type=positive, help="read so many rows")
+    add("--window", type=cli.positive, default=1, help="raw lines: so many consecutive ones are a log (default 1)")
+    add("--limit", type=cli.positive, help="read so many rows")
     add("--label-rule", action="append", default=[], metavar="REGEX=LABEL",
         help="repeatable; the first that matches counts")
     add("--rule-column", metavar="COLUMN", help="where --label-rule looks (default: the text)")

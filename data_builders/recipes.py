@@ -214,11 +214,11 @@ def main() -> None:
     arguments = cli.parser("data_builders.recipes", "Render LLaMA-Factory configurations.", """
 python -m data_builders.recipes --committed
 python -m data_builders.recipes --run paper --model qwen2.5-7b --stage dpo --hardware 1xH200
-python -m data_builders.recipes --run paper --model qwen2.5-7b --stage thought-sft --nodes 2 --launch slurm""")
+python -m data_builders.recipes --run paper --model qwen2.5-7b --stage thought-sft --nodes 2 --launch slurm""",
+                           optional=["model"])
     arguments.add_argument("--committed", action="store_true", help="render recipes/<model>/<stage>.yaml")
     arguments.add_argument("--steps", action="store_true", help="render recipes/stages.mk alone")
     arguments.add_argument("--run", help="a declared run: render build/runs/<run>/recipes/<model>/<stage>.yaml")
-    arguments.add_argument("--model", help="a name of experiments/models.yaml")
     arguments.add_argument("--stage", choices=list(stages()))
     arguments.add_argument("--hardware", default="2xA100", help="a name of experiments/hardware.yaml")
     arguments.add_argument("--report-to", default="none", choices=TRACKERS, help="where losses go")

@@ -164,8 +164,8 @@ def main() -> None:
     """Run the command line."""
     parser = cli.parser("data_builders.review_page", "Review thoughts and corrections on a web page.", """
 python -m data_builders.review_page --run paper
-python -m data_builders.review_page --run paper --model qwen2.5-7b --port 8600 --who 'Ada Lovelace'""")
-    parser.add_argument("--run", required=True)
+python -m data_builders.review_page --run paper --model qwen2.5-7b --port 8600 --who 'Ada Lovelace'""",
+                           required=["run"])
     parser.add_argument("--model", default="", help="also review this model's corrections")
     parser.add_argument("--stage", default="dpo", help="the stage that holds the corrections (default: dpo)")
     parser.add_argument("--who", default="", help="the reviewer's name (default: git's user.name, else $USER)")

@@ -151,9 +151,7 @@ def main() -> None:
     """Run the command line."""
     parser = cli.parser("data_builders.samples", "Write what a stage of stages.yaml trains on.", """
 python -m data_builders.samples --run paper --stage thought-sft
-python -m data_builders.samples --run paper --model qwen2.5-7b --stage dpo""")
-    parser.add_argument("--run", required=True)
-    parser.add_argument("--stage", required=True, help="a stage of experiments/stages.yaml")
+python -m data_builders.samples --run paper --model qwen2.5-7b --stage dpo""", required=["run", "stage"])
     parser.add_argument("--model", default="", help="whose solutions, for stages that need some")
     cli.run(parser, lambda options: build(load_run(options.run), options.stage, options.model))
 

@@ -260,20 +260,13 @@ def build(options: argparse.Namespace) -> None:
     print(report(str(options.input), options.window, counts))
 
 
-def positive(text: str) -> int:
-    """Parse a whole number from 1 for argparse."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
-
-
 def main() -> None:
     """Run the command line."""
     parser = cli.parser("data_builders.sessions", "Cut a raw log into labelled sessions of consecutive lines.",
                         EXAMPLES)
     parser.add_argument("--format", required=True, choices=LAYOUTS, help="the layout of a line")
-    parser.add_argument("--window", type=positive, default=20, help="lines of a session (default: 20, the paper's)")
-    parser.add_argument("--limit", type=positive, help="read so many lines (default: all)")
+    parser.add_argument("--window", type=cli.positive, default=20, help="lines of a session (default: 20, the paper's)")
+    parser.add_argument("--limit", type=cli.positive, help="read so many lines (default: all)")
     parser.add_argument("--seed", type=int, help="with --limit: one random block instead of the first lines")
     parser.add_argument("--level", action="store_true", help="show BGL's level before each message")
     parser.add_argument("--source", help="name of the source (default: from the file's name)")

@@ -340,8 +340,8 @@ def show(name: str) -> None:
 
 def main() -> None:
     """Run the command line."""
-    parser = cli.parser("data_builders.splits", "Draw a run's splits, disjoint by log, and prove it.", EXAMPLES)
-    parser.add_argument("--run", required=True, help="a run that was declared with python -m logreasoner.config")
+    parser = cli.parser("data_builders.splits", "Draw a run's splits, disjoint by log, and prove it.", EXAMPLES,
+                        required=["run"])
     parser.add_argument("--show", action="store_true", help="print the proof and Tables 1 and 2 of the drawn splits")
     cli.run(parser, lambda options: (show if options.show else make_splits)(options.run))
 

@@ -101,8 +101,7 @@ def main() -> None:
     """Run the command line."""
     parser = cli.parser("data_builders.stage1", "High-level thoughts: one step, from files to files.", """
 python -m data_builders.stage1 --run paper rationale-requests
-python -m data_builders.stage1 --run paper --stage cot-sft rationale-requests""")
-    parser.add_argument("--run", required=True)
+python -m data_builders.stage1 --run paper --stage cot-sft rationale-requests""", required=["run"])
     parser.add_argument("--stage", default="thought-sft", choices=list(SPLITS),
                         help="cot-sft: rationales for the instances of stage 2, for that baseline")
     parser.add_argument("step", choices=list(STEPS))

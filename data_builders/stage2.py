@@ -107,10 +107,8 @@ def main() -> None:
     """Run the command line."""
     parser = cli.parser("data_builders.stage2", "Solutions and corrections: one step, from files to files.", """
 python -m data_builders.stage2 --run paper --model qwen2.5-7b --stage solution-sft solution-requests
-python -m data_builders.stage2 --run paper --model qwen2.5-7b --stage dpo corrections""")
-    parser.add_argument("--run", required=True)
-    parser.add_argument("--model", required=True, help="a name of experiments/models.yaml")
-    parser.add_argument("--stage", required=True, help="the stage of stages.yaml that holds the answers")
+python -m data_builders.stage2 --run paper --model qwen2.5-7b --stage dpo corrections""",
+                           required=["run", "model", "stage"])
     parser.add_argument("step", choices=list(STEPS))
 
     def run_step(options: argparse.Namespace) -> None:

@@ -110,11 +110,8 @@ def _main(given: argparse.Namespace) -> None:
 def main() -> None:
     """Check a training before or after it."""
     arguments = cli.parser("data_builders.train", "Check a training before or after it.", """
-python -m data_builders.train prepare --run paper --model qwen2.5-7b --stage dpo""")
+python -m data_builders.train prepare --run paper --model qwen2.5-7b --stage dpo""", required=["run", "model", "stage"])
     arguments.add_argument("step", choices=["prepare", "finish"])
-    arguments.add_argument("--run", required=True)
-    arguments.add_argument("--model", required=True)
-    arguments.add_argument("--stage", required=True)
     cli.run(arguments, _main)
 
 

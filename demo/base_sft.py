@@ -151,8 +151,7 @@ def write(given: argparse.Namespace) -> None:
 def main() -> None:
     """Write the samples of base-sft."""
     arguments = cli.parser("demo.base_sft", "Write what the tiny base model learns before stage 1.", """
-python -m demo.base_sft --run demo --out build/runs/demo/datasets/tiny/base-sft/samples.jsonl""")
-    arguments.add_argument("--run", required=True, help="the run whose tasks, seed and examples count")
+python -m demo.base_sft --run demo --out build/runs/demo/datasets/tiny/base-sft/samples.jsonl""", required=["run"])
     arguments.add_argument("--out", type=Path, required=True, help="JSONL of {id, task, prompt, response}")
     cli.run(arguments, write)
 

@@ -273,8 +273,7 @@ def serving(name: str) -> Iterator[str]:
 def main() -> None:
     """Run a command with the scripted teacher beside it."""
     arguments = cli.parser("demo.teacher", "Run a command with the scripted teacher beside it.", """
-python -m demo.teacher --run demo -- make rationales RUN=demo""")
-    arguments.add_argument("--run", required=True, help="the run whose splits it knows")
+python -m demo.teacher --run demo -- make rationales RUN=demo""", required=["run"])
     arguments.add_argument("command", nargs="+", metavar="COMMAND", help="after --: what to run, and its arguments")
     cli.run(arguments, run_command)
 

@@ -15,12 +15,11 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from data_builders.sessions import LAYOUTS, LONGEST, lines, positive
+from data_builders.sessions import LAYOUTS, LONGEST, lines
 from eval.predict import examples_by_task
-from eval.predictions import names
 from logreasoner import cli, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
-from logreasoner.cli import UserError, escape_terminal
+from logreasoner.cli import UserError, escape_terminal, names, positive
 from logreasoner.config import Run, decoding, load_run, task
 from logreasoner.generation import serve
 from logreasoner.generation.openai_live import ask_live
@@ -215,12 +214,11 @@ def main() -> None:
 python -m eval.analyze --log app.log --task anomaly_detection --run paper --model qwen2.5-7b --stage dpo
 journalctl -b | python -m eval.analyze --log - --task anomaly_detection --base-url http://127.0.0.1:8000/v1
 python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url http://127.0.0.1:8000/v1 --json \\
-    --fail-on equipmentAlarm,environmentalAlarm | jq -c '[.first, .label]'""")
+    --fail-on equipmentAlarm,environmentalAlarm | jq -c '[.first, .label]'""", optional=["stage"])
     arguments.add_argument("--log", required=True, help="a file (also .gz, .zip); - for standard input")
     arguments.add_argument("--task", required=True, help="a file of experiments/tasks")
     arguments.add_argument("--run", help="its examples are in the prompts, and its model is served")
     arguments.add_argument("--model", help="a name of models.yaml; without --base-url vLLM is started for it")
-    arguments.add_argument("--stage", help="base or a stage of stages.yaml")
     arguments.add_argument("--base-url", help="an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY")
     arguments.add_argument("--name", help="what the endpoint calls the model, where it serves several")
     arguments.add_argument("--format", choices=LAYOUTS, default="lines", help="how a line is laid out (default: lines)")

@@ -185,8 +185,7 @@ def main() -> None:
     arguments = cli.parser("eval.baselines", "Answer a run's test sets without a language model.", """
 python -m eval.baselines --run paper
 python -m eval.baselines --run paper --model tfidf-lr \\
-    --out build/runs/paper/predictions/tfidf-lr/baseline/test.responses.jsonl""")
-    arguments.add_argument("--run", required=True, help="a run whose splits are drawn (make data)")
+    --out build/runs/paper/predictions/tfidf-lr/baseline/test.responses.jsonl""", required=["run"])
     arguments.add_argument("--model", help=f"{', '.join(BASELINES)}; without it, those that fit the run are listed")
     arguments.add_argument("--out", type=Path, help="responses, JSONL; with --model")
     cli.run(arguments, _main)

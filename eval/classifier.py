@@ -173,8 +173,7 @@ def main() -> None:
     """Fine-tune an encoder and write its answers."""
     arguments = cli.parser("eval.classifier", "Fine-tune an encoder on each task and answer a run's test sets.", """
 .venv-train/bin/python -m eval.classifier --run paper --model bert \\
-    --out build/runs/paper/predictions/bert/classifier/test.responses.jsonl""")
-    arguments.add_argument("--run", required=True, help="a run whose splits are drawn (make data)")
+    --out build/runs/paper/predictions/bert/classifier/test.responses.jsonl""", required=["run"])
     arguments.add_argument("--model", required=True, help="a name of models.yaml of kind encoder: bert, ...")
     arguments.add_argument("--out", required=True, type=Path, help="responses, JSONL")
     cli.run(arguments, _main)

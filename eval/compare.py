@@ -11,15 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from eval.paired import RESAMPLES, compared, holm, joint_table
-from eval.predictions import (
-    add_limit_and_samples,
-    answered_tasks,
-    answers,
-    names,
-    number,
-    read_test_splits,
-    test_sets,
-)
+from eval.predictions import answered_tasks, answers, read_test_splits, test_sets
 from eval.provenance import check_answers, split_hashes
 from eval.score import SEED
 from eval.tables import Scored, read_result
@@ -173,18 +165,15 @@ python -m eval.compare pair --run paper --a qwen2.5-7b/base:5 --b qwen2.5-7b/bas
 python -m eval.compare spread --runs paper paper-43 paper-44 --model qwen2.5-7b --stage dpo""")
     forms = arguments.add_subparsers(required=True, metavar="{pair,spread}")
     two = forms.add_parser("pair", help="two models on the same instances")
-    two.add_argument("--run", required=True)
+    cli.add_options(two, required=["run"], optional=["limit"])
     two.add_argument("--run-b", help="the run of b, if another; with the same test splits")
     two.add_argument("--a", required=True, metavar="MODEL/STAGE[:SAMPLES]")
     two.add_argument("--b", required=True, metavar="MODEL/STAGE[:SAMPLES]")
-    two.add_argument("--tasks", type=names, default=[], help="only these (comma-separated)")
-    two.add_argument("--limit", type=number, help="only the subset that eval.predict --limit asks")
+    two.add_argument("--tasks", type=cli.names, default=[], help="only these (comma-separated)")
     two.set_defaults(main=_pair)
     several = forms.add_parser("spread", help="one model and stage over runs that differ in their seed")
     several.add_argument("--runs", required=True, nargs="+")
-    several.add_argument("--model", required=True)
-    several.add_argument("--stage", required=True)
-    add_limit_and_samples(several)
+    cli.add_options(several, required=["model", "stage"], optional=["limit", "samples"])
     several.set_defaults(main=_spread)
     for form in (two, several):
         form.add_argument("--out", type=Path, help="JSON (default: in build/runs/RUN/compare)")

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from eval.drawing import draw_overview, draw_scores, draw_thoughts, pictures, save
-from eval.predictions import add_limit_and_samples
 from eval.score import SEED
 from eval.tables import NO_ROWS, NOT_RUN, TEST_SETS, Results, Scored, Sheet, load_results, sheets_of
 from logreasoner import cli
@@ -283,14 +282,13 @@ def main() -> None:
                            """
 python -m eval.figures --run paper --figure overview
 python -m eval.figures --run paper --figure 4
-python -m eval.figures --run paper --figure 5 --models llama3.1-8b qwen2.5-7b --test-set all""")
-    arguments.add_argument("--run", required=True)
+python -m eval.figures --run paper --figure 5 --models llama3.1-8b qwen2.5-7b --test-set all""",
+                           required=["run"], optional=["limit", "samples"])
     arguments.add_argument("--figure", required=True, type=_which, help="overview, or the paper's 4, 5, 6, 7, 8 or 10")
     arguments.add_argument("--models", nargs="+", default=[], help="names of models.yaml (default: the paper's; "
                            "overview: whose published LogReasoner is shown, by default llama3.1-8b)")
     arguments.add_argument("--test-set", choices=TEST_SETS, help="drawn (default: disjoint; overview: all)")
     arguments.add_argument("--out", type=Path, help="a folder (default: build/runs/RUN/results)")
-    add_limit_and_samples(arguments)
     cli.run(arguments, _main)
 
 

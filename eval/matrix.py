@@ -81,8 +81,7 @@ def main() -> None:
     """List the grid."""
     arguments = cli.parser("eval.matrix", "List every cell of the tables and figures, its command and its state.", """
 python -m eval.matrix --run paper
-python -m eval.matrix --run paper --only table3 --format csv""")
-    arguments.add_argument("--run", required=True)
+python -m eval.matrix --run paper --only table3 --format csv""", required=["run"])
     arguments.add_argument("--only", help="table1 ... table5, figure4 ... figure8, figure10")
     arguments.add_argument("--models", nargs="*", help="the figures' models, instead of the paper's")
     arguments.add_argument("--format", default="text", choices=["text", "csv", "open"],

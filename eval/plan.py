@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from eval.estimates import Plan
-from eval.predictions import add_limit_and_samples
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, hardware, load_run
@@ -116,13 +115,12 @@ def main() -> None:
     arguments = cli.parser("eval.plan", "Show what tables and figures need in requests, USD, GPU hours.", """
 python -m eval.plan --run paper --only table3 --models qwen2.5-7b
 python -m eval.plan --run paper --only figure5 --hardware 1xH200 --json
-python -m eval.plan --run paper --only table4 --models gpt-4o --limit 200""")
-    arguments.add_argument("--run", required=True)
+python -m eval.plan --run paper --only table4 --models gpt-4o --limit 200""",
+                           required=["run"], optional=["limit", "samples"])
     arguments.add_argument("--only", help="table3 ... table5, figure4 ... figure8 (default: all)")
     arguments.add_argument("--models", nargs="*", default=[], help="names of models.yaml (default: the paper's)")
     arguments.add_argument("--stage", help="a stage of stages.yaml for --models, also one that no table has")
     arguments.add_argument("--hardware", default="2xA100", help="a profile of hardware.yaml")
-    add_limit_and_samples(arguments)
     arguments.add_argument("--json", action="store_true")
     cli.run(arguments, _main)
 

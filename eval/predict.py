@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from eval.predictions import add_limit_and_samples, fixed, read_test_splits, stratified
+from eval.predictions import fixed, read_test_splits, stratified
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, identity, load_run, task
@@ -85,14 +85,10 @@ def main() -> None:
 python -m eval.predict --run paper --model qwen2.5-7b --stage dpo --out X.requests.jsonl
 python -m eval.predict --run paper --model gpt-4o --stage base --limit 200 --out X.requests.jsonl
 python -m eval.predict --run paper --model qwen2.5-7b --stage base --endpoint other --name qwen2.5:7b \\
-    --samples 5 --out X.requests.jsonl""")
-    arguments.add_argument("--run", required=True)
-    arguments.add_argument("--model", required=True, help="a name of models.yaml")
-    arguments.add_argument("--stage", required=True, help="base or a stage of stages.yaml")
+    --samples 5 --out X.requests.jsonl""", required=["run", "model", "stage"], optional=["limit", "samples"])
     arguments.add_argument("--endpoint", choices=["vllm", "other"], help="other: leave out the sampling fields that "
                            "only vLLM knows (default: by the model's kind in models.yaml)")
     arguments.add_argument("--name", help="what the endpoint calls the model (default: MODEL/STAGE; an API's name)")
-    add_limit_and_samples(arguments)
     arguments.add_argument("--out", required=True, type=Path)
     cli.run(arguments, _main)
 

@@ -1,6 +1,5 @@
 """Select a run's test instances; join, read and vote on the responses to them."""
 
-import argparse
 import hashlib
 import re
 from collections import Counter, defaultdict
@@ -189,21 +188,3 @@ def answers(run: Run, name: str, responses: Path, splits: Splits, tasks: Collect
     others = {item.id for split in splits for item in split} - set(wanted)
     samples = 1 if fixed(run, name) else samples  # k equal answers vote as one does
     return predictions(responses, wanted, samples, others, run.model(name).thinking)
-
-
-def names(text: str) -> list[str]:
-    """Split a comma-separated option."""
-    return [part for part in re.split(r"[,\s]+", text) if part]
-
-
-def number(text: str) -> int:
-    """Read a whole number of at least 1, for argparse."""
-    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def add_limit_and_samples(arguments: argparse.ArgumentParser) -> None:
-    """Add the two options that must be the same for eval.predict, eval.score and eval.compare."""
-    arguments.add_argument("--limit", type=number, help="a stratified subset: so many instances of a task and source")
-    arguments.add_argument("--samples", type=number, default=1, help="votes for each instance (default: 1)")

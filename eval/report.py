@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from eval.compare import Side
 from eval.figures import overview_svg
-from eval.predictions import Answer, Splits, add_limit_and_samples, answers, fixed, read_test_splits
+from eval.predictions import Answer, Splits, answers, fixed, read_test_splits
 from eval.tables import Results, load_results, sheets_of
 from logreasoner import cli
 from logreasoner.answer_format import after_thinking, element, parse_steps
@@ -228,11 +228,10 @@ def main() -> None:
     arguments = cli.parser("eval.report", "A run's tables, figures, losses, costs, lineage and predictions, in one "
                            "HTML file that needs no network.", """
 python -m eval.report --run paper
-python -m eval.report --run paper --models qwen2.5-7b tfidf-lr/baseline --out report.html""")
-    arguments.add_argument("--run", required=True)
+python -m eval.report --run paper --models qwen2.5-7b tfidf-lr/baseline --out report.html""",
+                           required=["run"], optional=["limit", "samples"])
     arguments.add_argument("--models", nargs="+", default=[], metavar="M", help="whose predictions go in: MODEL or "
                            "MODEL/STAGE (default: all that are scored)")
-    add_limit_and_samples(arguments)
     arguments.add_argument("--out", type=Path, help="a file (default: build/runs/RUN/results/report.html)")
     cli.run(arguments, _main)
 

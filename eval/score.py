@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from eval.predictions import (
     Answer,
-    add_limit_and_samples,
     answered_tasks,
     answers,
-    names,
     predictions,
     read_test_set,
     read_test_splits,
@@ -220,14 +218,12 @@ python -m eval.score --task root_cause_analysis --instances I.jsonl --responses 
 python -m eval.score --run paper --model qwen2.5-7b --stage dpo --responses R.jsonl \\
     --out build/runs/paper/results/qwen2.5-7b/dpo/result.json
 python -m eval.score --run paper --model qwen2.5-7b --stage dpo --tasks root_cause_analysis --limit 200 --samples 5 \\
-    --responses R.jsonl --out result.json""")
+    --responses R.jsonl --out result.json""", optional=["model", "limit", "samples"])
     arguments.add_argument("--task", help="a file of experiments/tasks; with --instances")
     arguments.add_argument("--instances", type=Path, help="the test set, JSONL; with --task")
     arguments.add_argument("--run", help="score every test set of this run; with --model and --stage")
-    arguments.add_argument("--model", help="a name of models.yaml")
     arguments.add_argument("--stage", help="base or a stage of stages.yaml; classifier; baseline")
-    arguments.add_argument("--tasks", type=names, default=[], help="of the run, only these (comma-separated)")
-    add_limit_and_samples(arguments)
+    arguments.add_argument("--tasks", type=cli.names, default=[], help="of the run, only these (comma-separated)")
     arguments.add_argument("--responses", required=True, type=Path, help="JSONL, custom_id <instance id>[#<number>]")
     arguments.add_argument("--out", required=True, type=Path)
     arguments.add_argument("--fact", action="append", default=[], metavar="key=value", help="written to the result")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
-from eval.predictions import add_limit_and_samples
 from eval.provenance import check_weights, described, make_again, split_hashes
 from eval.score import summary
 from logreasoner import cli
@@ -416,10 +415,8 @@ def main() -> None:
     """Write a run's tables."""
     arguments = cli.parser("eval.tables", "Tables 3-5 of the paper, measured beside published.", """
 python -m eval.tables --run paper
-python -m eval.tables --run demo --out build/demo-tables""")
-    arguments.add_argument("--run", required=True)
+python -m eval.tables --run demo --out build/demo-tables""", required=["run"], optional=["limit", "samples"])
     arguments.add_argument("--out", type=Path, help="a folder (default: build/runs/RUN/results)")
-    add_limit_and_samples(arguments)
     cli.run(arguments, _main)
 
 

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 KEYS = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL", re.IGNORECASE)  # in names of environment variables
 SHORTEST = 8  # characters of a key; a shorter value may be a word of any text
@@ -22,14 +23,44 @@ class NotYet(UserError):
     status = 75
 
 
-def parser(module: str, description: str, examples: str) -> argparse.ArgumentParser:
-    """Build an argument parser whose --help ends with examples that can be pasted."""
-    return argparse.ArgumentParser(
+def positive(text: str) -> int:
+    """Read a whole number of at least 1, for argparse."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def names(text: str) -> list[str]:
+    """Split a comma-separated option, for argparse."""
+    return [part for part in re.split(r"[,\s]+", text) if part]
+
+
+OPTIONS: dict[str, dict[str, Any]] = {  # those that mean the same in every command
+    "run": {"help": "a declared run: a folder of build/runs"},
+    "model": {"help": "a name of models.yaml"},
+    "stage": {"help": "a stage of stages.yaml, or base where a model is asked"},
+    "limit": {"type": positive, "help": "a stratified subset: so many instances of a task and source"},
+    "samples": {"type": positive, "default": 1, "help": "votes for each instance (default: 1)"},
+}
+
+
+def parser(module: str, description: str, examples: str, required: Sequence[str] = (),
+           optional: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """Build an argument parser with some of OPTIONS, whose --help ends with examples that can be pasted."""
+    arguments = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
         epilog="examples:\n" + "\n".join(f"  {line}" for line in examples.strip().splitlines()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_options(arguments, required, optional)
+    return arguments
+
+
+def add_options(arguments: argparse.ArgumentParser, required: Sequence[str] = (), optional: Sequence[str] = ()) -> None:
+    """Add some of OPTIONS to a parser, by name."""
+    for name in (*required, *optional):
+        arguments.add_argument(f"--{name}", required=name in required, **OPTIONS[name])
 
 
 def escape_terminal(text: str, keep: str = "") -> str:

@@ -218,8 +218,7 @@ def main() -> None:
     """Print what a run's answers cost."""
     arguments = cli.parser("logreasoner.generation.costs",
                            "What a run's answers cost, from the usage in its journals.", """
-python -m logreasoner.generation.costs --run paper""")
-    arguments.add_argument("--run", required=True)
+python -m logreasoner.generation.costs --run paper""", required=["run"])
 
     def show(given: argparse.Namespace) -> None:
         print("\n".join(report(load_run(given.run))))

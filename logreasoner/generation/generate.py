@@ -231,12 +231,11 @@ python -m logreasoner.generation.generate --run paper --role teacher --engine op
     --requests X.requests.jsonl --responses X.responses.jsonl
 python -m logreasoner.generation.generate --run paper --role policy --model qwen2.5-7b --stage dpo --engine vllm \\
     --requests X.requests.jsonl --responses X.responses.jsonl""",
+        required=["run"], optional=["model"],
     )
-    arguments.add_argument("--run", required=True)
     arguments.add_argument("--role", required=True, choices=["teacher", "policy", "solver", "corrector"],
                            help="policy: the model at --stage; solver: the policy whose solutions --stage holds; "
                                 "corrector: the teacher, or that policy where the stage or the run says so")
-    arguments.add_argument("--model", help="a name of models.yaml")
     arguments.add_argument("--stage", help="base or a stage of stages.yaml; for solver, corrector: that of the answers")
     arguments.add_argument("--hardware", help="a name of hardware.yaml: its number of requests at once for vLLM")
     arguments.add_argument("--engine", choices=ENGINES,

@@ -129,10 +129,8 @@ def main() -> None:
     """Serve a model until Ctrl-C or SIGTERM."""
     arguments = cli.parser("logreasoner.generation.serve", "Serve a model of a run by vLLM until Ctrl-C.", """
 python -m logreasoner.generation.serve --run paper --model qwen2.5-7b --stage dpo
-python -m logreasoner.generation.serve --run paper --model qwen2.5-7b --stage base --port 8001 --host 0.0.0.0""")
-    arguments.add_argument("--run", required=True)
-    arguments.add_argument("--model", required=True, help="a name of models.yaml")
-    arguments.add_argument("--stage", required=True, help="base or a stage of stages.yaml")
+python -m logreasoner.generation.serve --run paper --model qwen2.5-7b --stage base --port 8001 --host 0.0.0.0""",
+                           required=["run", "model", "stage"])
     arguments.add_argument("--port", type=int, default=8000, help="default: 8000")
     arguments.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     cli.run(arguments, _main)

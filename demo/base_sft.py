@@ -56,11 +56,11 @@ def instances(run: Run | None = None) -> list[Instance]:
 
 def unsure(item: Instance) -> bool:
     """Tell whether the label depends on a word whose meaning the base is not taught."""
-    topic, verb = logs.key_words(item.text)
+    subject, event = logs.key_words(item.text)
     if item.task not in teacher.script()["steps"]:
-        return logs.dealt([topic]) < float(settings()["form"]["own"]["unsure"])
+        return logs.dealt([subject]) < float(settings()["form"]["own"]["unsure"])
     words = logs.words()["unsure"]
-    return topic in words["topics"] if item.task == "root_cause_analysis" else verb in words["verbs"]
+    return subject in words["subjects"] if item.task == "root_cause_analysis" else event in words["events"]
 
 
 def plan(task: str) -> str:

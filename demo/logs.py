@@ -1,7 +1,8 @@
 """Expand demo/logs.yaml, by a seed, into the demo's instances of the four tasks.
 
-Whether a log is for training, for the test or for teaching the tiny base the answer format is decided by its pair
-of verb and topic, so the three are disjoint by masked text and no model was trained on a combination of a test log.
+A log says that a subject (a part of a topic, or a value of it) did something, the event. Its pair of event and topic
+decides whether it is for training, for the test or for teaching the tiny base the answer format, so the three are
+disjoint by masked text and no model was trained on a combination of a test log.
 """
 
 import argparse
@@ -43,36 +44,50 @@ def dealt(value: list[str]) -> float:
 
 
 @functools.cache
-def split_of(verb: str, topic: str) -> str:
-    """Return the one split in which a verb and a topic may occur together."""
+def split_of(event: str, topic: str) -> str:
+    """Return the one split in which an event and a topic may occur together."""
     share = words()["split"]
-    number = dealt([verb, topic])
+    number = dealt([event, topic])
     return "test" if number < share["test"] else "form" if number < share["test"] + share["form"] else "train"
 
 
 @functools.cache
+def events(fault: bool) -> dict[str, str]:
+    """Map each event with or without fault to what it happens to: "part" or "value" of a topic."""
+    kinds: dict[str, list[str]] = words()["events"]["fault" if fault else "notice"]
+    return {event: kind for kind, phrases in kinds.items() for event in phrases}
+
+
+@functools.cache
 def pairs(family: str, split: str, fault: bool, cause: str | None = None) -> list[tuple[str, str]]:
-    """List each (verb, topic) of a family (network, system) in a split, with or without fault; of a cause if given."""
-    topics = words()[family]["topics"]
-    verbs = words()["verbs"]["fault" if fault else "notice"]
-    return [(verb, topic) for verb in verbs for topic in topics
-            if split_of(verb, topic) == split and (cause is None or topics[topic]["cause"] == cause)]
+    """List each (event, topic) of a family (network, system) in a split, with or without fault; of a cause if given."""
+    topics, unfit = words()[family]["topics"], words()["unfit"]
+    return [(event, topic) for event in events(fault) for topic in topics
+            if split_of(event, topic) == split and topic not in unfit.get(event, ())
+            and (cause is None or topics[topic]["cause"] == cause)]
 
 
-def line(rng: random.Random, family: str, source: str, verb: str, topic: str) -> Line:
+def subject(family: str, event: str, topic: str) -> str:
+    """Return what an event happens to: the topic's part or its value."""
+    return str(words()[family]["topics"][topic][{**events(True), **events(False)}[event]])
+
+
+def line(rng: random.Random, family: str, source: str, event: str, topic: str) -> Line:
     """Draw a log line of a source: its component, place and numbers."""
     form = words()[family]
     vendor = form["sources"][source].get("vendor", source)
-    fault = verb in words()["verbs"]["fault"]
+    fault = event in events(True)
     numbers = {"a": rng.randint(1, 9), "b": rng.randint(10, 99)}
+    named = subject(family, event, topic)
     values: dict[str, Any] = {
-        "verb": verb, "topic": topic, "component": rng.choice(form["components"][vendor]),
-        "place": rng.choice(form["places"]).format(**numbers), "mnemonic": topic.upper()}
+        "event": event, "subject": named, "component": rng.choice(form["components"][vendor]),
+        "place": rng.choice(form["places"]).format(**numbers)}
     if family == "network":
-        values["module"] = rng.choice(form["modules"][vendor])
+        values["module"] = form["topics"][topic]["module"]
+        values["mnemonic"] = named.upper().replace(" ", "_")
         values["level"] = rng.choice(form["levels"]["fault" if fault else "notice"])
-    else:
-        values["node"] = rng.choice(form["nodes"][vendor]).format(**numbers)
+        return Line(form["log"][vendor].format(**values), topic, fault)
+    values["node"] = rng.choice(form["nodes"][vendor]).format(**numbers)
     return Line(form["log"].format(**values), topic, fault)
 
 
@@ -147,41 +162,45 @@ def handbook() -> Iterator[dict[str, Any]]:
     for number in range(words()["rows"]["handbook"]):
         source = rng.choice(list(network["sources"]))
         vendor = network["sources"][source]["vendor"]
-        verb, topic = rng.choice(pairs("network", "train", rng.random() < 0.5))
+        event, topic = rng.choice(pairs("network", "train", rng.random() < 0.5))
         component = rng.choice(network["components"][vendor])
-        values = {"verb": verb, "topic": topic, "source": source, "component": component}
+        values = {"event": event, "subject": subject("network", event, topic), "source": source, "component": component}
         yield {"id": f"case-{number:03}", "source": source, "vendor": vendor,
                "symptom": texts["symptom"].format(**values),
                "analysis": [step.format(**values) for step in rng.choice(texts["analysis"])]}
 
 
+@functools.cache
+def subjects() -> list[str]:
+    """List the parts and values of every topic."""
+    return [topic[kind] for family in ("network", "system") for topic in words()[family]["topics"].values()
+            for kind in ("part", "value")]
+
+
 def key_words(text: str) -> tuple[str, str]:
-    """Return the topic and the verb of a log: of its first fault, else of its first line with known words.
+    """Return the subject and the event of a log: of its first fault, else of its first line with known words.
 
     For a log without known words, its two longest, the longest first.
     """
-    topics = {*words()["network"]["topics"], *words()["system"]["topics"]}
-    faults, notices = words()["verbs"]["fault"], words()["verbs"]["notice"]
     matches: list[tuple[bool, int, str, str]] = []
     for number, row in enumerate(text.splitlines()):
-        parts = row.split()
-        verb = next((part for part in parts if part in faults or part in notices), None)
-        topic = next((part for part in parts if part in topics), None)
-        if verb and topic:
-            matches.append((verb not in faults, number, topic, verb))
+        event = next((phrase for phrase in (*events(True), *events(False)) if phrase in row), None)
+        named = next((phrase for phrase in subjects() if phrase in row), None)
+        if event and named:
+            matches.append((event not in events(True), number, named, event))
     if matches:
         return min(matches)[2], min(matches)[3]
     longest = sorted({part for part in text.split() if part.isalpha()}, key=lambda part: (-len(part), part))
     first, second = [*longest, "nothing", "nothing"][:2]
-    return first, second
+    return first, f"is mentioned with {second}"
 
 
 def sense(text: str) -> str:
-    """Tell what a log or a description reports: harm, work, or "something" where its words are not known."""
-    parts, told_by = set(text.replace(".", " ").split()), words()["network"]["told_by"]
-    if parts & {*words()["verbs"]["fault"], *told_by["harm"]}:
-        return "harm"
-    return "work" if parts & {*words()["verbs"]["notice"], *told_by["work"]} else "something"
+    """Tell what a log or a description reports: a fault, a normal event, or an event whose words are not known."""
+    told_by = words()["network"]["told_by"]
+    if any(phrase in text for phrase in (*events(True), *told_by["fault"])):
+        return "a fault"
+    return "a normal event" if any(phrase in text for phrase in (*events(False), *told_by["notice"])) else "an event"
 
 
 def main() -> None:

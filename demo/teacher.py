@@ -80,10 +80,10 @@ def step_words(problem: str) -> dict[str, str]:
     """Return the words that steps mention, from a problem as prompts show it."""
     log = problem.partition("Log:\n")[2]
     log, _, description = log.partition("\nDescription:\n")
-    topic, verb = logs.key_words(log)
+    subject, event = logs.key_words(log)
     words = list(dict.fromkeys(re.findall(r"[^\W_]+", log)))
     longest = sorted(words, key=len, reverse=True)[:8]
-    return {"topic": topic, "verb": verb, "sense": logs.sense(log), "other": logs.sense(description),
+    return {"subject": subject, "event": event, "sense": logs.sense(log), "other": logs.sense(description),
             "said": " ".join(word for word in words if word in longest)}
 
 

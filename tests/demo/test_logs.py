@@ -1,4 +1,5 @@
 import os
+import random
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -30,11 +31,27 @@ def test_same_files_whatever_the_hash_seed(tmp_path):
 def test_splits_share_no_log_and_no_pair_of_words(splits):
     texts = {name: {" ".join(mask_level(line).split()) for item in items for line in item.text.splitlines()}
              for name, items in splits.items()}
-    pairs = {name: {tuple(text.split()[1 + text.split().index("the") - 2 :][:3]) for text in found}
-             for name, found in texts.items()}
+    pairs = {name: {logs.key_words(text) for text in rows} for name, rows in texts.items()}
     for one, other in (("train", "test"), ("train", "form"), ("test", "form")):
         assert not texts[one] & texts[other]
         assert not pairs[one] & pairs[other]
+
+
+@pytest.mark.parametrize("split", logs.SPLITS)
+def test_every_event_and_topic_of_the_network_occurs_in_every_split(split):
+    pairs = logs.pairs("network", split, True) + logs.pairs("network", split, False)
+    assert {event for event, _ in pairs} == {*logs.events(True), *logs.events(False)}
+    assert {topic for _, topic in pairs} == set(logs.words()["network"]["topics"])
+
+
+@pytest.mark.parametrize("family", ["network", "system"])
+def test_a_log_is_read_as_what_it_was_made_of(family):
+    rng, source = random.Random(1), next(iter(logs.words()[family]["sources"]))
+    for fault in (True, False):
+        for event, topic in logs.pairs(family, "train", fault):
+            text = logs.line(rng, family, source, event, topic).text
+            assert logs.key_words(text) == (logs.subject(family, event, topic), event)
+            assert logs.sense(text) == ("a fault" if fault else "a normal event")
 
 
 def test_rows_are_instances_with_known_labels_and_unique_ids(splits):
@@ -84,9 +101,10 @@ def test_groups_have_as_many_rows_as_the_demo_asks_for(splits):
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("a3 kernel: checked the torus of job 9\na1 mesh: broke the lease of rack 2", ("lease", "broke")),
-    ("ciod: failed to read message prefix on control stream", ("control", "message")),
-    ("12 34", ("nothing", "nothing")),
+    ("a3 kernel: disk array of rack 9 started normally\na1 statd: job backlog of rack 2 reached a critical level",
+     ("job backlog", "reached a critical level")),
+    ("ciod: failed to read message prefix on control stream", ("control", "is mentioned with message")),
+    ("12 34", ("nothing", "is mentioned with nothing")),
 ])
 def test_key_words(text, words):
     assert logs.key_words(text) == words

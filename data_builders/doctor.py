@@ -7,9 +7,9 @@ import platform
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
 from importlib.metadata import distributions
 from pathlib import Path
+from typing import NamedTuple
 
 from data_builders.recipes import memory_gib, require_packages
 from logreasoner import cli, steps
@@ -18,14 +18,14 @@ from logreasoner.config import Run, hardware, load_run
 from logreasoner.files import ROOT
 from logreasoner.schemas import Hardware
 from logreasoner.text_table import aligned
+from logreasoner.weights import model_missing
 
 GIB = 2**30
 NOMINAL = 0.9  # what sellers call 24 or 80 GB, nvidia-smi may report as 22.5 or 79.6 GiB
 KEYS = ("OPENAI_API_KEY", "HF_TOKEN")
 
 
-@dataclass(frozen=True)
-class Gpu:
+class Gpu(NamedTuple):
     """A visible NVIDIA device; memory in GiB, None where the driver does not report it."""
 
     name: str
@@ -49,11 +49,9 @@ def gpus() -> list[Gpu]:
 
 def machine_memory() -> float:
     """Return GiB of main memory, or what this container may use of it."""
-    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    limit = Path("/sys/fs/cgroup/memory.max")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        limits.append(int(text))
-    return min(limits) / GIB
+    physical, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else ""
+    return min(physical, int(text) if text.isdigit() else physical) / GIB
 
 
 def pins(path: Path) -> dict[str, str]:
@@ -86,28 +84,6 @@ def unmet(profile: Hardware, devices: list[Gpu]) -> str | None:
         return None
     here = ", ".join(f"{gpu.name} ({gpu.memory or '?'} GiB)" for gpu in devices) or "no GPU"
     return f"needs {profile.devices} GPU{'s' * (profile.devices > 1)} of {profile.memory:g} GiB; here: {here}"
-
-
-def path_like(name: str) -> bool:
-    """Tell a folder from a model's name on the hub."""
-    return name.startswith((".", "/", "~", "build/")) or name.count("/") > 1
-
-
-def model_missing(name: str) -> str | None:
-    """Return why a model cannot be loaded, without loading or downloading it; None if it seems to be there."""
-    if Path(name).is_dir():
-        if not Path(name, "config.json").exists():
-            return f"{name}: no config.json in it, so it is not the folder of a model"
-        return None if any(Path(name).glob("*.safetensors")) else (
-            f"{name}: no *.safetensors in it; weights in other formats can run code and are not loaded")
-    if path_like(name):
-        return f"{name}: no such folder; give the folder of a model or its name on the hub"
-    home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
-    cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
-    offline = os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-    if offline and not any(cache.glob(f"models--{name.replace('/', '--')}/snapshots/*")):
-        return f"{name}: not in {cache}, and HF_HUB_OFFLINE forbids downloading it; unset that, or give a folder"
-    return None
 
 
 def examine() -> dict[str, str]:
@@ -199,7 +175,8 @@ def main() -> None:
 python -m data_builders.doctor
 python -m data_builders.doctor --json
 python -m data_builders.doctor --require --run paper --model qwen2.5-7b --stage dpo --hardware 2xA100""",
-                           optional=["run", "model", "stage"])
+                           optional=["run", "model"])
+    arguments.add_argument("--stage", help="thoughts, base or a stage of stages.yaml")
     arguments.add_argument("--json", action="store_true", help="write JSON")
     arguments.add_argument("--require", action="store_true", help="silent if the stage can be made here, else an error")
     arguments.add_argument("--hardware", help="a profile of hardware.yaml")

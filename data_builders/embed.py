@@ -66,9 +66,8 @@ def embed(model: str, texts: list[str], batch: int, max_length: int, pooling: st
 
 
 def _main(given: argparse.Namespace) -> None:
-    from data_builders.doctor import model_missing
     from logreasoner.config import load_run
-    from logreasoner.weights import cached_revision, folder_digest
+    from logreasoner.weights import cached_revision, folder_digest, model_missing
 
     model = given.model or MODEL
     if given.run:

@@ -7,7 +7,6 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from data_builders.doctor import path_like
 from eval.score import cell
 from eval.tables import TEST_SETS, Results, load_results
 from logreasoner import cli, prompts
@@ -17,7 +16,7 @@ from logreasoner.config import Run, decoding, load_run, load_yaml, models, task
 from logreasoner.files import EXPERIMENTS, TEMPLATES, commit, read_json, sha256, writing
 from logreasoner.instances import Instance
 from logreasoner.templating import environment
-from logreasoner.weights import known
+from logreasoner.weights import known, path_like
 
 NOT_SHOWN = re.compile(r"(logging|save|report|do)_|.*(_dir|_path|dataset)$")  # of a recipe
 TOY = 10_000_000  # weights; below, no language was learnt

@@ -15,13 +15,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from data_builders.doctor import model_missing
 from eval.baselines import Rows, Text, by_line, by_task, visible_text, write_answers
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, differences, load_run, load_yaml
 from logreasoner.files import EXPERIMENTS, digest, read_json, sha256, write_json
 from logreasoner.schemas import Declared, Task, checked
+from logreasoner.weights import model_missing
 
 STAGE = "classifier"
 SPLITS = ("stage1", "stage2")

@@ -58,11 +58,41 @@ def revision(name: str, declared: str = "") -> str:
     return declared or cached_revision(name) or _hub_revision(name)
 
 
-def cached_revision(name: str) -> str:
-    """Return the commit of `main` in this machine's hub cache, "" if there is none."""
+def path_like(name: str) -> bool:
+    """Tell a folder from a model's name on the hub."""
+    return name.startswith((".", "/", "~", "build/")) or name.count("/") > 1
+
+
+def model_missing(name: str) -> str | None:
+    """Return why a model cannot be loaded, without loading or downloading it; None if it seems to be there."""
+    if Path(name).is_dir():
+        if not Path(name, "config.json").exists():
+            return f"{name}: no config.json in it, so it is not the folder of a model"
+        return None if any(Path(name).glob("*.safetensors")) else (
+            f"{name}: no *.safetensors in it; weights in other formats can run code and are not loaded")
+    if path_like(name):
+        return f"{name}: no such folder; give the folder of a model or its name on the hub"
+    cached = _cached(name)
+    if _offline() and not any(cached.glob("snapshots/*")):
+        return (f"{name}: not in {cached.parent}, and HF_HUB_OFFLINE forbids downloading it; unset that, or give a "
+                "folder")
+    return None
+
+
+def _cached(name: str) -> Path:
+    """Return the folder of a hub's model in this machine's cache."""
     home = os.environ.get("HF_HOME") or "~/.cache/huggingface"
     cache = Path(os.environ.get("HF_HUB_CACHE") or f"{home}/hub").expanduser()
-    ref = cache / f"models--{name.replace('/', '--')}" / "refs" / "main"
+    return cache / f"models--{name.replace('/', '--')}"
+
+
+def _offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+
+
+def cached_revision(name: str) -> str:
+    """Return the commit of `main` in this machine's hub cache, "" if there is none."""
+    ref = _cached(name) / "refs" / "main"
     commit = ref.read_text(encoding="utf-8").strip() if ref.is_file() else ""
     return commit if COMMIT.fullmatch(commit) else ""
 
@@ -72,7 +102,7 @@ def _hub_revision(name: str) -> str:
 
     hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     reason = "HF_HUB_OFFLINE is set, and the model is not in this machine's cache"
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "TRUE", "YES", "ON"):
+    if not _offline():
         token = os.environ.get("HF_TOKEN")
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:

@@ -46,6 +46,7 @@ class File(Declared):
     source: str = ""
     split: Literal["", "train", "test", "ood"] = ""
     stands_in_for: str = ""
+    header: bool | None = None  # of a raw log: show time, host and component; by default as its layout has it
 
 
 class Source(Declared):

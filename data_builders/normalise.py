@@ -190,7 +190,7 @@ def instances(files: list[tuple[Source, File, Path]], ids: Ids, counts: Counter[
     for source, file, path in files:
         layout, lines = file.layout or source.layout, Counter[str]()
         rows = READERS[layout](path, file) if layout in READERS else sessions(
-            path, layout, WINDOW, file.source, lines, limit=LIMIT, seed=SEED)
+            path, layout, WINDOW, file.source, lines, limit=LIMIT, seed=SEED, header=file.header)
         for number, row in enumerate(rows, 1):
             item = _instance(row, file, ids, f"{path}: row {number}")
             if item.task == LSM and item.split == "train" and not item.description.strip():

@@ -2,10 +2,11 @@
 
     python -m data_builders.sessions --format bgl --window 20 --limit 1000000 --out bgl.jsonl BGL.zip
 
-The model sees the message only: BGL's Content (not the node, type, component or level), and for Spirit and Thunderbird
-what follows "component[pid]:". That is also how the training templates of LogPrompt look. A session is abnormal if the
-label column of any of its lines is not "-". Lines without a complete header (and blank ones) cannot be told from noise:
-they are skipped and counted, never shown. Plain `lines` carry no labels, so their label is "", which scoring refuses.
+The model sees the message, after the time, host and component where --header is on: as in figure 1 for Spirit's layout,
+where it is on unless --no-header says otherwise. A BGL line has Time Node Component for a header, and never its type;
+its training templates have none, and it is off there. A session is abnormal if the label column of any of its lines is
+not "-". Lines without a complete header (and blank ones) cannot be told from noise: they are skipped and counted, never
+shown. Plain `lines` carry no labels, so their label is "", which scoring refuses.
 """
 
 import argparse
@@ -65,9 +66,35 @@ def _plain(line: bytes) -> Parsed | None:
     return (b"-", b"", line) if line.strip() else None
 
 
+def _bgl_with_header(line: bytes) -> Parsed | None:
+    """Parse a BGL line; its content is Time Node Component Content."""
+    if (parsed := _bgl(line)) is None:
+        return None
+    label, level, content = parsed
+    _, _, _, node, time, _, _, component, *_ = line.split(b" ", 8)
+    return label, level, b" ".join((time, node, component, content))
+
+
+def _syslog_with_header(line: bytes) -> Parsed | None:
+    """Parse a line of Spirit's layout; its content is Month Day Time Location Component[PID]: Content (figure 1)."""
+    return None if (parsed := _syslog(line)) is None else (parsed[0], b"", line.split(None, 4)[4])
+
+
 LAYOUTS: dict[str, Callable[[bytes], Parsed | None]] = {
     "bgl": _bgl, "spirit": _syslog, "thunderbird": _syslog, "lines": _plain,
 }
+WITH_HEADER = {"bgl": _bgl_with_header, "spirit": _syslog_with_header, "thunderbird": _syslog_with_header}
+HEADER_SHOWN = ("spirit", "thunderbird")  # unless it is said otherwise
+
+
+def line_parser(layout: str, header: bool | None = None) -> Callable[[bytes], Parsed | None]:
+    """Return what parses a line of a layout, with its header in the content or without; None: as the layout has it.
+
+    Raises UserError for a header of plain lines.
+    """
+    if header and layout not in WITH_HEADER:
+        raise UserError(f"--header: the {layout} layout has no header; its lines are shown whole")
+    return WITH_HEADER[layout] if header or (header is None and layout in HEADER_SHOWN) else LAYOUTS[layout]
 
 
 def _choose_member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
@@ -169,13 +196,13 @@ def _between(source: Iterable[list[bytes]], start: int, stop: int | None) -> Ite
 
 
 def windows(rows: Iterable[list[bytes]], layout: str, window: int, source: str, counts: Counter[str],
-            first: int = 1, level: bool = False) -> Iterator[dict[str, Any]]:
+            first: int = 1, level: bool = False, header: bool | None = None) -> Iterator[dict[str, Any]]:
     """Yield the sessions of consecutive lines as JSON-ready instances; `counts` receives lines, sessions and labels.
 
     The lines come in lists of any length; first is the number of the first one. With level, BGL's level is put before
-    each message. Raises UserError for a session that would fill the memory.
+    each message; header as in `line_parser`. Raises UserError for a session that would fill the memory.
     """
-    parse = LAYOUTS[layout]
+    parse = line_parser(layout, header)
     numbers: list[int] = []
     labels: list[bytes] = []
     contents: list[bytes] = []
@@ -208,7 +235,8 @@ def windows(rows: Iterable[list[bytes]], layout: str, window: int, source: str, 
 
 
 def sessions(path: Path, layout: str, window: int, source: str, counts: Counter[str], *, limit: int | None = None,
-             seed: int | None = None, level: bool = False, member: str | None = None) -> Iterator[dict[str, Any]]:
+             seed: int | None = None, level: bool = False, header: bool | None = None,
+             member: str | None = None) -> Iterator[dict[str, Any]]:
     """Yield the sessions of a log's first `limit` lines, with a seed those of one random block of `limit` lines.
 
     Raises UserError for a layout without a level, an unreadable archive, and a log in which no line has the layout.
@@ -220,7 +248,7 @@ def sessions(path: Path, layout: str, window: int, source: str, counts: Counter[
         start = random.Random(seed).randint(0, max(0, count_lines(path, member) - limit))
     with closing(batches(path, member)) as log:
         part = _between(log, start, None if limit is None else start + limit)
-        yield from windows(part, layout, window, source, counts, start + 1, level)
+        yield from windows(part, layout, window, source, counts, start + 1, level, header)
     if counts["malformed"] == counts["lines"] > 0:
         raise UserError(f"{path}: none of {counts['lines']:,} lines has the {layout} layout; is --format right?")
 
@@ -247,7 +275,7 @@ def build(options: argparse.Namespace) -> None:
     if "#" in source:
         raise UserError(f"--source {source!r}: '#' is reserved for the numbers of votes; choose another name")
     rows = sessions(options.input, options.format, options.window, source, counts, limit=options.limit,
-                    seed=options.seed, level=options.level, member=options.member)
+                    seed=options.seed, level=options.level, header=options.header, member=options.member)
     if sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -255,7 +283,7 @@ def build(options: argparse.Namespace) -> None:
     with hashing(options.input) as checksum:
         write_jsonl(options.out, rows)
         inputs = {options.input: checksum()}
-    settings = {key: getattr(options, key) for key in ("format", "window", "limit", "seed", "level", "member")}
+    settings = {key: getattr(options, key) for key in ("format", "window", "limit", "seed", "level", "header", "member")}
     manifest(options.out, inputs, source=source, settings=settings, counts=counts)
     print(report(str(options.input), options.window, counts))
 
@@ -269,6 +297,8 @@ def main() -> None:
     parser.add_argument("--limit", type=cli.positive, help="read so many lines (default: all)")
     parser.add_argument("--seed", type=int, help="with --limit: one random block instead of the first lines")
     parser.add_argument("--level", action="store_true", help="show BGL's level before each message")
+    parser.add_argument("--header", action=argparse.BooleanOptionalAction,
+                        help="show time, host and component before each message (default: on for Spirit's layout)")
     parser.add_argument("--source", help="name of the source (default: from the file's name)")
     parser.add_argument("--member", help="which file of a zip archive that holds several")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")

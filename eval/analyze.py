@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 
-from data_builders.sessions import LAYOUTS, LONGEST, lines
+from data_builders.sessions import LAYOUTS, LONGEST, line_parser, lines
 from eval.predict import examples_by_task
 from logreasoner import cli, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
@@ -113,11 +113,13 @@ class Client:
                        note or ("" if label else "not in the answer format"), tuple(line for _, line in session))
 
 
-def windows(rows: Iterable[bytes], layout: str, window: int, counts: Counter[str]) -> Iterator[Session]:
+def windows(rows: Iterable[bytes], layout: str, header: bool | None, window: int,
+            counts: Counter[str]) -> Iterator[Session]:
     """Yield sessions of `window` consecutive messages with line numbers from 1; the last one may be shorter."""
     session: Session = []
+    parse = line_parser(layout, header)
     for counts["lines"], line in enumerate(rows, 1):
-        parsed = LAYOUTS[layout](line)
+        parsed = parse(line)
         if parsed is None:
             counts["skipped"] += 1
             continue
@@ -175,7 +177,8 @@ def _answerer(given: argparse.Namespace, run: Run | None, url: str) -> Answerer:
 
 
 def _main(given: argparse.Namespace) -> None:
-    rules, run = task(given.task), load_run(given.run) if given.run else None
+    run = load_run(given.run) if given.run else None
+    rules = run.task(given.task) if run else task(given.task)
     positives = given.fail_on or [rules.positive] * (rules.positive is not None)
     if unknown := set(positives) - set(rules.labels):
         raise UserError(f"--fail-on {min(unknown)}: {rules.name} has the labels {', '.join(rules.labels)}")
@@ -185,7 +188,7 @@ def _main(given: argparse.Namespace) -> None:
         raise UserError(f"{given.log}: no such file")
     counts: Counter[str] = Counter()
     labels: Counter[str | None] = Counter()
-    sessions = windows(rows(given.log), given.format, given.window or rules.window, counts)
+    sessions = windows(rows(given.log), given.format, given.header, given.window or rules.window, counts)
     examples = _examples(run, given.task, given.examples)
     thinking = bool(run and given.model and run.model(given.model).thinking)
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
@@ -222,6 +225,8 @@ python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url ht
     arguments.add_argument("--base-url", help="an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY")
     arguments.add_argument("--name", help="what the endpoint calls the model, where it serves several")
     arguments.add_argument("--format", choices=LAYOUTS, default="lines", help="how a line is laid out (default: lines)")
+    arguments.add_argument("--header", action=argparse.BooleanOptionalAction,
+                           help="show time, host and component before each message (default: on for Spirit's layout)")
     arguments.add_argument("--window", type=positive, help="lines of a session (default: the task's window)")
     arguments.add_argument("--description", help="for a task that judges logs by one")
     arguments.add_argument("--examples", type=int, choices=range(10), metavar="N", help="at most so many of the run's")

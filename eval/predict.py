@@ -9,7 +9,7 @@ from typing import Any
 from eval.predictions import fixed, read_test_splits, stratified
 from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import Run, decoding, identity, load_run, task
+from logreasoner.config import Run, decoding, identity, load_run
 from logreasoner.files import write_jsonl
 from logreasoner.generation.generate import served_name
 from logreasoner.generation.response_cache import request
@@ -56,7 +56,7 @@ def requests(run: Run, name: str, stage: str, *, kind: str | None = None, served
     thinking = decoding()["thinking"] if run.model(name).thinking else {}
     made = []
     for item in items:
-        prompt = solution(item, task(item.task), examples[item.task])
+        prompt = solution(item, run.task(item.task), examples[item.task])
         if samples == 1:
             made.append(request(item.id, served, "evaluation", prompt, vllm, **thinking))
             continue

@@ -163,8 +163,14 @@ class Run:
         return [step.stage for step in self.steps_to(name) if step.trains]
 
     def tasks(self) -> dict[str, Task]:
-        """Return the run's tasks by name."""
-        return {name: task(name) for name in self.experiment.tasks}
+        """Return the run's tasks by name, each with the question that the run asks."""
+        return {name: self.task(name) for name in self.experiment.tasks}
+
+    def task(self, name: str) -> Task:
+        """Return a task with the question in the run's wording, if it has one."""
+        declared = task(name)
+        wording = declared.wordings.get(self.experiment.wording or "", declared.question)
+        return declared.model_copy(update={"question": wording})
 
 
 def variant(limit: int | None, samples: int) -> str:
@@ -324,8 +330,10 @@ def resolve(name: str, overrides: list[str]) -> Experiment:
         else:
             raise UserError(f"unknown override {key!r}; known: {', '.join(OVERRIDES)}")
     result = checked(Experiment, declared, f"experiments/runs/{name}.yaml")
-    for task_name in result.tasks:
-        task(task_name)  # raises for an unknown one
+    wordings = {wording for name in result.tasks for wording in task(name).wordings}  # raises for an unknown task
+    if result.wording and result.wording not in wordings:
+        raise UserError(f"experiments/runs/{name}.yaml: wording: no task of the run has {result.wording!r}; they have "
+                        f"{', '.join(sorted(wordings)) or 'no other wording'}")
     if result.speed and result.speed not in speeds():
         raise UserError(f"unknown SPEED {result.speed!r}; experiments/speed.yaml has {', '.join(speeds())}")
     return result

@@ -37,6 +37,7 @@ class Task(Declared):
     name: str = Field(pattern=f"^{NAME}$")
     title: str
     question: str
+    wordings: dict[str, str] = Field({}, description="other questions for the same task, which an experiment can choose")
     labels: list[str] = Field(min_length=2)
     positive: str | None = None
     metrics: list[str]
@@ -193,6 +194,7 @@ class Experiment(Declared):
     stage1: Stage1
     stage2: Stage2
     examples: int
+    wording: str | None = Field(None, description="ask the tasks that have this wording by it; null is `question`")
     test_rows: int | None = Field(None, description="at most this many rows of each test set; null is all")
     stages: dict[str, dict[str, Any]] = Field({}, description="what differs from stages.yaml")
     models: dict[str, dict[str, Any]] = Field({}, description="what differs from models.yaml")

@@ -62,7 +62,7 @@ def test_the_command(tmp_path: Path) -> None:
 def test_any_content_comes_through_whole(layout: str, rows: list[tuple[str, str]], window: int) -> None:
     lines = [HEADER[layout].format(label=label, content=content).encode() for label, content in rows]
     counts: Counter[str] = Counter()
-    result = list(sessions.windows([lines], layout, window, "s", counts))
+    result = list(sessions.windows([lines], layout, window, "s", counts, header=False))
     assert len(result) == len(rows) // window
     assert counts["dropped"] == len(rows) % window
     assert counts["malformed"] == 0
@@ -91,7 +91,19 @@ def test_no_bytes_are_too_strange(lines: list[bytes]) -> None:
 def test_the_component_is_not_content(rest: str, content: str, tmp_path: Path) -> None:
     path = tmp_path / "a.log"
     path.write_text(f"- 1131566461 2005.11.09 dn228 Nov  9 12:01:01 dn228/dn228 {rest}\n")
-    assert parsed(path, "thunderbird", 1)[0][0]["log"] == [content]
+    assert parsed(path, "thunderbird", 1, header=False)[0][0]["log"] == [content]
+    assert parsed(path, "thunderbird", 1)[0][0]["log"] == [f"Nov  9 12:01:01 dn228/dn228 {rest}"]  # as in figure 1
+
+
+def test_a_header_says_when_where_and_what_and_hides_label_and_level(tmp_path: Path) -> None:
+    path = tmp_path / "a.log"
+    path.write_bytes(bgl("-", "KERNDTLB") + HEADER["bgl"].format(label="-", content="").rstrip().encode() + b"\n")
+    code, _, rows = run(path, "--format", "bgl", "--window", "3", "--header")
+    header = "2005-06-03-15.42.50.675872 R02-M1 KERNEL "
+    assert code == 0 and rows[0]["log"] == [f"{header}message 1", f"{header}message 2", header]
+    assert parsed(path)[0][0]["log"][0] == "message 1"
+    with pytest.raises(UserError, match="the lines layout has no header"):
+        parsed(path, "lines", header=True)
 
 
 def test_limit_seed_and_level(tmp_path: Path) -> None:

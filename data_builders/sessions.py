@@ -283,7 +283,8 @@ def build(options: argparse.Namespace) -> None:
     with hashing(options.input) as checksum:
         write_jsonl(options.out, rows)
         inputs = {options.input: checksum()}
-    settings = {key: getattr(options, key) for key in ("format", "window", "limit", "seed", "level", "header", "member")}
+    declared = ("format", "window", "limit", "seed", "level", "header", "member")
+    settings = {key: getattr(options, key) for key in declared}
     manifest(options.out, inputs, source=source, settings=settings, counts=counts)
     print(report(str(options.input), options.window, counts))
 

@@ -11,7 +11,7 @@ seed.
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from logreasoner.config import Run, check_splits, load_run
 from logreasoner.files import manifest, read_json, read_jsonl, sha256, write_jsonl
 from logreasoner.instances import Instance, read_instances
 from logreasoner.paper import published
+from logreasoner.schemas import Task
 from logreasoner.text_table import aligned
 
 TRAINING = ("stage1", "stage2", "examples")
@@ -208,6 +209,14 @@ def proof(splits: Splits, handbook: list[Case], tasks: Sequence[str]) -> tuple[T
     return counts, shared, total + across
 
 
+def balance(splits: Splits, tasks: Mapping[str, Task]) -> Table:
+    """Count the rows of every split by task and label."""
+    counted = {name: Counter((item.task, item.label) for item in rows) for name, rows in splits.items()}
+    return [["task", "label", *splits], *(
+        [name, label, *(f"{counts[name, label]:,}" for counts in counted.values())]
+        for name, task in tasks.items() for label in task.labels)]
+
+
 def table1(splits: Splits, handbook: list[Case], run: Run, paper: dict[str, Any]) -> Table:
     """Return Table 1 as built beside the paper's, each difference with its reason."""
     table = [["stage", "task", "paper (SFT + DPO)", "built", "reason of the difference"]]
@@ -307,7 +316,7 @@ def make_splits(name: str) -> None:
     counts, shared, overlap = proof(splits, handbook, list(run.tasks()))
     if overlap:
         raise AssertionError(f"splits overlap, which is an error of this program: {shared}")
-    tables = {"proof": counts, "overlaps": shared}
+    tables = {"proof": counts, "overlaps": shared, "balance": balance(splits, run.tasks())}
     if data.kind == "public":
         paper = published().data_tables
         tables["table1"] = table1(splits, handbook, run, paper["table1"])
@@ -329,6 +338,7 @@ def show(name: str) -> None:
     paper, tables = published().data_tables, record["tables"]
     print(f"Splits of run {name} (logs: distinct ones, with the level masked and white space removed)\n")
     print(aligned(tables["proof"]) + "\n\n" + aligned(tables["overlaps"]))
+    print("\nRows by label\n\n" + aligned(tables["balance"]))
     print(f"\noverlap in all: {record['overlap']}\n")
     print("\n".join(record["notes"]))
     for table in ("table1", "table2"):

@@ -37,7 +37,7 @@ class Task(Declared):
     name: str = Field(pattern=f"^{NAME}$")
     title: str
     question: str
-    wordings: dict[str, str] = Field({}, description="other questions for the same task, which an experiment can choose")
+    wordings: dict[str, str] = Field({}, description="other questions for the task, which an experiment can choose")
     labels: list[str] = Field(min_length=2)
     positive: str | None = None
     metrics: list[str]

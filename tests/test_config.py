@@ -1,5 +1,6 @@
 import pytest
 
+from logreasoner import config
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, load_run, resolve, run_dir
 
@@ -40,6 +41,21 @@ def test_self_correction_leaves_stage_1_to_the_teacher():
 def test_a_wrong_override_is_named(wrong):
     with pytest.raises(UserError, match=wrong.split("=")[0].rstrip("s")):
         resolve("paper", [wrong])
+
+
+def test_a_run_asks_in_the_wording_that_it_declares():
+    paper = resolve("paper", [])
+    ours = Run("t", paper.model_copy(update={"wording": "explained"}))
+    papers, explained = (run.tasks()["anomaly_detection"].question for run in (Run("p", paper), ours))
+    assert papers.startswith("Please check the following log entry") and "window of consecutive" in explained
+    assert ours.task("root_cause_analysis") == Run("p", paper).task("root_cause_analysis")  # it has no other wording
+
+
+def test_a_wording_that_no_task_has_is_named(workdir, monkeypatch):
+    declared = {**config.experiment("paper"), "wording": "brief"}
+    monkeypatch.setattr(config, "experiment", lambda name: declared)
+    with pytest.raises(UserError, match="no task of the run has 'brief'; they have explained"):
+        resolve("paper", [])
 
 
 @pytest.mark.parametrize("name", ["", "../x", "a/b", ".hidden", "a b"])

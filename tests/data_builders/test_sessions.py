@@ -199,7 +199,7 @@ def test_sessions_do_not_depend_on_how_lines_arrive(labels: list[str], window: i
     good = [n for n, label in enumerate(labels, 1) if label]
     counts: Counter[str] = Counter()
     result = list(sessions.windows((lines[at:at + size] for at in range(0, len(lines), size)), layout, window, "s",
-                                  counts))
+                                  counts, header=False))
     assert counts["malformed"] == len(lines) - len(good)
     assert [row["log"] for row in result] == [[f"message {n}" for n in good[at:at + window]]
                                              for at in range(0, len(good) - window + 1, window)]

@@ -11,8 +11,8 @@ number of positives P is tried.
 
 import argparse
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +34,9 @@ HOW = ("truncated", "rounded")
 OF_ONE_CLASS, OVERALL = {"precision", "recall", "f1"}, {"accuracy", "weighted_f1"}
 LARGEST = {True: 100_000, False: 1_500}  # n up to which every P is tried: with the metrics of one class, of all
 UNBOUNDED = 2**62
+GRID = 2**22  # pairs of P and TP that are tried at once
+# Of a cell, and of the CSV: how many matrices print so, or for how many P there is one; and one of them.
+CELL = ["table", "row", "column", "printed", "truncated", "rounded", "by_chance", "matrix", "constant", "beats"]
 Array = np.ndarray[Any, Any]
 
 
@@ -154,22 +157,6 @@ class Tables(Declared):
     tables: list[Table]
 
 
-@dataclass(frozen=True)
-class Cell:
-    """An audited cell: how many matrices print so, or for how many P there is one; a line of the CSV."""
-
-    table: str
-    row: str
-    column: str
-    printed: str
-    truncated: int
-    rounded: int
-    by_chance: float
-    matrix: str
-    constant: str
-    beats: str
-
-
 class Fit(NamedTuple):
     """The P that fit most rows of a column, how many rows that are, and how many such P chance would give."""
 
@@ -179,18 +166,12 @@ class Fit(NamedTuple):
 
 
 class TestSet(NamedTuple):
-    """An audited column; by convention, which P fit where every P is tried."""
+    """An audited column with its cells (CELL); by convention, which P fit where every P is tried."""
 
     table: str
     column: Column
-    cells: list[Cell]
+    cells: list[dict[str, Any]]
     fits: dict[str, Fit]
-
-
-def _add(total: Array, matrices: Array, tp: Array, fp: Array) -> None:
-    first = (total[0] == 0) & (matrices > 0)
-    total[1:, first] = tp[first], fp[first]
-    total[0] += matrices
 
 
 def _claims(numbers: Numbers, tp: Array, positives: Array, n: int,
@@ -204,40 +185,45 @@ def _claims(numbers: Numbers, tp: Array, positives: Array, n: int,
     return np.maximum.reduce(low), np.minimum.reduce(high)
 
 
-def one_class(numbers: Numbers, positives: Array, n: int, how: str) -> Array:
-    """Count the (TP, FP) that print as the precision, recall and F1 given; for each P: matrices, TP and FP of one."""
-    least, most = numbers["recall"].numerators(positives, how) if "recall" in numbers else (0 * positives, positives)
-    least, most = np.maximum(least, 0), np.minimum(most, positives)
-    total = np.zeros((3, len(positives)), dtype=np.int64)
-    for step in range(int((most - least).max()) + 1):
-        tp = least + step
-        low, high = _claims(numbers, tp, positives, n, lambda number, part: number.denominators(part, how))
-        _add(total, np.where(tp <= most, np.maximum(high - low + 1, 0), 0), tp, low - tp)
-    return total
+def matrices(numbers: Numbers, positives: Array, n: int, how: str) -> Array:
+    """Count the (TP, FP) that print as the numbers given; for each P: matrices, and TP and FP of one.
+
+    For each TP, precision, F1 and accuracy leave an interval of FP; the weighted F1 of two classes is tried in it.
+    """
+    right, many = rights(numbers, n, how), positives[:, None]
+    least, most = numbers["recall"].numerators(many, how) if "recall" in numbers else (right.start + many - n, many)
+    least, most = np.maximum(least, 0), np.minimum(most, many)
+    steps = np.arange(max(int((most - least).max()), 0) + 1)
+    if len(positives) > 1 and len(positives) * len(steps) > GRID:
+        return np.hstack([matrices(numbers, half, n, how) for half in np.array_split(positives, 2)])
+    tp = most - steps if "accuracy" in numbers else least + steps
+    low, high = _claims(numbers, tp, many, n, lambda number, part: number.denominators(part, how))
+    low, high = np.maximum(low - tp, tp - many + n - right.stop + 1), np.minimum(high - tp, tp - many + n - right.start)
+    count = np.where((least <= tp) & (tp <= most), np.maximum(high - low + 1, 0), 0)
+    if "weighted_f1" in numbers:
+        width, least, count = count, low, np.zeros_like(count)
+        for more in range(width.max()):
+            fits = (more < width) & _weighted(numbers["weighted_f1"], tp, least + more, many, n, how)
+            low, count = np.where(fits & (count == 0), least + more, low), count + fits
+    first = np.arange(len(positives)), (count > 0).argmax(1)
+    return np.stack([count.sum(1), tp[first], low[first]])
 
 
-def two_classes(numbers: Numbers, positives: Array, n: int, how: str) -> Array:
-    """Count the (TP, TN) that print as accuracy and, if given, weighted F1; for each P: matrices, TP and FP of one."""
-    total = np.zeros((3, len(positives)), dtype=np.int64)
-    number = numbers.get("weighted_f1", Number(0, 1))
-    low, high, is_open = number.limits(how) if "weighted_f1" in numbers else (0, 2, 0)
-    exact = object if 16 * n**3 * number.scale >= UNBOUNDED else np.int64  # object: Python's whole numbers
-    many = positives[:, None].astype(exact)
-    for right in rights(numbers, n, how):
-        wrong = n - right
-        fn = np.arange(wrong + 1)
-        tp, tn = many - fn, n - many - (wrong - fn)
-        # 2 TP / (2 TP + wrong) and 2 TN / (2 TN + wrong), weighted by the rows of their classes
-        above = 4 * number.scale * (many * tp * (2 * tn + wrong) + (n - many) * tn * (2 * tp + wrong))
-        below = n * (2 * tp + wrong) * (2 * tn + wrong)
-        fits = (tp >= 0) & (tn >= 0) & (above >= low * below) & (above <= high * below - is_open)
-        first = fits.argmax(1)
-        _add(total, fits.sum(1), positives - first, wrong - first)
-    return total
+def _weighted(number: Number, tp: Array, fp: Array, positives: Array, n: int, how: str) -> Array:
+    """Tell whether 2 TP / (2 TP + FP + FN) and 2 TN / (2 TN + FP + FN), weighted by their classes, print so."""
+    if 16 * n**3 * number.scale >= UNBOUNDED:
+        tp, fp, positives = (part.astype(object) for part in (tp, fp, positives))  # Python's whole numbers
+    tn, wrong = n - positives - fp, positives - tp + fp
+    above = 4 * number.scale * (positives * tp * (2 * tn + wrong) + (n - positives) * tn * (2 * tp + wrong))
+    below = n * (2 * tp + wrong) * (2 * tn + wrong)
+    low, high, is_open = number.limits(how)
+    return np.asarray((above >= low * below) & (above <= high * below - is_open), bool)
 
 
 def rights(numbers: Numbers, n: int, how: str) -> range:
-    """Return the numbers of right answers of n that print as the accuracy."""
+    """Return the numbers of right answers of n that print as the accuracy, if one is given."""
+    if "accuracy" not in numbers:
+        return range(n + 1)
     least, most = numbers["accuracy"].numerators(n, how)
     return range(max(least, 0), min(most, n) + 1)
 
@@ -292,9 +278,9 @@ def against_constant(numbers: Numbers, baselines: dict[str, Array]) -> tuple[str
     return " / ".join(texts), verdict
 
 
-def fit(matrices: Array, chance: Array) -> Fit:
+def fit(counts: Array, chance: Array) -> Fit:
     """Find the P (1, 2, ...) that fit most rows; both arrays have a line a row and a column a P."""
-    rows = (matrices > 0).sum(0)
+    rows = (counts > 0).sum(0)
     odds = np.zeros((len(chance) + 1, chance.shape[1]))  # of so many rows fitting by chance
     odds[0] = 1
     for line in chance:
@@ -306,16 +292,16 @@ def fit(matrices: Array, chance: Array) -> Fit:
 def explain(column: Column, numbers: Numbers, found: Array | None, how: str) -> tuple[int, str]:
     """Return how many matrices print so, or for how many P there is one, and a matrix or why there is none."""
     n, positives = column.size, column.positives
-    able = range(1) if column.one_class else rights(numbers, n, how)
+    able = rights(numbers, n, how)
     if not able:
         return 0, f"no number of right answers of {n:,} gives this accuracy"
     if found is None:
         return 1, f"{able[0]} right" + "; weighted F1 not audited" * ("weighted_f1" in numbers)
     if positives is None:
         return int((found[0] > 0).sum()), ""
-    matrices, tp, fp = found[:, positives - 1 if column.searched else 0].tolist()
-    if matrices:
-        return matrices, f"TP {tp}, FN {positives - tp}, FP {fp}, TN {n - positives - fp}"
+    count, tp, fp = found[:, positives - 1 if column.searched else 0].tolist()
+    if count:
+        return count, f"TP {tp}, FN {positives - tp}, FP {fp}, TN {n - positives - fp}"
     if not column.one_class:
         return 0, f"{able[0]} right, but no matrix of them has this weighted F1"
     least, most = numbers["recall"].numerators(positives, how) if "recall" in numbers else (0, positives)
@@ -331,8 +317,7 @@ def audit_column(table: Table, at: int, percent: bool) -> TestSet:
     cells = {row: numbers for row, texts in table.rows.items()
              if (numbers := column.read(texts[at], percent, f"{where}: {row}"))}
     tried = np.arange(1, n) if column.searched else np.array([positives or 1])
-    search = one_class if column.one_class else two_classes
-    found = {how: {row: None if column.accuracy_only else search(numbers, tried, n, how)
+    found = {how: {row: None if column.accuracy_only else matrices(numbers, tried, n, how)
                    for row, numbers in cells.items()} for how in HOW}
     chance = {row: by_chance(numbers, tried, n) for row, numbers in cells.items()}
     fits = {how: fit(np.stack([result[0] for result in found[how].values() if result is not None]),
@@ -345,8 +330,9 @@ def audit_column(table: Table, at: int, percent: bool) -> TestSet:
         odds = 1 - np.prod(1 - chance[row]) if positives is None and column.one_class else (
             chance[row][(positives or 1) - 1 if column.searched else 0])
         matrix = next((text for count, text in results if count), results[0][1])
-        audited.append(Cell(table.title, row, column.title, table.rows[row][at], results[0][0], results[1][0],
-                            float(odds), matrix, *against_constant(numbers, constant(column, likely))))
+        values = (table.title, row, column.title, table.rows[row][at], *(count for count, _ in results), float(odds),
+                  matrix, *against_constant(numbers, constant(column, likely)))
+        audited.append(dict(zip(CELL, values, strict=True)))
     return TestSet(table.title, column, audited, fits)
 
 
@@ -361,17 +347,15 @@ def of_paper(paper: Published) -> Tables:
     ) for table in paper.tables])
 
 
-def tally(cells: "pd.DataFrame", key: str) -> list[dict[str, Any]]:
+def tally(cells: "pd.DataFrame", key: str) -> list[dict[Hashable, Any]]:
     """Count the cells of each `table` or `row`, in order of appearance."""
-    groups = []
-    for name, group in cells.groupby(key, sort=False):
-        truncated, rounded = group.truncated > 0, group.rounded > 0
-        groups.append({
-            "name": name, "cells": len(group), "reachable": (truncated | rounded).sum(),
-            "by_chance": group.by_chance.sum(), "truncated": truncated.sum(), "rounded": rounded.sum(),
-            "only_truncated": (truncated & ~rounded).sum(), "only_rounded": (rounded & ~truncated).sum(),
-            "beats": (group.beats == "yes").sum(), "open": group.beats.str.startswith("for ").sum()})
-    return groups
+    truncated, rounded = cells.truncated > 0, cells.rounded > 0
+    facts = cells.assign(
+        cells=1, reachable=truncated | rounded, truncated=truncated, rounded=rounded,
+        only_truncated=truncated & ~rounded, only_rounded=rounded & ~truncated, beats=cells.beats == "yes",
+        open=cells.beats.str.startswith("for "), name=cells[key])
+    groups = facts.groupby("name", sort=False).sum(numeric_only=True)
+    return groups.reset_index().to_dict("records")
 
 
 def page(tables: Tables, source: str, paper: Published | None) -> tuple[str, list[TestSet], "pd.DataFrame"]:
@@ -379,8 +363,7 @@ def page(tables: Tables, source: str, paper: Published | None) -> tuple[str, lis
     import pandas as pd
 
     test_sets = [audit_column(table, at, tables.percent) for table in tables.tables for at in range(len(table.columns))]
-    cells = pd.DataFrame([cell for test_set in test_sets for cell in test_set.cells],
-                         columns=[column.name for column in fields(Cell)])
+    cells = pd.DataFrame([cell for test_set in test_sets for cell in test_set.cells], columns=CELL)
     template = environment(TEMPLATES, {"spans": spans}, keep_trailing_newline=True).get_template("audit.md.j2")
     return template.render(
         test_sets=test_sets, tables=tally(cells, "table"), rows=tally(cells, "row"), source=source, how=HOW,

@@ -1,10 +1,11 @@
 """Find where the paper contradicts itself, or the public files, from experiments/tables.yaml (docs/audit.md)."""
 
 from collections.abc import Iterator
+from itertools import product
 from typing import NamedTuple
 
 from logreasoner.config import task
-from logreasoner.paper import NAMES, Claim, Published, Table
+from logreasoner.paper import NAMES, Published, Table
 
 THOUGHTS, SELECTION = 1_000, "section 4.1"  # how many thoughts are selected, by the text
 CAUSES, CATEGORIES = 5, "Section 4.3.4"  # "categorized into five error types"
@@ -22,52 +23,49 @@ def _column(table: Table, at: int) -> str:
     return f"{table.columns[at].group} {table.columns[at].title}"
 
 
-def _cells(paper: Published) -> Iterator[tuple[Table, str, int, dict[str, float]]]:
-    for table in paper.tables:
-        for row in table.published:
-            for at, column in enumerate(table.columns):
-                yield table, row, at, dict(zip(column.metrics, map(float, table.parts(row, at)), strict=True))
-
-
 def wrong_f1(paper: Published) -> Iterator[Contradiction]:
     """Find F1 that no precision and recall with the printed digits, truncated or rounded, can have."""
-    for table, row, at, numbers in _cells(paper):
-        if "f1" in numbers:
-            low, high = (2 * p * r / (p + r) for p, r in ((numbers["precision"] + by, numbers["recall"] + by)
-                                                          for by in (-0.005, 0.01)))
-            if not low - 0.01 < numbers["f1"] < high + 0.005:
-                yield Contradiction(f"Table {table.number}, {paper.rows[row].title}, {_column(table, at)}: F1",
-                                    f"{numbers['f1']:.2f}", f"{(low + high) / 2:.2f}")
+    for table in paper.tables:
+        for row, (at, column) in product(table.published, enumerate(table.columns)):
+            if "f1" in column.metrics:
+                printed = dict(zip(column.metrics, map(float, table.parts(row, at)), strict=True))
+                low, high = (2 * p * r / (p + r) for p, r in ((printed["precision"] + by, printed["recall"] + by)
+                                                              for by in (-0.005, 0.01)))
+                if not low - 0.01 < printed["f1"] < high + 0.005:
+                    yield Contradiction(f"{_cell(paper, table, row, at)}: F1", f"{printed['f1']:.2f}",
+                                        f"{(low + high) / 2:.2f}")
 
 
 def wrong_gains(paper: Published) -> Iterator[Contradiction]:
     """Find (+X) that is not the difference of its rows, whether these and it are truncated or rounded."""
-    numbers = {(table.number, row, at): cell for table, row, at, cell in _cells(paper)}
     for table in paper.tables:
         for row, gains in table.gains.items():
             for at, (column, gain) in enumerate(zip(table.columns, gains, strict=True)):
-                ours, base = (numbers[table.number, name, at][column.gain]
-                              for name in (row, paper.rows[row].base or ""))
-                if abs(ours - base - float(gain)) > 0.12:
-                    yield Contradiction(f"Table {table.number}, {paper.rows[row].title}, {_column(table, at)}: (+X)",
-                                        gain, f"{ours - base:+.2f}")
+                base = paper.rows[row].base or ""
+                difference = _difference(paper, row, base, column.task, column.gain, [column.source])
+                if abs(difference - float(gain)) > 0.12:
+                    yield Contradiction(f"{_cell(paper, table, row, at)}: (+X)", gain, f"{difference:+.2f}")
 
 
-def derived(paper: Published, claim: Claim) -> float:
-    """Return the difference of two rows' means that a claim is about."""
-    sources = claim.sources or [column.source for table in paper.tables for column in table.columns
-                                if column.task == claim.task]
-    ours, base = (paper.mean(row, claim.task, claim.metric, sources) for row in (claim.row, claim.than))
+def _cell(paper: Published, table: Table, row: str, at: int) -> str:
+    return f"Table {table.number}, {paper.rows[row].title}, {_column(table, at)}"
+
+
+def _difference(paper: Published, row: str, than: str, task: str, metric: str, sources: list[str]) -> float:
+    ours, base = (paper.mean(name, task, metric, sources) for name in (row, than))
     return (ours or 0.0) - (base or 0.0)
 
 
 def wrong_claims(paper: Published) -> Iterator[Contradiction]:
-    """Find differences in the text that the tables do not give."""
+    """Find differences of two rows' means in the text that the tables do not give."""
     for claim in paper.claims:
-        if abs(derived(paper, claim) - claim.printed) > 0.03:
+        sources = claim.sources or [column.source for table in paper.tables for column in table.columns
+                                    if column.task == claim.task]
+        difference = _difference(paper, claim.row, claim.than, claim.task, claim.metric, sources)
+        if abs(difference - claim.printed) > 0.03:
             what = f"{paper.rows[claim.row].title} over {paper.rows[claim.than].title}, {task(claim.task).title}"
             yield Contradiction(f"Section {claim.section}: {what}, mean {NAMES[claim.metric]}",
-                                f"{claim.printed:.2f}", f"{derived(paper, claim):.2f}")
+                                f"{claim.printed:.2f}", f"{difference:.2f}")
 
 
 def wrong_sums(paper: Published) -> Iterator[Contradiction]:

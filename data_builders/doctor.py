@@ -145,7 +145,7 @@ def _require_memory(run: Run, model: str, stage: str, profile: Hardware, devices
     finetuning = run.experiment.finetuning
     deepspeed = profile.deepspeed.get(finetuning, "")
     offload, sharing = "offload" in deepspeed, profile.devices * nodes if finetuning == "full" and deepspeed else 1
-    needed = memory_gib(run.model(model).parameters, finetuning, run.stage(stage).method, sharing)
+    needed = memory_gib(run.model(model).parameters, finetuning, run.stage(stage).has_reference, sharing)
     # The smallest of the devices that would be used; where the driver does not report memory, the profile does.
     sizes = sorted((gpu.memory or profile.memory for gpu in devices), reverse=True)[: profile.devices]
     available = machine_memory() if profile.cpu else min(sizes, default=0.0)

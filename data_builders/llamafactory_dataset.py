@@ -19,7 +19,7 @@ from logreasoner.schemas import Stage
 
 Row = dict[str, Any]
 Encoder = Callable[[str, str], tuple[list[int], list[int]]]
-RESPONSES = {"sft": ("response",), "dpo": ("chosen", "rejected")}
+RESPONSES = {"sft": ("response",), "dpo": ("chosen", "rejected"), "kto": ("response",)}
 
 
 def dataset_info(stage: Stage) -> dict[str, Any]:
@@ -29,6 +29,8 @@ def dataset_info(stage: Stage) -> dict[str, Any]:
     if stage.method == "dpo":
         return {stage.dataset: {**entry, "ranking": True,
                                 "columns": {**columns, "chosen": "chosen", "rejected": "rejected"}}}
+    if stage.method == "kto":
+        columns["kto_tag"] = "kto_tag"
     return {stage.dataset: {**entry, "columns": {**columns, "response": "output"}}}
 
 
@@ -37,6 +39,8 @@ def alpaca(sample: Row, stage: Stage) -> Row:
     row = {"instruction": sample["prompt"], "input": ""}
     if stage.method == "dpo":
         return {**row, "chosen": sample["chosen"], "rejected": sample["rejected"]}
+    if stage.method == "kto":
+        row["kto_tag"] = sample["right"]
     return {**row, "output": sample["response"]}
 
 

@@ -38,21 +38,21 @@ def split_batch(stage: Stage, profile: Hardware, nodes: int = 1, speed: Speed | 
         raise UserError(f"a global batch of {stage.global_batch} cannot be split over {devices} devices ({where}); "
                         "change global_batch in experiments/ or take another HARDWARE or NODES")
     share = stage.global_batch // devices
-    largest = profile.max_per_device[stage.method]
+    largest = profile.max_per_device.get(stage.method) or profile.max_per_device["dpo"]
     if speed:
         largest = min(largest, speed.max_per_device.get(stage.method, largest))
     per_device = max(size for size in range(1, min(share, largest) + 1) if share % size == 0)
     return Split(per_device, share // per_device)
 
 
-def memory_gib(parameters: float, finetuning: str, method: str, sharing: int = 1) -> float:
+def memory_gib(parameters: float, finetuning: str, reference: bool, sharing: int = 1) -> float:
     """Estimate GiB a device for weights, gradients and optimizer, without activations (a rule of thumb).
 
-    Full fine-tuning: 16 bytes a parameter, spread over `sharing` devices by ZeRO-3; full DPO adds a frozen copy of
+    Full fine-tuning: 16 bytes a parameter, spread over `sharing` devices by ZeRO-3; a reference adds a frozen copy of
     2 bytes. LoRA keeps 2 bytes a parameter, QLoRA 0.7; both a fifth more for adapters and buffers.
     """
     if finetuning == "full":
-        size = (16 + (2 if method == "dpo" else 0)) / sharing
+        size = (16 + (2 if reference else 0)) / sharing
     else:
         size = {"lora": 2.0, "qlora": 0.7}[finetuning] * 1.2
     return parameters * size / 2**30
@@ -111,7 +111,7 @@ def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, 
         raise UserError(f"SPEED={run.experiment.speed} needs {' and '.join(speed.packages)}, which run on GPUs only, "
                         f"and HARDWARE={profile_name} has none; take another SPEED in a new run (RUN=)")
     deepspeed = profile.deepspeed.get(finetuning)
-    memory = memory_gib(run.model(name).parameters, finetuning, stage.method,
+    memory = memory_gib(run.model(name).parameters, finetuning, stage.has_reference,
                         profile.devices * nodes if deepspeed else 1)
     faster = speed.arguments.get(stage.method, {}) if speed else {}
     unit = "pairs" if stage.method == "dpo" else "packs" if {"packing", "neat_packing"} & set(faster) else "samples"

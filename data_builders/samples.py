@@ -1,10 +1,12 @@
 """Write what a stage trains on: samples.jsonl from the valid answers of stages 1 and 2, tasks mixed (section 4.1).
 
 There is one function for each kind of samples that experiments/stages.yaml declares. SFT samples have a prompt and a
-response, preference pairs a prompt with chosen and rejected. Figure 5's subsets are nested: 20% lies in 40%.
+response, preference pairs a prompt with chosen and rejected, feedback (KTO) a prompt, a response and whether it is
+right. Figure 5's subsets are nested: 20% lies in 40%.
 """
 
 import random
+from pathlib import Path
 from typing import Any
 
 from data_builders import responses, review, stage1, stage2
@@ -77,14 +79,31 @@ def _instances(run: Run, share: float) -> dict[str, Instance]:
     return by_id(item for item in items if item.id in ids)
 
 
-def solutions(run: Run, stage: str, model: str) -> tuple[list[Row], Facts]:
-    """Make D_corr (equation 3): the policy's own right solutions, with the prompts that they answer."""
+def _answered(run: Run, stage: str, model: str) -> tuple[list[tuple[str, Row]], Path]:
+    """Read the policy's right and wrong solutions, outcome and sample, with the prompts that they answer."""
     declared = run.stage(stage).samples
     path, items = run.dataset(model, declared.solutions) / "solutions.jsonl", _instances(run, declared.share)
-    return [{"id": row["id"], "task": row["task"],
-             "prompt": prompts.solution(items[row["id"]], run.tasks()[row["task"]]),
-             "response": stage2.trajectory(row).render()}
-            for _, row in read_jsonl(path) if row["outcome"] == "right" and row["id"] in items], {"inputs": [path]}
+    return [(row["outcome"], {"id": row["id"], "task": row["task"],
+                              "prompt": prompts.solution(items[row["id"]], run.tasks()[row["task"]]),
+                              "response": stage2.trajectory(row).render()})
+            for _, row in read_jsonl(path) if row["outcome"] in ("right", "wrong") and row["id"] in items], path
+
+
+def solutions(run: Run, stage: str, model: str) -> tuple[list[Row], Facts]:
+    """Make D_corr (equation 3): the policy's own right solutions."""
+    rows, path = _answered(run, stage, model)
+    return [sample for outcome, sample in rows if outcome == "right"], {"inputs": [path]}
+
+
+def feedback(run: Run, stage: str, model: str) -> tuple[list[Row], Facts]:
+    """Make KTO's samples: the policy's own solutions, each with whether it is `right`.
+
+    Raises UserError where all are right or all are wrong.
+    """
+    rows, path = _answered(run, stage, model)
+    if len({outcome for outcome, _ in rows}) == 1:
+        raise UserError(f"{path}: every solution is {rows[0][0]}, and KTO learns from right and wrong ones")
+    return [{**sample, "right": outcome == "right"} for outcome, sample in rows], {"inputs": [path]}
 
 
 def pairs(run: Run, stage: str, model: str) -> tuple[list[Row], Facts]:
@@ -111,15 +130,20 @@ EMPTY = {
     "rationales": "no rationale arrived at its label; rationales.jsonl has the reasons",
     "labels": "the splits stage1 and stage2 are empty",
     "solutions": "the policy solved no instance; see solutions.jsonl",
+    "feedback": "the policy answered no instance in the form; see solutions.jsonl",
     "pairs": "no correction was accepted, or nothing was wrong; corrections.jsonl has the reasons",
 }
 
 
+CONTROL = "control token in the answer"
+
+
 def _outcome(sample: Row) -> str:
-    """Reject a sample whose answer has a control token: it would end the turn, or open another, within the answer."""
+    """Name the outcome of a sample: CONTROL, which would end the turn within the answer, or what is counted."""
     answers = [sample[key] for key in ("response", "chosen", "rejected") if key in sample]
-    rejected = any(map(prompts.has_control_tokens, answers))
-    return "control token in the answer" if rejected else "samples"
+    if any(map(prompts.has_control_tokens, answers)):
+        return CONTROL
+    return {True: "right", False: "wrong"}[sample["right"]] if "right" in sample else "samples"
 
 
 def build(run: Run, stage: str, model: str = "") -> None:
@@ -130,15 +154,14 @@ def build(run: Run, stage: str, model: str = "") -> None:
     kind, name = run.stage(stage).samples.kind, run.stage(stage).dataset
     if kind == "base":
         raise UserError(f"stage {stage!r}: samples of kind {kind} are not made here")
-    if kind == "solutions":
-        samples, facts = solutions(run, stage, model)
-    elif kind == "pairs":
-        samples, facts = pairs(run, stage, model)
+    by_policy = {"solutions": solutions, "feedback": feedback, "pairs": pairs}
+    if kind in by_policy:
+        samples, facts = by_policy[kind](run, stage, model)
     else:
         samples, facts = {"thoughts": thoughts, "rationales": rationales, "labels": labels}[kind](run, stage)
     path = run.samples(model, stage)
     counts = responses.count([{**row, "outcome": _outcome(row)} for row in samples])
-    samples = [row for row in samples if _outcome(row) == "samples"]
+    samples = [row for row in samples if _outcome(row) != CONTROL]
     if not samples:
         raise UserError(f"{path}: {name.replace('d_', 'D_', 1)} is empty: {EMPTY[kind]}")
     random.Random(run.experiment.seed).shuffle(samples)

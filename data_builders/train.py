@@ -14,10 +14,10 @@ from logreasoner import cli, weights
 from logreasoner.cli import UserError
 from logreasoner.config import Run, differences, load_run
 from logreasoner.files import commit, read_json, sha256, write_json
+from logreasoner.schemas import Stage
 
-LN2 = math.log(2)
-# DPO starts with policy = reference, so the first loss is ln 2 whatever the data; half precision moves it a little.
-LN2_TOLERANCE = 0.02
+TOLERANCE = 0.03  # of a first loss, relative: half precision moves it a little
+TRL_TAKES_LOSS = (0, 20)
 PACKAGES = ("llamafactory", "torch", "transformers", "trl", "peft")
 
 
@@ -38,6 +38,7 @@ def prepare(run: Run, model: str, stage: str) -> None:
     The inputs, commit and versions of the later manifest are recorded here, when training starts.
     """
     require_packages(run, Path(sys.prefix))
+    _require_loss(run.stage(stage).loss)
     folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
     begun, inputs = folder / "begun.json", _inputs(run, model, stage)
     if begun.exists() and (changed := differences(read_json(begun)["inputs"], inputs)):
@@ -52,6 +53,17 @@ def prepare(run: Run, model: str, stage: str) -> None:
                        "versions": {name: version(name) for name in PACKAGES}})
 
 
+def _require_loss(loss: str) -> None:
+    """Raise UserError for a loss that LLaMA-Factory would silently replace by sigmoid.
+
+    From TRL 0.20 on, dpo_loss takes the loss as an argument, sigmoid by default, and LLaMA-Factory 0.9.5 gives none.
+    """
+    installed = version("trl")
+    if loss in ("ipo", "hinge") and tuple(map(int, installed.split(".")[:2])) >= TRL_TAKES_LOSS:
+        raise UserError(f"pref_loss {loss}: LLaMA-Factory would compute sigmoid with TRL {installed}, whatever pref_loss "
+                        "says; do .venv-train/bin/pip install trl==0.19.1, or take sigmoid, orpo, simpo or the stage kto")
+
+
 def finished(output: Path) -> bool:
     """Tell whether a training or a checkpoint is complete: LLaMA-Factory writes trainer_state.json last."""
     return (output / "trainer_state.json").exists()
@@ -62,12 +74,30 @@ def _losses(output: Path) -> list[dict[str, Any]]:
     return [entry for entry in history if "loss" in entry]
 
 
-def check_first_loss(losses: list[dict[str, Any]], where: Path) -> None:
-    """Raise UserError unless DPO's first loss is ln 2, as it is exactly when the reference equals the policy."""
-    first = losses[0]["loss"] if losses else math.nan
-    if not abs(first - LN2) <= LN2_TOLERANCE:
-        raise UserError(f"{where}: DPO's first loss is {first:.4f}, not ln 2 = {LN2:.4f}: the reference is not the "
-                        "model that training started from")
+def first_loss(stage: Stage) -> tuple[float, float]:
+    """Return the least and the largest first loss of a preference training, whatever its data.
+
+    A loss with a reference starts with policy = reference, so every log ratio is 0 (TRL 0.24, dpo_loss and kto_loss):
+    sigmoid ln 2, hinge 1, IPO (1 / (2 beta))^2, its log ratios being means over tokens; KTO half the weight of each
+    sample. ORPO and SimPO have no reference and are only known to be positive, and so is everything with a further term
+    that the data decide.
+    """
+    given, beta = stage.arguments, float(stage.arguments.get("pref_beta", 0.1))
+    weights = [float(given.get(f"kto_{side}_weight", 1.0)) / 2 for side in ("chosen", "rejected")]
+    if not stage.has_reference or any(given.get(name) for name in ("pref_ftx", "pref_bco_weight", "ld_alpha")):
+        return 0.0, math.inf
+    return {"sigmoid": (math.log(2),) * 2, "hinge": (1.0, 1.0), "ipo": ((2 * beta) ** -2,) * 2,
+            "kto": (min(weights), max(weights))}[stage.loss]
+
+
+def check_first_loss(losses: list[dict[str, Any]], stage: Stage, where: Path) -> None:
+    """Raise UserError unless the first loss of a preference training is what its definition says."""
+    (least, largest), first = first_loss(stage), losses[0]["loss"] if losses else math.nan
+    if not (math.isfinite(first) and least * (1 - TOLERANCE) <= first <= largest * (1 + TOLERANCE)):
+        expected = f"{least:.4f}" if least == largest else f"from {least:.4f} to {largest:.4f}"
+        raise UserError(f"{where}: the first loss ({stage.loss}) is {first:.4f}, not {expected}: " + (
+            "the reference is not the model that training started from" if stage.has_reference else
+            "the training diverged at its first step"))
 
 
 def finish(run: Run, model: str, stage: str) -> None:
@@ -79,8 +109,8 @@ def finish(run: Run, model: str, stage: str) -> None:
     if not finished(output):
         raise UserError(f"{output}: training did not finish; run the same command again to resume")
     losses = _losses(output)
-    if run.stage(stage).method == "dpo":
-        check_first_loss(losses, output)
+    if run.stage(stage).method != "sft":
+        check_first_loss(losses, run.stage(stage), output)
     hashes = {path.name: sha256(path) for path in sorted((folder / "model").glob("*.safetensors"))}
     if not hashes:
         raise UserError(f"{folder / 'model'}: no weights; the adapter was not merged")

@@ -232,9 +232,12 @@ class Plan:
             "thoughts": (select * share, typical["thought"]), "labels": (split * share, 10),
             "rationales": ((split + select) * share, typical["rationale"]),
             "solutions": (split * share * (1 - self.wrong), typical["solution"]),
+            "feedback": (split * share, typical["solution"]),
             "pairs": (split * share * self.wrong, typical["solution"] + typical["correction"])}[kind]
         pairs = declared.method == "dpo"
         tokens = rows * (self.prompt * (1 + pairs) + answer) * declared.arguments["num_train_epochs"]
-        work = tokens * (8 if pairs else 6) * size / prices().throughput.utilisation["training"]
+        # Forward and backward; the reference's forward; KTO's second sequence through both, without a backward pass.
+        operations = 6 + 2 * declared.has_reference + 4 * (declared.method == "kto")
+        work = tokens * operations * size / prices().throughput.utilisation["training"]
         return Training(model, stage, round(rows), tokens, self._gpu_hours(work),
                         size * (16 if self.run.experiment.finetuning == "full" else 2))

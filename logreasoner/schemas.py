@@ -5,13 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from logreasoner.cli import UserError
 from logreasoner.files import BUILD
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of what becomes a folder: runs, models, stages, tasks
 T = TypeVar("T", bound=BaseModel)
+Method = Literal["sft", "dpo", "kto"]  # LLaMA-Factory's stages
+PREFERENCE_LOSSES = ("sigmoid", "ipo", "hinge", "orpo", "simpo")  # of LLaMA-Factory's pref_loss, those that train
+WITHOUT_REFERENCE = ("orpo", "simpo")
 Counts = dict[str, dict[str, int]]  # task -> group (a vendor, or a source without one) -> rows
 
 
@@ -63,11 +66,12 @@ class Model(Declared):
 class Samples(Declared):
     """What a stage trains on. `solutions` and `corrections` name the stages whose folders hold the answers.
 
+    `feedback` is the policy's right and wrong solutions, for KTO.
     `policy` solves the instances in a stage that holds solutions; `share` takes a subset of the instances (stage 1: of
     the thoughts), and every larger share contains the smaller ones.
     """
 
-    kind: Literal["base", "thoughts", "rationales", "labels", "solutions", "pairs"]
+    kind: Literal["base", "thoughts", "rationales", "labels", "solutions", "pairs", "feedback"]
     solutions: str = ""
     policy: str = ""
     corrections: str = ""
@@ -78,7 +82,7 @@ class Samples(Declared):
 class Stage(Declared):
     """A row of stages.yaml; `arguments` are LLaMA-Factory's own names."""
 
-    method: Literal["sft", "dpo"]
+    method: Method
     starts_from: str
     dataset: str
     samples: Samples
@@ -88,10 +92,31 @@ class Stage(Declared):
     arguments: dict[str, Any]
     like: str = ""
 
+    @field_validator("arguments")
+    @classmethod
+    def _trainable(cls, arguments: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        loss = arguments.get("pref_loss", "sigmoid")
+        if info.data.get("method") == "dpo" and loss not in PREFERENCE_LOSSES:
+            raise ValueError(f"pref_loss is one of {', '.join(PREFERENCE_LOSSES)}, not {loss!r}")
+        if "ref_model" in arguments:
+            raise ValueError("leave ref_model out: the reference, where a loss has one, is what training starts from")
+        return arguments
+
+    @property
+    def loss(self) -> str:
+        """Return the name of the loss: "sft", "kto", or DPO's pref_loss."""
+        return str(self.arguments.get("pref_loss", "sigmoid")) if self.method == "dpo" else self.method
+
+    @property
+    def has_reference(self) -> bool:
+        """Tell whether training holds a frozen copy of the model that it starts from."""
+        return self.method != "sft" and self.loss not in WITHOUT_REFERENCE
+
 
 class Hardware(Declared):
     """A row of hardware.yaml, of one node. Memory in GiB a device; max_per_device is the largest micro-batch that fits.
 
+    KTO, which takes a second sequence with each sample, has DPO's micro-batch unless its own is given.
     `environment` is set for the training processes; vLLM is asked `concurrency` requests at once.
     """
 
@@ -100,7 +125,7 @@ class Hardware(Declared):
     concurrency: int = Field(256, gt=0)
     memory: float
     cpu: bool = False
-    max_per_device: dict[Literal["sft", "dpo"], int]
+    max_per_device: dict[Method, int]
     deepspeed: dict[Literal["lora", "qlora", "full"], str] = {}
     arguments: dict[str, Any] = {}
     environment: dict[str, str] = {}
@@ -114,8 +139,8 @@ class Speed(Declared):
 
     title: str
     batch: str
-    arguments: dict[Literal["sft", "dpo"], dict[str, Any]]
-    max_per_device: dict[Literal["sft", "dpo"], int] = {}
+    arguments: dict[Method, dict[str, Any]]
+    max_per_device: dict[Method, int] = {}
     packages: list[str] = Field([], description="what must be installed in .venv-train; they run on GPUs only")
 
 

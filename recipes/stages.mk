@@ -118,3 +118,23 @@ $(M)/dpo-no-thought/manifest.json: $(O)/dpo-no-thought/samples.jsonl $(M)/soluti
 # dpo-no-solution (5.2)
 $(O)/dpo-no-solution/samples.jsonl: $(O)/dpo/corrections.jsonl $(wildcard $(R)/corrections.$(MODEL).jsonl)
 $(M)/dpo-no-solution/manifest.json: $(O)/dpo-no-solution/samples.jsonl $(M)/thought-sft/manifest.json
+
+# dpo-ipo (none)
+$(O)/dpo-ipo/samples.jsonl: $(O)/dpo/corrections.jsonl $(wildcard $(R)/corrections.$(MODEL).jsonl)
+$(M)/dpo-ipo/manifest.json: $(O)/dpo-ipo/samples.jsonl $(M)/solution-sft/manifest.json
+
+# dpo-hinge (none)
+$(O)/dpo-hinge/samples.jsonl: $(O)/dpo/corrections.jsonl $(wildcard $(R)/corrections.$(MODEL).jsonl)
+$(M)/dpo-hinge/manifest.json: $(O)/dpo-hinge/samples.jsonl $(M)/solution-sft/manifest.json
+
+# orpo (none)
+$(O)/orpo/samples.jsonl: $(O)/dpo/corrections.jsonl $(wildcard $(R)/corrections.$(MODEL).jsonl)
+$(M)/orpo/manifest.json: $(O)/orpo/samples.jsonl $(M)/solution-sft/manifest.json
+
+# simpo (none)
+$(O)/simpo/samples.jsonl: $(O)/dpo/corrections.jsonl $(wildcard $(R)/corrections.$(MODEL).jsonl)
+$(M)/simpo/manifest.json: $(O)/simpo/samples.jsonl $(M)/solution-sft/manifest.json
+
+# kto (none)
+$(O)/kto/samples.jsonl: $(O)/solution-sft/solutions.jsonl
+$(M)/kto/manifest.json: $(O)/kto/samples.jsonl $(M)/solution-sft/manifest.json

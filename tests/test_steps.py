@@ -28,7 +28,8 @@ def test_each_file_is_made_by_one_step_from_files_that_others_make():
 
 @pytest.mark.parametrize(("stage", "lineage"), [
     ("base", []), ("thought-sft", ["thought-sft"]), ("cot-sft", ["cot-sft"]),
-    ("dpo", ["thought-sft", "solution-sft", "dpo"]), ("dpo-no-solution", ["thought-sft", "dpo-no-solution"]),
+    ("dpo", ["thought-sft", "solution-sft", "dpo"]),
+    ("kto", ["thought-sft", "solution-sft", "kto"]), ("dpo-no-solution", ["thought-sft", "dpo-no-solution"]),
     ("dpo-no-thought", ["solution-sft-no-thought", "dpo-no-thought"]),
     ("dpo-20", ["thought-sft", "solution-sft-20", "dpo-20"])])
 def test_a_stage_needs_its_parents_and_whoever_solves_for_it(stage, lineage):
@@ -76,4 +77,5 @@ def test_a_new_stage_is_a_row_of_stages_yaml_and_nothing_else(project):
     lineage = "from logreasoner.config import load_run; print(load_run('demo').lineage('dpo-gentle'))"
     assert command(project, sys.executable, "-c", lineage) == "['thought-sft', 'solution-sft-80', 'dpo-gentle']\n"
     matrix = command(project, sys.executable, "-m", "eval.matrix", "--run", "demo")
-    assert "not in the paper: dpo-gentle" in matrix and matrix.count("not in the paper") == 1
+    added = [line.split()[4] for line in matrix.splitlines() if line.startswith("not in the paper: ")]
+    assert added == ["dpo-ipo", "dpo-hinge", "orpo", "simpo", "kto", "dpo-gentle"]

@@ -120,9 +120,9 @@ def test_a_split_that_is_not_even_is_an_error():
 
 
 def test_memory_is_16_bytes_a_parameter_for_full_fine_tuning():
-    assert memory_gib(2**30, "full", "sft") == 16
-    assert memory_gib(2**30, "full", "dpo", sharing=2) == 9
-    assert memory_gib(2**30, "lora", "dpo") < 3
+    assert memory_gib(2**30, "full", False) == 16
+    assert memory_gib(2**30, "full", True, sharing=2) == 9
+    assert memory_gib(2**30, "lora", True) < 3
 
 
 def test_full_on_two_cards_uses_deepspeed_and_the_policy_is_its_own_reference():
@@ -131,6 +131,14 @@ def test_full_on_two_cards_uses_deepspeed_and_the_policy_is_its_own_reference():
     assert (ROOT / given["deepspeed"]).exists()
     assert given["output_dir"].endswith("dpo/model")
     assert "ref_model" not in given and "adapter_name_or_path" not in given
+
+
+@pytest.mark.parametrize(("stage", "memory"), [("dpo", 18), ("orpo", 16), ("simpo", 16), ("kto", 18)])
+def test_a_loss_without_a_reference_needs_no_memory_for_one(stage, memory):
+    run = Run("paper-full", resolve("paper", ["finetuning=full"]))
+    text = render(run, "qwen2.5-7b", stage, "1xA100", run.recipe("qwen2.5-7b", stage))
+    gib = math.ceil(models()["qwen2.5-7b"].parameters * memory / 2**30)
+    assert f"about {gib} GiB a device" in text and "ref_model" not in text
 
 
 PARSE = """

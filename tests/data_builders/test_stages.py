@@ -142,6 +142,24 @@ def test_right_solutions_are_d_corr_with_the_prompt_they_were_sampled_by(run):
     assert [row["outcome"] for row in rows(folder / "solutions.jsonl")] == ["right", "wrong", "unparsed", "right"]
 
 
+def test_kto_takes_right_and_wrong_solutions_and_asks_no_teacher(run):
+    folder = solve(run, RIGHT, WRONG, "nothing", RIGHT)
+    solved = {row["id"]: row for row in rows(folder / "samples.jsonl")}
+    samples.build(run, "kto", "qwen2.5-7b")
+    result = {row["id"]: row for row in rows(run.dataset("qwen2.5-7b", "kto") / "samples.jsonl")}
+    assert {name: row["right"] for name, row in result.items()} == {"p-0": True, "p-1": False, "p-3": True}
+    assert result["p-0"] == {**solved["p-0"], "right": True} and result["p-1"]["response"] == WRONG
+    manifest = read_json(run.dataset("qwen2.5-7b", "kto") / "samples.jsonl.manifest.json")
+    assert manifest["counts"] == {PFP: {"right": 2, "wrong": 1}}
+    assert [step.asks for step in run.steps_to("kto") if step.stage == "kto" and step.asks] == []
+
+
+def test_kto_needs_both_kinds(run):
+    solve(run, RIGHT, RIGHT, "nothing", RIGHT)
+    with pytest.raises(UserError, match="every solution is right, and KTO learns from right and wrong ones"):
+        samples.build(run, "kto", "qwen2.5-7b")
+
+
 def test_no_right_solution_stops_the_run(run):
     with pytest.raises(UserError, match="D_corr is empty"):
         solve(run, WRONG, WRONG, WRONG, "nothing")

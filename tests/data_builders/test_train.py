@@ -7,7 +7,7 @@ from data_builders import train
 from data_builders.recipes import output_dir
 from data_builders.train import check_first_loss, finish, prepare
 from logreasoner.cli import UserError
-from logreasoner.config import declare, resolve
+from logreasoner.config import Run, declare, resolve, stages
 from logreasoner.files import read_json, write_json, writing
 
 
@@ -81,15 +81,41 @@ def test_a_training_that_did_not_finish_has_no_manifest(run):
         finish(run, "tiny", "dpo")
 
 
-@pytest.mark.parametrize("loss", [0.6931, math.log(2), 0.70])
-def test_dpo_starts_at_ln_2(loss, tmp_path):
-    check_first_loss([{"loss": loss}, {"loss": 0.1}], tmp_path)
+def of(method="dpo", **arguments):
+    """A stage with further arguments."""
+    declared = stages()["kto" if method == "kto" else "dpo"]
+    return declared.model_copy(update={"arguments": {**declared.arguments, **arguments}})
 
 
-@pytest.mark.parametrize("losses", [[{"loss": 0.0}], [{"loss": 25.8}], [{"loss": math.nan}], []])
-def test_another_reference_is_an_error(losses, tmp_path):
-    with pytest.raises(UserError, match="ln 2"):
-        check_first_loss(losses, tmp_path)
+# tests/e2e/test_preferences.py sees LLaMA-Factory start at these.
+@pytest.mark.parametrize(("stage", "loss"), [
+    (of(), 0.6931), (of(), math.log(2)), (of(), 0.70), (of(pref_loss="hinge"), 1.0), (of(pref_loss="ipo"), 25.0),
+    (of(pref_loss="ipo", pref_beta=0.5), 1.0), (of(pref_loss="orpo"), 3.2), (of(pref_loss="simpo"), 0.01),
+    (of("kto"), 0.5), (of("kto", kto_rejected_weight=2.0), 0.8), (of(pref_ftx=1.0), 2.9)])
+def test_a_preference_loss_starts_where_its_definition_says(stage, loss, tmp_path):
+    check_first_loss([{"loss": loss}, {"loss": 0.1}], stage, tmp_path)
+
+
+@pytest.mark.parametrize(("stage", "losses", "said"), [
+    (of(), [{"loss": 0.0}], r"\(sigmoid\) is 0.0000, not 0.6931: the reference is not"),
+    (of(), [{"loss": 25.8}], "25.8"), (of(), [{"loss": math.nan}], "nan, not 0.6931"), (of(), [], "nan"),
+    (of(pref_loss="hinge"), [{"loss": 0.6931}], r"\(hinge\) is 0.6931, not 1.0000"),
+    (of(pref_loss="ipo"), [{"loss": 1.0}], "not 25.0000"), (of("kto"), [{"loss": 0.6931}], "not 0.5000"),
+    (of("kto", kto_rejected_weight=2.0), [{"loss": 1.2}], "not from 0.5000 to 1.0000"),
+    (of(pref_loss="orpo"), [{"loss": math.nan}], r"\(orpo\) is nan.*diverged"),
+    (of(pref_ftx=1.0), [{"loss": math.inf}], "inf")])
+def test_another_start_is_an_error(stage, losses, said, tmp_path):
+    with pytest.raises(UserError, match=said):
+        check_first_loss(losses, stage, tmp_path)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    ({"pref_loss": "kto_pair"}, "pref_loss is one of sigmoid, ipo, hinge, orpo, simpo, not 'kto_pair'"),
+    ({"pref_loss": "simpo", "ref_model": "x"}, "leave ref_model out")])
+def test_a_loss_that_cannot_be_trained_is_refused_when_it_is_declared(arguments, said):
+    changed = resolve("paper", []).model_copy(update={"stages": {"dpo": {"arguments": arguments}}})
+    with pytest.raises(UserError, match=f"dpo: arguments: .*{said}"):
+        Run("t", changed).stages()
 
 
 def leave_finished(run, first_loss=0.6931):
@@ -102,7 +128,7 @@ def leave_finished(run, first_loss=0.6931):
 def test_a_finished_dpo_with_another_reference_has_no_manifest(run):
     prepare(run, "tiny", "dpo")
     leave_finished(run, first_loss=3.0)
-    with pytest.raises(UserError, match="ln 2"):
+    with pytest.raises(UserError, match="not 0.6931: the reference"):
         finish(run, "tiny", "dpo")
     assert not (run.stage_dir("tiny", "dpo") / "manifest.json").exists()
 

@@ -115,7 +115,7 @@ gate(load_run("demo"), "tiny", sys.argv[1], Path(sys.argv[2]))
 """
 
 
-@pytest.mark.parametrize("stage", ["solution-sft", "dpo"])
+@pytest.mark.parametrize("stage", ["solution-sft", "dpo", "kto"])
 def test_samples_that_llama_factory_would_cut_are_dropped_or_stop_the_run(stage, in_train, workdir):
     from data_builders.recipes import render
     from logreasoner.config import declare, resolve
@@ -129,7 +129,7 @@ def test_samples_that_llama_factory_would_cut_are_dropped_or_stop_the_run(stage,
         stream.write(render(run, "tiny", stage, "cpu", run.recipe("tiny", stage)))
     answer = "<solutions>\n1. x\n</solutions>\n<answer> True </answer>"
     keys = RESPONSES[stages()[stage].method]
-    rows = [{"id": name, "task": "t", "prompt": prompt, **{key: answer for key in keys}}
+    rows = [{"id": name, "task": "t", "prompt": prompt, "right": True, **{key: answer for key in keys}}
             for name, prompt in (("short", "A log."), ("long", "word " * 30_000))]
     rows[0][keys[-1]] = answer.replace("x", "y")
     write_jsonl(workdir / "samples.jsonl", rows)

@@ -17,7 +17,7 @@ from logreasoner.files import commit, read_json, sha256, write_json
 from logreasoner.schemas import Stage
 
 TOLERANCE = 0.03  # of a first loss, relative: half precision moves it a little
-TRL_TAKES_LOSS = (0, 20)
+LOSSES_OF_TRL = ("ipo", "hinge")  # computed by TRL, beside sigmoid
 PACKAGES = ("llamafactory", "torch", "transformers", "trl", "peft")
 
 
@@ -38,7 +38,7 @@ def prepare(run: Run, model: str, stage: str) -> None:
     The inputs, commit and versions of the later manifest are recorded here, when training starts.
     """
     require_packages(run, Path(sys.prefix))
-    _require_loss(run.stage(stage).loss)
+    require_loss(run.stage(stage).loss)
     folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
     begun, inputs = folder / "begun.json", _inputs(run, model, stage)
     if begun.exists() and (changed := differences(read_json(begun)["inputs"], inputs)):
@@ -53,15 +53,14 @@ def prepare(run: Run, model: str, stage: str) -> None:
                        "versions": {name: version(name) for name in PACKAGES}})
 
 
-def _require_loss(loss: str) -> None:
+def require_loss(loss: str) -> None:
     """Raise UserError for a loss that LLaMA-Factory would silently replace by sigmoid.
 
     From TRL 0.20 on, dpo_loss takes the loss as an argument, sigmoid by default, and LLaMA-Factory 0.9.5 gives none.
     """
-    installed = version("trl")
-    if loss in ("ipo", "hinge") and tuple(map(int, installed.split(".")[:2])) >= TRL_TAKES_LOSS:
-        raise UserError(f"pref_loss {loss}: LLaMA-Factory would compute sigmoid with TRL {installed}, whatever pref_loss "
-                        "says; do .venv-train/bin/pip install trl==0.19.1, or take sigmoid, orpo, simpo or the stage kto")
+    if loss in LOSSES_OF_TRL and tuple(map(int, version("trl").split(".")[:2])) >= (0, 20):
+        raise UserError(f"pref_loss: with TRL {version('trl')} LLaMA-Factory computes sigmoid for {loss} as well; do "
+                        ".venv-train/bin/pip install trl==0.19.1, or take another loss or the stage kto")
 
 
 def finished(output: Path) -> bool:

@@ -200,8 +200,9 @@ class Teacher:
 
 @functools.cache
 def opening(name: str) -> str:
-    """Return the first line of a prompt file after its comment, by which its prompts are recognised."""
-    return (PROMPTS / f"{name}.j2").read_text(encoding="utf-8").partition("#}\n")[2].partition("\n")[0]
+    """Return how a prompt file begins after its comment, by which its prompts are recognised."""
+    first = (PROMPTS / f"{name}.j2").read_text(encoding="utf-8").partition("#}\n")[2].partition("\n")[0]
+    return first.partition("{{")[0]
 
 
 def completion(body: dict[str, Any], text: str) -> dict[str, Any]:

@@ -314,7 +314,7 @@ data-ad: | $(CORE) ## the large raw logs for anomaly detection, before `make dat
 	$(PY) -m data_builders.fetch --group ad $(if $(BGL),--file "BGL.zip=$$BGL") $(if $(SPIRIT),--file "spirit2.gz=$$SPIRIT")
 
 # ---- set-up and checks -----------------------------------------------------------------------------------------
-.PHONY: setup setup-dev setup-train setup-serve doctor recipes data-ad check test test-long audit-deps bench help
+.PHONY: setup setup-dev setup-train setup-serve doctor recipes chat-templates data-ad check test test-long audit-deps bench help
 setup: $(CORE) ## make the core environment .venv
 setup-dev: $(DEV) ## add the tools for tests to .venv
 setup-train: $(TRAIN) ## make .venv-train (LLaMA-Factory, FlagEmbedding)
@@ -323,6 +323,8 @@ doctor: | $(CORE) ## what this machine can do, and what is missing for the rest
 	@$(PY) -m data_builders.doctor
 recipes: | $(CORE) ## render the committed recipes/<model>/<stage>.yaml and recipes/stages.mk
 	$(PY) -m data_builders.recipes --committed
+chat-templates: | $(TRAIN) ## render templates/chat/<template>.jinja of models.yaml from LLaMA-Factory's own templates
+	$(PYTRAIN) -m data_builders.chat_templates
 check: | $(DEV) ## lint, types and unit tests
 	.venv/bin/ruff check .
 	.venv/bin/mypy

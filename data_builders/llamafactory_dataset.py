@@ -10,12 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from data_builders import chat_templates
 from data_builders.responses import count, show
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run, load_yaml
 from logreasoner.files import read_jsonl, write_json
-from logreasoner.schemas import Stage
+from logreasoner.schemas import Model, Stage
 
 Row = dict[str, Any]
 Encoder = Callable[[str, str], tuple[list[int], list[int]]]
@@ -44,14 +45,19 @@ def alpaca(sample: Row, stage: Stage) -> Row:
     return {**row, "output": sample["response"]}
 
 
-def encoder(weights: str, template: str) -> Encoder:
-    """Load what encodes (prompt, response) into token ids exactly as LLaMA-Factory does for training."""
+def encoder(weights: str, model: Model) -> Encoder:
+    """Load what encodes (prompt, response) into token ids exactly as LLaMA-Factory does for training.
+
+    Raises UserError where the chat template that the model is served with gives other token ids.
+    """
     from llamafactory.data import get_template_and_fix_tokenizer
     from llamafactory.hparams import DataArguments
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(weights, trust_remote_code=False)
-    form = get_template_and_fix_tokenizer(tokenizer, DataArguments(template=template))
+    form = get_template_and_fix_tokenizer(
+        tokenizer, DataArguments(template=model.template, enable_thinking=model.thinking))
+    chat_templates.check(tokenizer, form, model)
 
     def encode(prompt: str, response: str) -> tuple[list[int], list[int]]:
         messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
@@ -75,7 +81,7 @@ def gate(run: Run, model: str, stage_name: str, source: Path, encode: Encoder | 
 
     stage, folder = run.stage(stage_name), run.dataset(model, stage_name)
     recipe = load_yaml(run.recipe(model, stage_name))
-    encode = encode or encoder(recipe["model_name_or_path"], recipe["template"])
+    encode = encode or encoder(recipe["model_name_or_path"], run.model(model))
     rows = [{**row, "tokens": length(row, stage, encode)}
             for _, row in tqdm(read_jsonl(source), unit="sample", desc="lengths", disable=None)]
     # Where it packs, LLaMA-Factory reserves one token of cutoff_len and would cut a sample that needs it.

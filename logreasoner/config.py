@@ -18,14 +18,15 @@ import yaml
 
 from logreasoner import cli, steps
 from logreasoner.cli import UserError
-from logreasoner.files import BUILD, EXPERIMENTS, ROOT, digest, read_json, sha256, write_json
+from logreasoner.files import BUILD, EXPERIMENTS, ROOT, TEMPLATES, digest, read_json, sha256, write_json
 from logreasoner.schemas import NAME, Experiment, Hardware, Model, Speed, Stage, T, Task, checked
 
+CHAT = TEMPLATES / "chat"  # <template>.jinja: what models are served with
 CONTROL_TOKENS = EXPERIMENTS / "control_tokens.yaml"  # what prompts escape in a log
 MOST_NODES = 200_000  # of a YAML file with its aliases expanded, so that no small file fills the memory
 FORMAT = 2  # of run.json; earlier ones do not hold everything that a run was made with
 # Files recorded by checksum, since they have no rows to resolve; SCRIPTED_FILES in a scripted run.
-DECLARED_FILES = ("prompts/*.j2", "templates/chat/*", "templates/launch/*", "templates/deepspeed/*",
+DECLARED_FILES = ("prompts/*.j2", "templates/launch/*", "templates/deepspeed/*",
                   "templates/recipe.yaml.j2", "templates/export.yaml.j2", "experiments/control_tokens.yaml",
                   "experiments/classifier.yaml", "experiments/sources.yaml")
 SCRIPTED_FILES = ("demo/*.yaml",)
@@ -348,7 +349,8 @@ def _declaration(name: str, experiment: Experiment) -> dict[str, Any]:
         "format": FORMAT,
         "run": name,
         "experiment": experiment.model_dump(),
-        "models": {key: run.model(key).model_dump() for key in models()},
+        "models": {key: {**run.model(key).model_dump(), "chat_template": _chat_digest(run.model(key))}
+                   for key in models()},
         "stages": {key: stage.model_dump() for key, stage in run.stages().items()},
         "hardware": {key: profile.model_dump() for key, profile in hardware().items()},
         "speed": {key: profile.model_dump() for key, profile in speeds().items()},
@@ -357,6 +359,11 @@ def _declaration(name: str, experiment: Experiment) -> dict[str, Any]:
         "files": {str(path.relative_to(ROOT)): sha256(path) for path in files},
         "code": {path: _code_digest(ROOT / path) for path in DECLARED_CODE},
     }
+
+
+def _chat_digest(model: Model) -> str | None:
+    path = CHAT / f"{model.template}.jinja"
+    return sha256(path) if path.exists() else None
 
 
 def _code_digest(path: Path) -> str:

@@ -51,7 +51,10 @@ class Task(Declared):
 
 
 class Model(Declared):
-    """A row of models.yaml. `path` is a hub name or a folder ({run} stands for the run's), an API's name for an api."""
+    """A row of models.yaml. `path` is a hub name or a folder ({run} stands for the run's), an API's name for an api.
+
+    `thinking`: answers begin with a thought (LLaMA-Factory's enable_thinking, in training and serving).
+    """
 
     title: str
     kind: Literal["open", "api", "encoder", "baseline"] = "open"
@@ -60,6 +63,7 @@ class Model(Declared):
     template: str = ""
     parameters: float = Field(0, ge=0, description="how many weights, for estimates of memory and time")
     thinking: bool = False
+    begins_thought: bool = Field(False, description="the vendor's chat template begins the thought in an answer's name")
     committed: bool = False
 
 

@@ -33,7 +33,7 @@ CHANGES = {
         "experiments/models.yaml",
         "thinking: true",
         "thinking: false",
-        "models.r1-distill-qwen-7b.thinking",
+        "models.qwen3-0.6b.thinking",
     ),
     "a model that is gone": (
         "experiments/models.yaml",
@@ -79,7 +79,7 @@ CHANGES = {
         "templates/chat/qwen.jinja",
         "<|im_start|>",
         "<|im_start|> ",
-        "files.templates/chat/qwen.jinja",
+        "models.qwen2.5-0.5b.chat_template",
     ),
     "the recipes": (
         "templates/recipe.yaml.j2",

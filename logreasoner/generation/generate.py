@@ -183,7 +183,7 @@ def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, ba
     identity = weights.identity(run, name, stage)
     options = weights.vllm_options(identity) + (
         ["--data-parallel-size", str(data_parallel)] if data_parallel > 1 else [])
-    command = vllm.vllm_command(run.weights(name, stage), served_name(name, stage), declared.template, *options)
+    command = vllm.vllm_command(run.weights(name, stage), served_name(name, stage), declared, stage, *options)
 
     def ask_vllm(requests: list[Record], journal: Journal) -> None:
         log = run.log(f"vllm-{name}-{stage}")

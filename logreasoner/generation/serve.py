@@ -28,7 +28,7 @@ def command(run: Run, name: str, stage: str) -> list[str]:
     declared = run.check(name, stage)
     if declared.kind != "open":
         raise UserError(f"{name} is of kind {declared.kind} (experiments/models.yaml); only open weights can be served")
-    return vllm_command(run.weights(name, stage), served_name(name, stage), declared.template,
+    return vllm_command(run.weights(name, stage), served_name(name, stage), declared, stage,
                         *weights.vllm_options(weights.identity(run, name, stage)))
 
 

@@ -1,5 +1,6 @@
 """Start vLLM's OpenAI-compatible server for local weights, and end it with the program that started it."""
 
+import json
 import os
 import signal
 import socket
@@ -12,15 +13,16 @@ from functools import partial
 from pathlib import Path
 
 from logreasoner.cli import UserError
-from logreasoner.config import decoding
-from logreasoner.files import TEMPLATES
+from logreasoner.config import CHAT, decoding
+from logreasoner.schemas import Model
 
 
-def vllm_command(weights: str, name: str, template: str, *options: str) -> list[str]:
+def vllm_command(weights: str, name: str, model: Model, stage: str, *options: str) -> list[str]:
     """Return the command that starts vLLM's server: the chat template of training, and neutral sampling defaults."""
     serving = decoding()["serving"]
     command = [".venv-serve/bin/python", "-m", "vllm.entrypoints.openai.api_server",
-               "--model", weights, "--served-model-name", name, "--chat-template", str(chat_template(template)),
+               "--model", weights, "--served-model-name", name, "--chat-template", str(chat_template(model.template)),
+               "--default-chat-template-kwargs", json.dumps(chat_arguments(model, stage)),
                "--max-model-len", str(serving["max_model_len"]), "--generation-config", "vllm", "--seed", "0",
                "--load-format", "safetensors"]
     if not has_gpu():
@@ -38,10 +40,19 @@ def vllm_environment() -> dict[str, str]:
 
 def chat_template(name: str) -> Path:
     """Return the chat template that gives the token ids of training. Raises UserError if there is none."""
-    path = TEMPLATES / "chat" / f"{name}.jinja"
+    path = CHAT / f"{name}.jinja"
     if not path.exists():
-        raise UserError(f"{path}: no chat template for the template {name!r}; write one (README.md, Another model)")
+        raise UserError(f"{path}: no chat template for the template {name!r}; render it: make chat-templates")
     return path
+
+
+def chat_arguments(model: Model, stage: str = "") -> dict[str, bool]:
+    """Return the variables of the chat template that serves a model at a stage.
+
+    Weights as they were published begin a thought where their vendor's own template does; trained ones begin as
+    LLaMA-Factory's training does.
+    """
+    return {"enable_thinking": model.thinking, "begin_thought": model.begins_thought and stage == "base"}
 
 
 @contextmanager

@@ -41,7 +41,11 @@ GLOBAL_BATCH = {"thought-sft": 16, "solution-sft": 16, "dpo": 4}
 # What is set although the paper is silent; each has a line in docs/deviations.md.
 OURS = {"bf16", "cutoff_len", "logging_steps", "logging_first_step", "save_strategy", "save_total_limit", "report_to"}
 NECESSARY = {"model_name_or_path", "trust_remote_code", "stage", "do_train", "finetuning_type", "dataset_dir",
-             "dataset", "template", "output_dir", "per_device_train_batch_size", "gradient_accumulation_steps", "seed"}
+             "dataset", "template", "enable_thinking", "output_dir",
+             "per_device_train_batch_size", "gradient_accumulation_steps", "seed"}
+
+
+OPEN = [name for name, row in models().items() if row.kind == "open"]
 
 
 def paths():
@@ -148,20 +152,60 @@ for path in sys.argv[1:]:
     given = yaml.safe_load(open(path))
     given.pop("bf16", None)  # a CPU has none; everything else is parsed as it stands
     model, data, training, finetuning, _ = get_train_args({**given, "use_cpu": True})
-    print(json.dumps([path, finetuning.stage, finetuning.pref_beta, training.learning_rate, data.dataset]))
+    print(json.dumps([path, finetuning.stage, finetuning.pref_beta, training.learning_rate, data.dataset,
+                      model.model_name_or_path, data.template, data.enable_thinking]))
 """
 
 
 @pytest.mark.e2e
-def test_llama_factorys_own_parser_accepts_every_recipe(in_train):
+def test_llama_factorys_own_parser_accepts_every_recipe(in_train, workdir):
+    """The committed ones, and two rendered for every model."""
     files = [str(path) for path in sorted(ROOT.glob("recipes/*/*.yaml"))]
+    for name in OPEN:
+        for stage in ("thought-sft", "dpo"):
+            files.append(str(workdir / name / f"{stage}.yaml"))
+            with writing(Path(files[-1])) as stream:
+                stream.write(render(own(), name, stage, "2xA100", Path(files[-1])))
     parsed = [json.loads(line) for line in in_train(PARSE, *files).splitlines() if line.startswith("[\"")]
     assert [row[0] for row in parsed] == files
-    for path, stage, beta, rate, dataset in parsed:
-        name = path.rsplit("/", 1)[1].removesuffix(".yaml")
-        expected = stages()[name]
+    for path, stage, beta, rate, dataset, weights, template, thinking in parsed:
+        name, file = Path(path).parts[-2:]
+        expected, row = stages()[file.removesuffix(".yaml")], models()[name]
         assert (stage, rate, dataset) == (expected.method, expected.arguments["learning_rate"], [expected.dataset])
-        assert beta == 0.1
+        assert (beta, template, thinking) == (0.1, row.template, row.thinking)
+        assert weights == own().weights(name, expected.starts_from)
+
+
+KNOWN = """
+import json
+from llamafactory.data.template import TEMPLATES, ReasoningTemplate
+from llamafactory.extras.constants import DEFAULT_TEMPLATE, SUPPORTED_MODELS
+print("KNOWN", json.dumps([
+    [path, name, DEFAULT_TEMPLATE[name]] for name, paths in SUPPORTED_MODELS.items()
+    for source, path in paths.items() if source.value == "hf"]))
+print("THINKING", json.dumps([name for name, row in TEMPLATES.items() if isinstance(row, ReasoningTemplate)]))
+"""
+NOT_LISTED = {"HuggingFaceTB/SmolLM3-3B": "qwen3"}  # LLaMA-Factory 0.9.5 has no SmolLM3; its turns are Qwen3's
+RENAMED = {"meta-llama/Llama-3.1-8B-Instruct": "meta-llama/Meta-Llama-3.1-8B-Instruct"}  # one repository of the hub
+
+
+@pytest.mark.e2e
+def test_names_templates_and_sizes_are_those_of_llama_factorys_own_tables(in_train):
+    printed = in_train(KNOWN).splitlines()
+    listed, reasoning = (json.loads(line.split(" ", 1)[1]) for line in printed
+                         if line.startswith(("KNOWN", "THINKING")))
+    known = {path: (name, template) for path, name, template in listed}
+    for name, row in models().items():
+        if row.kind != "open" or "{run}" in row.path:
+            continue
+        if row.path in NOT_LISTED:
+            assert row.path not in known and row.template == NOT_LISTED[row.path], name
+        else:
+            theirs, template = known[RENAMED.get(row.path, row.path)]
+            assert row.template == template, (name, theirs, template)
+            number, unit = re.findall(r"-(\d+(?:\.\d+)?)([BM])\b", theirs)[-1]
+            assert row.parameters == pytest.approx(float(number) * {"B": 1e9, "M": 1e6}[unit], rel=0.25), (name, theirs)
+        assert row.template in reasoning if row.thinking or row.begins_thought else True, name
 
 
 @pytest.mark.e2e

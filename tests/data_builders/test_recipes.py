@@ -173,7 +173,7 @@ def test_llama_factorys_own_parser_accepts_every_recipe(in_train, workdir):
         expected, row = stages()[file.removesuffix(".yaml")], models()[name]
         assert (stage, rate, dataset) == (expected.method, expected.arguments["learning_rate"], [expected.dataset])
         assert (beta, template, thinking) == (0.1, row.template, row.thinking)
-        assert weights == own().weights(name, expected.starts_from)
+        assert weights.replace("runs/paper/", "runs/t/") == own().weights(name, expected.starts_from)
 
 
 KNOWN = """

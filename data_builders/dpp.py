@@ -10,15 +10,17 @@ until one of its bounds is the largest of all.
 
 import argparse
 import hashlib
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+from tqdm import trange
 
 from logreasoner import cli
 from logreasoner.cli import UserError
+from logreasoner.config import load_run
 from logreasoner.files import up_to_date, write_json
 
 Array = NDArray[np.float64]
@@ -31,36 +33,35 @@ BLOCK = 64  # columns brought up to date at once without a whole kernel: few eno
 
 
 class _Search:
-    """The state of algorithm 1. `factor` has a line for each chosen row; the column of row i is c_i in the paper."""
+    """The state of algorithm 1. `factors` has a line for each chosen row; the column of row i is c_i in the paper."""
 
     def __init__(self, rows: NDArray[Any], norms: Array, count: int, gamma: float | None) -> None:
         """`gamma` is that of the rbf kernel, None for the linear one."""
         self.rows, self.norms, self.gamma = rows, norms, gamma
-        whole = 8 * len(rows) ** 2 <= KERNEL_BYTES
-        self.width = len(rows) if whole else BLOCK
-        self.blocks = [slice(start, min(start + self.width, len(rows))) for start in range(0, len(rows), self.width)]
-        self.factor = [np.empty((count, block.stop - block.start)) for block in self.blocks]
-        self.filled = [0] * len(self.blocks)  # lines of each block's factor that are computed
         self.gains = np.ones(len(rows))  # d_i squared in the paper; -inf once chosen
         self.chosen: list[int] = []
         self.vectors = np.empty((count, rows.shape[1]))  # the chosen rows, normalised
         self.lower = np.empty((count, count))  # the Cholesky factor of the chosen rows
-        unit = self.unit(slice(None)) if whole else None
-        self.kernel = None if unit is None else self.similarity(unit, unit)
+        whole = 8 * len(rows) ** 2 <= KERNEL_BYTES
+        self.kernel = self.similarity(self.unit(slice(None)), slice(None)) if whole else None
+        self.width = len(rows) if whole else BLOCK
+        self.factors = [np.empty((count, min(self.width, len(rows) - start)))
+                        for start in range(0, len(rows), self.width)]
+        self.filled = [0] * len(self.factors)  # lines of each block's factor that are computed
 
     def unit(self, part: slice) -> Array:
         """Normalise rows, in float64."""
         return np.asarray(self.rows[part].astype(np.float64) / self.norms[part, None])
 
-    def similarity(self, left: Array, right: Array) -> Array:
-        """Return the kernel of normalised rows."""
-        cosine: Array = left @ right.T
+    def similarity(self, vectors: Array, part: slice) -> Array:
+        """Return the kernel of normalised vectors with some of the rows."""
+        cosine: Array = vectors @ self.unit(part).T
         return cosine if self.gamma is None else np.exp(2 * self.gamma * (np.minimum(cosine, 1) - 1))
 
     def update(self, at: int) -> None:
         """Bring a block's gains up to date: algorithm 1's update for each row that was chosen since."""
-        block, factor, start = self.blocks[at], self.factor[at], self.filled[at]
-        kernel = (self.similarity(self.vectors[start : len(self.chosen)], self.unit(block)) if self.kernel is None
+        block, factor, start = slice(at * self.width, (at + 1) * self.width), self.factors[at], self.filled[at]
+        kernel = (self.similarity(self.vectors[start : len(self.chosen)], block) if self.kernel is None
                   else self.kernel[self.chosen[start:]])
         for line, row in enumerate(kernel, start):
             factor[line] = (row - self.lower[line, :line] @ factor[:line]) / self.lower[line, line]
@@ -78,7 +79,7 @@ class _Search:
             self.update(at)
         if self.gains[row] <= EXHAUSTED:
             return False
-        self.lower[step, :step] = self.factor[at][:step, column]
+        self.lower[step, :step] = self.factors[at][:step, column]
         self.lower[step, step] = np.sqrt(self.gains[row])
         self.vectors[step] = self.unit(slice(row, row + 1))
         self.gains[row] = -np.inf
@@ -94,9 +95,6 @@ def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", 
     Raises UserError for anything but a two-dimensional array of finite, nonzero rows, and when fewer than `count`
     rows are linearly independent: never fewer are returned.
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-    from tqdm import trange
-
     norms = _norms(embeddings)
     if not 1 <= count <= len(norms):
         raise UserError(f"cannot choose {count} of {len(norms)} rows; ask for 1 to {len(norms)}")
@@ -105,17 +103,14 @@ def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", 
         embeddings, norms = embeddings[first], norms[first]
     search = _Search(embeddings, norms, min(count, len(first)), gamma if kernel == "rbf" else None)
     # In products as small as a block's, the threads of BLAS wait for each other longer than they compute.
-    with nullcontext() if search.kernel is not None else threadpool_limits(1):
-        for _ in trange(count, unit="row", desc="select", disable=None):
-            if not search.choose():
-                break
-    if len(search.chosen) < count:
-        why = (f"every other row is a linear combination of these (a linear kernel has at most one row for each of "
-               f"the {embeddings.shape[1]} dimensions); take a smaller count, a model with more dimensions, "
-               "or --kernel rbf" if kernel == "linear" else
-               "every other row repeats one of these; take a smaller count or a larger --gamma")
-        raise UserError(f"only {len(search.chosen)} of {count} rows can be chosen: {why}")
-    return [first[row] for row in search.chosen]
+    with threadpool_limits(1 if search.kernel is None else None):
+        if all(search.choose() for _ in trange(count, unit="row", desc="select", disable=None)):
+            return [first[row] for row in search.chosen]
+    why = (f"every other row is a linear combination of these (a linear kernel has at most one row for each of the "
+           f"{embeddings.shape[1]} dimensions); take a smaller count, a model with more dimensions, or --kernel rbf"
+           if kernel == "linear" else
+           "every other row repeats one of these; take a smaller count or a larger --gamma")
+    raise UserError(f"only {len(search.chosen)} of {count} rows can be chosen: {why}")
 
 
 def _norms(rows: NDArray[Any]) -> Array:
@@ -124,13 +119,13 @@ def _norms(rows: NDArray[Any]) -> Array:
     norms = np.empty(len(rows))
     for start in range(0, len(rows), BLOCK):
         block = np.array(rows[start : start + BLOCK], dtype=np.float64)
-        peak = np.maximum(block.max(axis=1), -block.min(axis=1))
+        peak = np.abs(block).max(axis=1)
         tiny = np.finfo(np.float64).tiny
         for bad, what in ((~(peak < 1e300), "holds NaN, infinity or nearly so"), (peak < tiny, "is zero")):
             if bad.any():
                 raise UserError(f"row {start + int(bad.argmax())} {what}, so it has no direction; embed its text anew")
-        block /= peak[:, None]  # so that the squares neither overflow nor vanish
-        norms[start : start + BLOCK] = peak * np.sqrt(np.einsum("ij,ij->i", block, block))
+        # Divided by the peak, so that the squares neither overflow nor vanish.
+        norms[start : start + BLOCK] = peak * np.linalg.norm(block / peak[:, None], axis=1)
     return norms
 
 
@@ -153,8 +148,6 @@ def read_embeddings(path: Path) -> NDArray[Any]:
 
 
 def _main(arguments: argparse.Namespace) -> None:
-    from logreasoner.config import load_run
-
     run, source, out, kernel = arguments.run, arguments.embeddings, arguments.out, arguments.kernel
     count = load_run(run).experiment.stage1.select if run else arguments.count
     settings = {"kernel": kernel, "gamma": arguments.gamma if kernel == "rbf" else None, "count": count}

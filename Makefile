@@ -82,6 +82,8 @@ EXPERIMENT := $(TASKS)
 endif
 # Models of models.yaml that are behind an API (a test compares).
 API := chatgpt gpt-4o
+# Those whose weights also come from the package index.
+PACKAGED := smollm2-135m
 
 # ---- environments: three, since LLaMA-Factory and vLLM cannot share one ----------------------------------------------------------------------------------------------
 CORE := .venv/.ready
@@ -296,7 +298,7 @@ figure10.now: preflight $(S)/thought-sft/thought_embeddings.npy ## t-SNE and ste
 	@$(PY) -m eval.figures --run $(RUN) --figure 10
 
 # ---- using the model -------------------------------------------------------------------------------------------
-.PHONY: serve analyze weights review
+.PHONY: serve analyze weights package-weights review
 # A server holds no run; what it lacks is made by a make that does.
 weights:
 	@test -f "$(WEIGHTS)" || test -z "$(WEIGHTS)" || flock $(LOCK) $(MAKE) $(WEIGHTS)
@@ -308,6 +310,9 @@ analyze: $(if $(BASE_URL),,preflight weights) | $(CORE) $(if $(BASE_URL),,$(SERV
 export.now: preflight $(M)/$(STAGE)/manifest.json ## the complete weights of STAGE with a model card: lineage, data, recipe, scores, limits
 	@$(PY) -m eval.card --run $(RUN) --model $(MODEL) --stage $(STAGE) --out $(M)/$(STAGE)/model
 	@echo "complete weights, with a model card: $(M)/$(STAGE)/model"
+package-weights: build/models/$(MODEL)/manifest.json ## the weights of MODEL from the package index, where no hub can be reached (smollm2-135m)
+build/models/%/manifest.json: | $(TRAIN)
+	$(Q)$(PYTRAIN) -m data_builders.package_weights --model $*
 review: | $(CORE) ## a web page to accept, edit or reject thoughts and MODEL's corrections; WHO=name
 	@$(PY) -m data_builders.review_page --run $(RUN) --model $(MODEL) $(if $(WHO),--who "$$WHO")
 data-ad: | $(CORE) ## the large raw logs for anomaly detection, before `make data`; or BGL=FILE SPIRIT=FILE

@@ -3,12 +3,15 @@
 # DATA=public runs the same on the public data. The goals below run inside `make demo`, with EXPERIMENT=demo*.
 
 DATA ?= bundled
-DEMO := $(if $(filter public,$(DATA)),demo-public,demo)
+# Another model than the tiny one has an experiment of its own, experiments/runs/demo-<model>.yaml.
+DEMO_MODEL := $(if $(filter file default undefined,$(origin MODEL)),tiny,$(MODEL))
+DEMO := demo$(if $(filter public,$(DATA)),-public)$(if $(filter tiny,$(DEMO_MODEL)),,-$(DEMO_MODEL))
+DEMO_HARDWARE := $(if $(filter file default undefined,$(origin HARDWARE)),cpu,$(HARDWARE))
 IN_DEMO = HF_HUB_OFFLINE=1 $(PY) -m demo.teacher --run
 
 .PHONY: demo new-task try-task smoke demo-steps smoke-steps
-demo: | $(CORE) $(TRAIN) $(SERVE) ## the whole method in minutes, offline, on a CPU; DATA=public for the public data
-	@start=$$SECONDS; $(IN_DEMO) $(DEMO) -- $(MAKE) demo-steps EXPERIMENT=$(DEMO) RUN=$(DEMO) MODEL=tiny HARDWARE=cpu ENGINE=vllm && \
+demo: | $(CORE) $(TRAIN) $(SERVE) ## the whole method in minutes, offline, on a CPU; DATA=public for the public data, MODEL=smollm2-135m for a real model
+	@start=$$SECONDS; $(IN_DEMO) $(DEMO) -- $(MAKE) demo-steps EXPERIMENT=$(DEMO) RUN=$(DEMO) MODEL=$(DEMO_MODEL) HARDWARE=$(DEMO_HARDWARE) ENGINE=vllm && \
 	echo "demo: $$((SECONDS - start)) s; everything it made is under build/runs/$(DEMO)"
 
 # A task of your own (docs/tutorial.md). NAME= is emptied for the steps: there it is an endpoint's name for a model.
@@ -19,7 +22,7 @@ try-task: | $(CORE) $(TRAIN) $(SERVE) ## the method on task NAME with the tiny m
 
 demo-steps:
 	@$(MAKE) dpo
-	@for stage in base thought-sft solution-sft dpo; do $(MAKE) eval STAGE=$$stage; done
+	@for stage in base thought-sft solution-sft dpo $(if $(filter tiny,$(MODEL)),,direct-sft); do $(MAKE) eval STAGE=$$stage; done
 	@$(MAKE) baselines
 	@$(MAKE) tables
 
@@ -36,7 +39,7 @@ smoke-steps:
 
 ifneq ($(filter demo% smoke,$(EXPERIMENT)),)
 # The tiny base model: random weights, then an ordinary LLaMA-Factory run that teaches it the answer forms, imperfectly.
-BASE := $(D)/models/tiny/base-sft/manifest.json
+BASE := $(if $(filter $(PACKAGED),$(MODEL)),build/models/$(MODEL),$(D)/models/tiny/base-sft)/manifest.json
 EMBEDDER := $(D)/models/embedder
 
 $(D)/models/tiny/init/model/config.json: | $(SPLITS) $(BUNDLED) $(TRAIN)

@@ -6,17 +6,15 @@ directions, which is enough for a selection by diversity.
 
 import argparse
 import re
-import shutil
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from demo import base_sft
-from logreasoner import cli, prompts
+from logreasoner import cli, prompts, weights
 from logreasoner.cli import UserError
 from logreasoner.config import load_run
-from logreasoner.files import manifest
 from logreasoner.generation.vllm import chat_template
 
 TURN_MARKS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -80,7 +78,7 @@ def qwen2(name: str, out: Path) -> None:
     model = Qwen2ForCausalLM(Qwen2Config(
         **base_sft.settings()["qwen2"], vocab_size=-(-len(made) // 64) * 64, bos_token_id=None, dtype=torch.float32,
         eos_token_id=made.eos_token_id, pad_token_id=made.pad_token_id))
-    _write(model, made, out, tokens=len(made))
+    _save(model, made, out)
 
 
 def word_pieces(texts: Iterable[str]) -> dict[str, int]:
@@ -103,19 +101,11 @@ def bert(out: Path) -> None:
                                 model_max_length=base_sft.settings()["bert"]["max_position_embeddings"])
     set_seed(base_sft.settings()["seed"])
     model = BertModel(BertConfig(**base_sft.settings()["bert"], vocab_size=len(wrapped)))
-    _write(model, wrapped, out, tokens=len(wrapped))
+    _save(model, wrapped, out)
 
 
-def _write(model: Any, made: Any, out: Path, **facts: Any) -> None:
-    partial = out.with_name(f".{out.name}.half")  # make looks for the folder or a file in it
-    for folder in (partial, out):
-        shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(partial, safe_serialization=True)
-    made.save_pretrained(partial)
-    partial.rename(out)
-    weights = sum(weight.numel() for weight in model.parameters())
-    manifest(out, base_sft.INPUTS, **facts, weights=weights, settings=base_sft.settings())
-    print(f"{out}: {type(model).__name__}, {weights:,} weights, {facts['tokens']:,} tokens")
+def _save(model: Any, made: Any, out: Path) -> None:
+    weights.save(model, made, out, base_sft.INPUTS, tokens=len(made), settings=base_sft.settings())
 
 
 def _main(given: argparse.Namespace) -> None:

@@ -114,9 +114,14 @@ class Run:
         return path.replace("{run}", str(self.dir))
 
     def weights(self, name: str, stage: str) -> str:
-        """Return what to load for a stage: for `base` the declared path, else the stage's complete model."""
+        """Return what to load for a stage: for `base` the declared path, else the stage's complete model.
+
+        Weights that were made from a package of the package index stand for the path.
+        """
         if stage == "base":
-            return self.placed(self.model(name).path)
+            declared, made = self.model(name), packaged_weights(name)
+            packaged = declared.package and (made / "manifest.json").exists()
+            return str(made) if packaged else self.placed(declared.path)
         return str(self.stage_dir(name, stage) / "model")
 
     def stage(self, name: str) -> Stage:
@@ -235,6 +240,11 @@ def _named(path: Path) -> dict[str, Any]:
 def models() -> dict[str, Model]:
     """Load experiments/models.yaml."""
     return _rows(Model, "models.yaml")
+
+
+def packaged_weights(name: str) -> Path:
+    """Return where data_builders/package_weights.py writes a model."""
+    return BUILD / "models" / name
 
 
 @functools.cache

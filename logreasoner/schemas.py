@@ -50,6 +50,15 @@ class Task(Declared):
     paper: str = ""
 
 
+class Package(Declared):
+    """A package of the package index whose wheel has a model's weights as GGUF, in the file `member`."""
+
+    name: str
+    version: str
+    sha256: str = Field(pattern="[0-9a-f]{64}")
+    member: str
+
+
 class Model(Declared):
     """A row of models.yaml. `path` is a hub name or a folder ({run} stands for the run's), an API's name for an api.
 
@@ -61,6 +70,7 @@ class Model(Declared):
     path: str = ""
     revision: str = Field("", description="commit of a hub's model; default: that in this machine's cache, else main")
     template: str = ""
+    package: Package | None = Field(None, description="where the weights come from without a hub (make weights)")
     parameters: float = Field(0, ge=0, description="how many weights, for estimates of memory and time")
     thinking: bool = False
     begins_thought: bool = Field(False, description="the vendor's chat template begins the thought in an answer's name")

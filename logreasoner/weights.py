@@ -6,11 +6,14 @@ An answer belongs to the weights that gave it, so their identity is recorded wit
 
 import os
 import re
+import shutil
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from logreasoner.cli import UserError
 from logreasoner.config import Run
-from logreasoner.files import digest, read_json, sha256
+from logreasoner.files import digest, manifest, read_json, sha256
 
 FILES = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja")  # of a model's folder: weights, tokenizer, settings
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -30,6 +33,19 @@ def identity(run: Run, model: str, stage: str) -> dict[str, str]:
     if stage != "base":
         raise UserError(f"{path}: no weights; make them: make train MODEL={model} STAGE={stage} RUN={run.name}")
     return {"hub": path, "revision": revision(path, run.model(model).revision)}
+
+
+def save(model: Any, tokenizer: Any, out: Path, inputs: Iterable[Path], **facts: Any) -> None:
+    """Write a transformers model and its tokenizer into a folder with a manifest, whole or not at all."""
+    partial = out.with_name(f".{out.name}.half")  # make looks for the folder or a file in it
+    for folder in (partial, out):
+        shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(partial, safe_serialization=True)
+    tokenizer.save_pretrained(partial)
+    size = sum(weight.numel() for weight in model.parameters())
+    partial.rename(out)
+    manifest(out, inputs, **facts, weights=size)
+    print(f"{out}: {type(model).__name__}, {size:,} weights, {len(tokenizer):,} tokens")
 
 
 def folder_digest(path: Path) -> str:

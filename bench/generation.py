@@ -23,6 +23,7 @@ from logreasoner.generation import generate, vllm
 from logreasoner.generation.openai_live import ask_live
 from logreasoner.generation.response_cache import Engine, Record, endpoints, payload, request
 from logreasoner.instances import read_instances
+from logreasoner.machine import has_gpu
 from logreasoner.prompts import solution
 
 RUN, MODEL, NAME, TASK = "bench", "tiny", "tiny/base", "anomaly_detection"
@@ -193,7 +194,7 @@ def measure(folder: Path) -> list[Row]:
     short = [each for each in evaluation(run, MODEL, "base")
              if task(TASK).question.strip() in each["body"]["messages"][0]["content"]]
     # Only whole blocks are shared. vLLM's have 16 tokens on a GPU; on a CPU 128, or any multiple of 32.
-    blocks = [] if vllm.has_gpu() else ["--block-size", "32"]
+    blocks = [] if has_gpu() else ["--block-size", "32"]
     command = vllm.vllm_command(str(model), NAME, run.model(MODEL), "base", *blocks)
     with vllm.server(command, folder / "server.log") as url:
         return [hits(url, f"anomaly detection, {EXAMPLES} examples, sessions of {WINDOW} BGL-format lines", asked),

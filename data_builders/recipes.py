@@ -15,6 +15,7 @@ from logreasoner import cli, steps
 from logreasoner.cli import UserError
 from logreasoner.config import Run, hardware, load_run, models, resolve, speeds, stages
 from logreasoner.files import ROOT, TEMPLATES, writing
+from logreasoner.machine import cpu_has_bf16
 from logreasoner.schemas import Hardware, Speed, Stage
 from logreasoner.templating import environment
 
@@ -124,7 +125,13 @@ def render(run: Run, name: str, stage_name: str, profile_name: str, file: Path, 
         made_by="make recipes" if file.parts[0] == "recipes" else f"make {stage_name} MODEL={name} RUN={run.name}",
         deepspeed=f"templates/deepspeed/{deepspeed}.json" if deepspeed else None,
         dataset_dir=run.dataset(name, stage_name), output_dir=output_dir(run, name, stage_name), report_to=report_to,
-        seed=run.training_seed, arguments={**stage.arguments, **profile.arguments, **faster})
+        seed=run.training_seed, arguments=_arguments(stage, profile, faster))
+
+
+def _arguments(stage: Stage, profile: Hardware, faster: dict[str, Any]) -> dict[str, Any]:
+    """Merge LLaMA-Factory's arguments; `bf16: auto` of a hardware profile depends on this machine's processor."""
+    merged = {**stage.arguments, **profile.arguments, **faster}
+    return {**merged, "bf16": cpu_has_bf16()} if merged.get("bf16") == "auto" else merged
 
 
 def _local(nodes: int, launch: str) -> bool:

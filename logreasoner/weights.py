@@ -32,7 +32,14 @@ def identity(run: Run, model: str, stage: str) -> dict[str, str]:
         return {"folder": path, "weights": folder_digest(Path(path))}
     if stage != "base":
         raise UserError(f"{path}: no weights; make them: make train MODEL={model} STAGE={stage} RUN={run.name}")
-    return {"hub": path, "revision": revision(path, run.model(model).revision)}
+    declared = run.model(model)
+    try:
+        return {"hub": path, "revision": revision(path, declared.revision)}
+    except UserError as error:
+        if not declared.package:
+            raise
+        raise UserError(f"{error}; or make its weights from the package index: make package-weights MODEL={model}"
+                        ) from None
 
 
 def save(model: Any, tokenizer: Any, out: Path, inputs: Iterable[Path], **facts: Any) -> None:

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from logreasoner.cli import UserError
 from logreasoner.config import CHAT, decoding
+from logreasoner.files import read_json
+from logreasoner.machine import cpu_has_bf16, few_cores, has_gpu
 from logreasoner.schemas import Model
 
 
@@ -28,13 +30,25 @@ def vllm_command(weights: str, name: str, model: Model, stage: str, *options: st
     if not has_gpu():
         # vLLM's CPU build stops at a request with a seed and a temperature whose prompt is computed in chunks.
         unchunked = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(serving["max_model_len"])]
-        return [*command, "--dtype", "float32", "--enforce-eager", *unchunked, *options]
+        return [*command, "--dtype", cpu_dtype(weights), "--enforce-eager", *unchunked, *options]
     return [*command, "--gpu-memory-utilization", str(decoding()["gpu_memory_utilization"]), *options]
 
 
+def cpu_dtype(weights: str) -> str:
+    """Return the precision in which a CPU serves weights: as they are saved, float32 if it cannot compute bfloat16."""
+    config = Path(weights) / "config.json"
+    saved = read_json(config) if config.exists() else {}
+    exact = "float32" in (saved.get("dtype"), saved.get("torch_dtype"))  # torch_dtype: transformers before 4.56
+    return "float32" if exact or not cpu_has_bf16() else "bfloat16"
+
+
 def vllm_environment() -> dict[str, str]:
-    """Return the environment vLLM starts in: no usage statistics, and on a machine without a GPU its CPU build."""
-    extra = {} if has_gpu() else {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "2"}
+    """Return the environment vLLM starts in: no usage statistics, and on a machine without a GPU its CPU build.
+
+    Of few processor cores vLLM computes on all, not on all but one.
+    """
+    extra = {} if has_gpu() else {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "2",
+                                  **({"VLLM_CPU_OMP_THREADS_BIND": few_cores()} if few_cores() else {})}
     return {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **extra}
 
 
@@ -121,11 +135,3 @@ def _stop(process: "subprocess.Popen[bytes]") -> None:
                 time.sleep(0.1)
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def has_gpu() -> bool:
-    """Tell whether this machine has an NVIDIA device."""
-    try:
-        return subprocess.run(["nvidia-smi", "-L"], capture_output=True, check=False).returncode == 0
-    except OSError:
-        return False

@@ -82,8 +82,9 @@ def test_make_knows_every_command_of_the_grid():
                               capture_output=True, text=True, check=False)
         assert f"train finish --run nobody --model llama3.1-8b --stage {stage}" in done.stdout, done.stderr
     database = subprocess.run(["make", "-pn", "help"], cwd=ROOT, capture_output=True, text=True, check=False).stdout
-    line = next(line for line in database.splitlines() if line.startswith("API := "))
-    assert sorted(line.split()[2:]) == sorted(name for name, row in models().items() if row.kind == "api")
+    lists = {line.split()[0]: sorted(line.split()[2:]) for line in database.splitlines() if " := " in line}
+    assert lists["API"] == sorted(name for name, row in models().items() if row.kind == "api")
+    assert lists["PACKAGED"] == sorted(name for name, row in models().items() if row.package)
 
 
 def test_a_cell_is_measured_only_if_all_its_test_sets_are(run, monkeypatch, capsys):

@@ -67,7 +67,7 @@ def scores(results: Results, name: str, stage: str) -> list[tuple[str, str, str,
     """List (task, source, test set, [this model's scores, its base's], the baselines'), a row a test set."""
     def text(key: tuple[str, str], where: tuple[str, str, str]) -> str:
         row = results.get(key, {}).get(where)
-        return cell(row.metrics, task(where[0]).metrics, row.n, row.unparsed) if row else ""
+        return cell(row.metrics, task(where[0]).metrics, row.n, row.unparsed, row.cut) if row else ""
 
     baselines = {key: models()[key[0]].title for key in results if key[1] == "baseline"}
     own, rows = results.get((name, stage), {}), []

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 HEADER = ("figure", "model", "panel", "series", "point", "x", "metric", "sources", "test_set", "published", "value",
-          "low", "high", "n", "unparsed", "state")
+          "low", "high", "n", "unparsed", "cut", "state")
 OVERVIEW = ("table", "task", "test_file", "method", "metric", "test_set", "published", "value", "low", "high", "n",
-            "unparsed", "seen", "state")
-NUMBERS = ("published", "value", "low", "high", "n", "unparsed")
+            "unparsed", "cut", "seen", "state")
+NUMBERS = ("published", "value", "low", "high", "n", "unparsed", "cut")
 DRAWN = ["title", "file_title", "place"]  # columns of a frame that are not written
 OVERVIEW_MODELS, OVERVIEW_ROWS = ["llama3.1-8b"], ["gpt-4o"]  # whose published scores the overview shows
 LOGS = {"disjoint": "test logs that no training split holds", "all": "all test logs"}
@@ -72,7 +72,8 @@ def mean(rows: list[Scored], metric: str) -> dict[str, float]:
     return {"value": value,
             "low": value - share * math.hypot(*(score["value"] - score["low"] for score in scores)),
             "high": value + share * math.hypot(*(score["high"] - score["value"] for score in scores)),
-            "n": sum(row.n for row in rows), "unparsed": sum(row.unparsed for row in rows)}
+            "n": sum(row.n for row in rows), "unparsed": sum(row.unparsed for row in rows),
+            "cut": sum(row.cut for row in rows)}
 
 
 def points(run: Run, figure: Figure, names: list[str], results: Results) -> Iterator[dict[str, Any]]:
@@ -122,6 +123,8 @@ def scores_picture(run: Run, figure: Figure, names: Sequence[str], subset: Subse
     if len(done):
         note += (" Whiskers: 95% intervals. Unparsed answers count as wrong: at most "
                  f"{(done['unparsed'] / done['n']).max():.1%} at a point.")
+        if done["cut"].any():
+            note += f" Cut at max_tokens: at most {(done['cut'] / done['n']).max():.1%}."
     return Picture(f"Figure {figure.number}. {figure.title}", frame,
                    partial(draw_scores, figure=figure, titles=titles, rows=shown), note, inputs)
 
@@ -239,7 +242,7 @@ def thoughts_picture(run: Run, figure: Figure) -> Picture:
 def write_csv(path: Path, frame: "pd.DataFrame") -> None:
     """Write a figure's rows: published percents with two digits, all others with four."""
     text = frame.drop(columns=DRAWN, errors="ignore")
-    for name in {"published", "n", "unparsed", "seen"} & set(text):
+    for name in {"published", "n", "unparsed", "cut", "seen"} & set(text):
         text[name] = text[name].map(("{:.2f}" if name == "published" else "{:.0f}").format, na_action="ignore")
     with writing(path) as stream:
         text.to_csv(stream, index=False, float_format="%.4f", lineterminator="\n")

@@ -11,7 +11,7 @@ from logreasoner.answer_format import parse_label, parse_label_leniently
 from logreasoner.cli import UserError
 from logreasoner.config import Run, task
 from logreasoner.files import read_json, read_jsonl
-from logreasoner.generation.response_cache import content, error_of, final
+from logreasoner.generation.response_cache import content, cut, error_of, final
 from logreasoner.instances import Instance, by_id, read_instances
 
 SEED = 42  # of the stratified subset
@@ -24,10 +24,14 @@ Splits = tuple[list[Instance], list[Instance]]  # disjoint from training, seen b
 
 
 class Answer(NamedTuple):
-    """The label that an instance was given, read strictly and leniently; None where it cannot be parsed."""
+    """The label that an instance was given, read strictly and leniently; None where it cannot be parsed.
+
+    `cut`: it has no strict label, since it ended at max_tokens.
+    """
 
     strict: str | None
     lenient: str | None
+    cut: bool = False
 
 
 NONE = "", Answer(None, None)  # of a request that was refused
@@ -93,14 +97,18 @@ def test_sets(splits: Splits) -> Iterator[tuple[tuple[str, str, str], list[Insta
         yield (task_name, source, "all"), [*apart, *known], len(known)
 
 
-def read_answer(text: str, labels: list[str]) -> Answer:
-    """Read one answer strictly and leniently."""
+def read_answer(text: str, labels: list[str], ended: bool = True) -> Answer:
+    """Read one answer strictly and leniently; one that has not `ended` was cut at max_tokens."""
     strict = parse_label(text, labels)
-    return Answer(strict, parse_label_leniently(text, labels) if strict is None else strict)
+    return Answer(strict, parse_label_leniently(text, labels) if strict is None else strict,
+                  strict is None and not ended)
 
 
 def vote(votes: Sequence[Answer]) -> Answer:
-    """Take the most frequent parsed label, in a tie the first (self-consistency); strict and lenient separately."""
+    """Take the most frequent parsed label, in a tie the first (self-consistency); strict and lenient separately.
+
+    Votes without any label are cut if one of them was.
+    """
     if len(votes) == 1:
         return votes[0]
 
@@ -108,8 +116,9 @@ def vote(votes: Sequence[Answer]) -> Answer:
         counts = Counter(label for label in labels if label is not None)
         return max(counts, key=counts.__getitem__, default=None)
 
-    strict, lenient = zip(*votes, strict=True)
-    return Answer(most(strict), most(lenient))
+    strict, lenient, were_cut = zip(*votes, strict=True)
+    label = most(strict)
+    return Answer(label, most(lenient), label is None and any(were_cut))
 
 
 def predictions(path: Path, items: Mapping[str, Instance], samples: int = 1, others: Collection[str] = (),
@@ -141,8 +150,9 @@ def predictions(path: Path, items: Mapping[str, Instance], samples: int = 1, oth
         elif slot in parsed:
             wrong[TWICE if parsed[slot][0] == custom_id else FURTHER].append(custom_id)
         else:
-            draft = thinking and _cut_off(response, text)
-            parsed[slot] = custom_id, read_answer("" if draft else text, task(items[key].task).labels)
+            draft = thinking and cut(response) and "</think>" not in text
+            parsed[slot] = custom_id, read_answer("" if draft else text, task(items[key].task).labels,
+                                                  not cut(response))
     for (problem, advice), ids in wrong.items():
         _refuse(path, ids, problem, advice)
     missing = [(key, at) for key in items for at in range(samples)
@@ -151,10 +161,6 @@ def predictions(path: Path, items: Mapping[str, Instance], samples: int = 1, oth
     _refuse(path, [key if samples == 1 else f"{key}#{at}" for key, at in missing], f"without an answer{reason}",
             "run the engine again; it sends only what is missing")
     return {key: vote([parsed.get((key, at), NONE)[1] for at in range(samples)]) for key in items}
-
-
-def _cut_off(response: dict[str, Any], text: str) -> bool:
-    return "</think>" not in text and response["response"]["body"]["choices"][0].get("finish_reason") == "length"
 
 
 def _refuse(path: Path, ids: list[str], problem: str, advice: str) -> None:

@@ -105,7 +105,7 @@ def prompts(shown: list[Entry]) -> dict[str, str]:
 def blocks(run: Run, splits: Splits, shown: list[Entry]) -> dict[str, str]:
     """Pack the data of the page: `about`, `instances`, and `entry-N`, for each instance null or an answer.
 
-    An answer is [strict label, lenient label, [[text, steps] of each vote]].
+    An answer is [strict label, lenient label, cut at max_tokens, [[text, steps] of each vote]].
     """
     answered = {key for entry in shown for key in entry.labels}
     items = [(item, seen) for seen, split in enumerate(splits) for item in split if item.id in answered]

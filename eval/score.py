@@ -35,12 +35,13 @@ if TYPE_CHECKING:
 Z = 1.959963984540054  # the normal distribution's 97.5% point
 RESAMPLES = 2_000
 SEED = 42
+LONGER = "raise max_tokens in experiments/decoding.yaml, in a new run"
 NOTE = {"level": 0.95, "proportions": "Wilson", "f1": "percentile bootstrap", "resamples": RESAMPLES, "seed": SEED}
 Scores = dict[str, dict[str, float]]  # metric -> value, low, high, all fractions
 
 
 def confusion(items: Iterable[Instance], predicted: Mapping[str, str | None], labels: list[str]) -> list[list[int]]:
-    """Count answers: a row for each true label, a column for each predicted one and a last one for unparsed answers."""
+    """Count answers: a row for each true label, a column for each predicted one and a last one for no label."""
     cells = Counter((item.label, predicted[item.id]) for item in items)
     return [[cells[truth, answer] for answer in (*labels, None)] for truth in labels]
 
@@ -113,13 +114,17 @@ def scores(matrix: list[list[int]], rules: Task) -> Scores:
     return {name: {"value": value, "low": limits[name][0], "high": limits[name][1]} for name, value in points.items()}
 
 
-def summary(matrix: list[list[int]], rules: Task) -> dict[str, Any]:
-    """Summarise one test set: n, unparsed answers, label counts, the confusion matrix and its scores."""
+def summary(matrix: list[list[int]], rules: Task, were_cut: int = 0) -> dict[str, Any]:
+    """Summarise one test set: n, label counts, the confusion matrix and its scores.
+
+    Answers without a label are `cut` where they ended at max_tokens, else `unparsed`.
+    """
     return {
         "n": sum(map(sum, matrix)),
-        "unparsed": sum(row[-1] for row in matrix),
+        "unparsed": sum(row[-1] for row in matrix) - were_cut,
+        "cut": were_cut,
         "label_counts": {label: sum(row) for label, row in zip(rules.labels, matrix, strict=True)},
-        "confusion": {"rows": rules.labels, "columns": [*rules.labels, "unparsed"], "counts": matrix},
+        "confusion": {"rows": rules.labels, "columns": [*rules.labels, "no label"], "counts": matrix},
         "metrics": scores(matrix, rules),
     }
 
@@ -127,11 +132,12 @@ def summary(matrix: list[list[int]], rules: Task) -> dict[str, Any]:
 def summaries(items: Iterable[Instance], answers: Mapping[str, Answer], rules: Task) -> dict[str, Any]:
     """Summarise strict answers, and under `lenient` what differs if they are read leniently."""
     items = list(items)
-    strict, lenient = (confusion(items, {item.id: answers[item.id][at] for item in items}, rules.labels)
-                       for at in range(2))
-    result = summary(strict, rules)
-    other = result if lenient == strict else summary(lenient, rules)
-    return {**result, "lenient": {"unparsed": other["unparsed"], "counts": lenient, "metrics": other["metrics"]}}
+    strict, lenient = (confusion(items, {item.id: getattr(answers[item.id], reading) for item in items}, rules.labels)
+                       for reading in ("strict", "lenient"))
+    were_cut = [answer for item in items if (answer := answers[item.id]).cut]
+    result = summary(strict, rules, len(were_cut))
+    other = result if lenient == strict else summary(lenient, rules, sum(row.lenient is None for row in were_cut))
+    return {**result, "lenient": {**{key: other[key] for key in ("unparsed", "cut", "metrics")}, "counts": lenient}}
 
 
 def score_file(instances: Path, responses: Path, rules: Task, samples: int = 1) -> dict[str, Any]:
@@ -162,11 +168,11 @@ def score_run(run: Run, name: str, stage: str, responses: Path, *, tasks: Collec
             "results": results, "intervals": NOTE}
 
 
-def cell(metrics: Scores, names: Iterable[str], n: int, unparsed: int) -> str:
-    """Write `61.2 [58.0, 64.1] / ... n=1,673 unparsed=3`: percent, 95% intervals, size of the test set, unparsed."""
+def cell(metrics: Scores, names: Iterable[str], n: int, unparsed: int, were_cut: int) -> str:
+    """Write `61.2 [58.0, 64.1] / ... n=1,673 unparsed=3`: percent, 95% intervals, size of the test set, no labels."""
     percents = [[100 * metrics[name][part] for part in ("value", "low", "high")] for name in names]
     texts = " / ".join(f"{value:.1f} [{low:.1f}, {high:.1f}]" for value, low, high in percents)
-    return f"{texts} n={n:,} unparsed={unparsed:,}"
+    return f"{texts} n={n:,} unparsed={unparsed:,}" + (f" cut={were_cut:,}" if were_cut else "")
 
 
 def _facts(pairs: list[str]) -> dict[str, str]:
@@ -185,9 +191,11 @@ def _lines(result: dict[str, Any]) -> Iterable[str]:
              task(row["task"]).metrics, row) for row in result.get("results", [])
             if row["test_set"] == "disjoint" or row["seen"]]
     for title, metrics, row in rows or [(name, [name], result) for name in result["metrics"]]:
-        lenient = cell(row["lenient"]["metrics"], metrics, row["n"], row["lenient"]["unparsed"])
-        strict = cell(row["metrics"], metrics, row["n"], row["unparsed"])
+        strict, lenient = (cell(part["metrics"], metrics, row["n"], part["unparsed"], part["cut"])
+                           for part in (row, row["lenient"]))
         yield f"{title:<12} {strict}" + (f" | read leniently {lenient}" if lenient != strict else "")
+    if were_cut := sum(row["cut"] for row in [row for *_, row in rows] or [result]):
+        yield f"{were_cut:,} answers were cut at max_tokens: {LONGER}"
 
 
 def _main(given: argparse.Namespace) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from eval.provenance import check_weights, described, make_again, split_hashes
-from eval.score import summary
+from eval.score import LONGER, summary
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, differences, identity, load_run, models, stages, task
@@ -30,11 +30,12 @@ if TYPE_CHECKING:
     import pandas
 
 TEST_SETS = ("disjoint", "all")
-HEADER = ("table", "row", "column", "metric", "test_set", "published", "value", "low", "high", "n", "unparsed", "seen",
-          "lenient", "lenient_unparsed", "state")
-NUMBERS = ("published", "value", "low", "high", "n", "unparsed", "seen", "lenient", "lenient_unparsed")
+HEADER = ("table", "row", "column", "metric", "test_set", "published", "value", "low", "high", "n", "unparsed", "cut",
+          "seen", "lenient", "lenient_unparsed", "state")
+NUMBERS = ("published", "value", "low", "high", "n", "unparsed", "cut", "seen", "lenient", "lenient_unparsed")
 NOT_RUN, NO_ROWS, NOT_FIT = "not run", "no such logs", "does not fit"
 MAIN = ("base", "thought-sft", "solution-sft", "dpo")
+NOTHING = ("", "", "", "")  # instead of n, unparsed, cut, seen
 TERMINAL = 120  # columns
 METRICS = 3  # in a block; four with intervals are wider than a terminal
 
@@ -43,23 +44,30 @@ class Lenient(BaseModel):
     """The scores of the same answers when they are read leniently (docs/evaluation.md)."""
 
     unparsed: int
+    cut: int
     counts: list[list[int]]
     metrics: dict[str, dict[str, float]]
 
 
 class Scored(BaseModel):
-    """A row of a result file: one model on one test set. Counts have a row a true label and a last column unparsed."""
+    """A row of a result file: one model on one test set. Counts: a row a true label, the last column no label."""
 
     task: str
     source: str
     test_set: str
     n: int
     unparsed: int
+    cut: int
     label_counts: dict[str, int]
     confusion: dict[str, Any]
     metrics: dict[str, dict[str, float]]
     lenient: Lenient
     seen: int = 0
+
+    @property
+    def read_leniently(self) -> bool:
+        """Whether a lenient reading finds further labels."""
+        return bool(self.lenient.counts != self.confusion["counts"])
 
 
 class Result(BaseModel):
@@ -87,12 +95,14 @@ class TextRow(NamedTuple):
     metrics: list[str]
     n: str = ""
     unparsed: str = ""
+    cut: str = ""
     seen: str = ""
     baseline: bool = False
 
-    def cells(self, seen: bool) -> list[str]:
+    def cells(self, cut: bool, seen: bool) -> list[str]:
         """The cells below Block.header."""
-        return [self.method, self.test_set, *self.metrics, self.n, self.unparsed, *([self.seen] if seen else [])]
+        return [self.method, self.test_set, *self.metrics, self.n, self.unparsed, *([self.cut] if cut else []),
+                *([self.seen] if seen else [])]
 
 
 @dataclass(frozen=True)
@@ -109,15 +119,20 @@ class Block:
         return any(row.seen for row in self.rows)
 
     @property
+    def cut(self) -> bool:
+        """Whether answers were cut at max_tokens, so that the block has a column of their counts."""
+        return any(row.cut for row in self.rows)
+
+    @property
     def header(self) -> list[str]:
         """The names of the columns."""
         return ["Method", "test set", *(NAMES.get(name, name) for name in self.metrics), "n", "unparsed",
-                *(["seen"] if self.seen else [])]
+                *(["cut"] if self.cut else []), *(["seen"] if self.seen else [])]
 
     @property
     def cells(self) -> list[list[str]]:
         """The rows below the header."""
-        return [row.cells(self.seen) for row in self.rows]
+        return [row.cells(self.cut, self.seen) for row in self.rows]
 
     def plain(self) -> str:
         """The block as aligned text of at most TERMINAL columns: names of methods are wrapped."""
@@ -143,28 +158,30 @@ class Line:
 
     def rows(self, at: int, metrics: list[str], printed: list[str]) -> Iterator[TextRow]:
         """Yield the rows of a block; none where the method does not fit the task."""
-        texts = [("published", printed, ("", "", ""))] if any(printed) else []
+        texts = [("published", printed, NOTHING)] if any(printed) else []
         disjoint, everything = (self.cells[test_set][at] for test_set in TEST_SETS)
         if isinstance(everything, Scored):
             scored = [*zip(TEST_SETS, (disjoint, everything), strict=True)]
             for name, cell in scored if everything.seen else [(" = ".join(TEST_SETS), everything)]:
                 texts += _texts(name, cell, metrics)
         elif everything == NOT_RUN and not texts:
-            texts = [(NOT_RUN, [""] * len(metrics), ("", "", ""))]
+            texts = [(NOT_RUN, [""] * len(metrics), NOTHING)]
         for number, (name, values, counts) in enumerate(texts):
             yield TextRow("" if number else self.title, name, values, *counts, self.baseline)
 
 
-def _texts(name: str, cell: Cell, metrics: list[str]) -> Iterator[tuple[str, list[str], tuple[str, str, str]]]:
-    """(what a row is, percents with intervals, (n, unparsed, seen)); a second row where a lenient reading differs."""
+def _texts(name: str, cell: Cell, metrics: list[str]) -> Iterator[tuple[str, list[str], tuple[str, str, str, str]]]:
+    """(what a row is, percents with intervals, (n, unparsed, cut, seen)); a second row where leniency matters."""
     if isinstance(cell, str):
-        yield f"{name}: {cell}", [""] * len(metrics), ("", "", "")
+        yield f"{name}: {cell}", [""] * len(metrics), NOTHING
         return
     seen = f"{cell.seen:,}" if cell.seen else ""
-    yield name, [percent(cell.metrics[metric]) for metric in metrics], (f"{cell.n:,}", f"{cell.unparsed:,}", seen)
-    if cell.lenient.unparsed != cell.unparsed:
-        yield (f"{name}, lenient", [percent(cell.lenient.metrics[metric]) for metric in metrics],
-               (f"{cell.n:,}", f"{cell.lenient.unparsed:,}", seen))
+    readings: list[tuple[str, Scored | Lenient]] = [(name, cell)]
+    if cell.read_leniently:
+        readings.append((f"{name}, lenient", cell.lenient))
+    for title, reading in readings:
+        yield title, [percent(reading.metrics[metric]) for metric in metrics], (
+            f"{cell.n:,}", f"{reading.unparsed:,}", f"{reading.cut:,}" if cell.cut else "", seen)
 
 
 def percent(score: Mapping[str, float]) -> str:
@@ -241,8 +258,9 @@ def pooled(rows: list[Scored]) -> Scored:
     strict = _sum([row.confusion["counts"] for row in rows])
     lenient = _sum([row.lenient.counts for row in rows])
     return Scored(task=first.task, source="", test_set=first.test_set, seen=sum(row.seen for row in rows),
-                  **summary(strict, rules), lenient=Lenient(counts=lenient, **{
-                      key: summary(lenient, rules)[key] for key in ("unparsed", "metrics")}))
+                  **summary(strict, rules, sum(row.cut for row in rows)), lenient=Lenient(counts=lenient, **{
+                      key: value for key, value in summary(lenient, rules, sum(row.lenient.cut for row in rows)).items()
+                      if key in ("unparsed", "cut", "metrics")}))
 
 
 def _sum(matrices: list[list[list[int]]]) -> list[list[int]]:
@@ -353,10 +371,11 @@ def csv_rows(sheets: list[Sheet]) -> Iterator[tuple[str, ...]]:
 
 def _numbers(cell: Cell, metric: str, state: str) -> tuple[str, ...]:
     if isinstance(cell, str):
-        return *[""] * 8, cell
+        return *[""] * 9, cell
     percents = [f"{100 * cell.metrics[metric][part]:.4f}" for part in ("value", "low", "high")]
     lenient = f"{100 * cell.lenient.metrics[metric]['value']:.4f}"
-    return *percents, str(cell.n), str(cell.unparsed), str(cell.seen), lenient, str(cell.lenient.unparsed), state
+    counts = (str(count) for count in (cell.n, cell.unparsed, cell.cut, cell.seen))
+    return *percents, *counts, lenient, str(cell.lenient.unparsed), state
 
 
 def sheets_of(run: Run, results: Results) -> list[Sheet]:
@@ -390,9 +409,10 @@ def make_tables(run: Run, out: Path, limit: int | None = None, samples: int = 1)
     if not any(sheet.lines for sheet in sheets):
         raise UserError(f"{folder}: no results yet; score a model first (make eval RUN={run.name} ...)")
     values = {"run": run, "scripted": run.mark == "scripted", "sheets": sheets, "limit": limit, "samples": samples,
-              "answerers": answerers(run, results, limit, samples), "width": TERMINAL,
-              "lenient": any(row.lenient.unparsed != row.unparsed for scored in results.values()
-                             for row in scored.values())}
+              "answerers": answerers(run, results, limit, samples), "width": TERMINAL, "longer": LONGER,
+              "lenient": any(row.read_leniently for scored in results.values() for row in scored.values()),
+              "cut": sum(row.cut for scored in results.values() for (*_, test_set), row in scored.items()
+                         if test_set == "all")}
     texts = {name: render(f"{name}.j2", **values) for name in ("tables.md", "tables.tex")}
     table = io.StringIO()
     csv.writer(table, lineterminator="\n").writerows([HEADER, *csv_rows(sheets)])

@@ -39,14 +39,16 @@
     return loaded.get(key);
   };
 
-  // ---- what an answer is: [strict label, lenient label, [[text, steps], ...]]
-  const outcome = (row, item) => (row[0] === null ? "unparsed" : row[0] === item.label ? "right" : "wrong");
+  // ---- what an answer is: [strict label, lenient label, cut at max_tokens, [[text, steps], ...]]
+  const none = (row) => (row[2] ? "cut" : "unparsed");
+  const outcome = (row, item) => (row[0] === null ? none(row) : row[0] === item.label ? "right" : "wrong");
   const right = (row, item) => row[0] === item.label;
   const SHOWS = [
     ["all", "All", () => true],
     ["right", "Right", (item, a) => right(a, item)],
     ["wrong", "Wrong", (item, a) => outcome(a, item) === "wrong"],
-    ["unparsed", "Unparsed", (item, a) => a[0] === null],
+    ["unparsed", "Unparsed", (item, a) => outcome(a, item) === "unparsed"],
+    ["cut", "Cut at max_tokens", (item, a) => outcome(a, item) === "cut"],
     ["lenient", "Right if read leniently", (item, a) => !right(a, item) && a[1] === item.label],
   ];
   const PAIRED = [
@@ -56,7 +58,7 @@
     ["neither", "Neither right", (item, a, b) => !right(a, item) && !right(b, item)],
     ["differ", "Answers differ", (item, a, b) => a[0] !== b[0]],
   ];
-  const MARKS = { right: "✓", wrong: "✗", unparsed: "∅" };
+  const MARKS = { right: "✓", wrong: "✗", unparsed: "∅", cut: "✂" };
 
   // ---- state and address
   function read() {
@@ -95,7 +97,7 @@
     if (!haystacks.has(key)) haystacks.clear(), haystacks.set(key, []);
     const found = haystacks.get(key);
     const item = items[at];
-    found[at] ??= [item.id, item.log, item.description || "", ...rows.flatMap((row) => row[2].map((one) => one[0]))]
+    found[at] ??= [item.id, item.log, item.description || "", ...rows.flatMap((row) => row[3].map((one) => one[0]))]
       .join("\n").toLowerCase();
     return found[at];
   }
@@ -109,7 +111,7 @@
       if (state.task && item.task !== state.task) continue;
       if (state.source && item.source !== state.source) continue;
       if (state.truth && item.label !== state.truth) continue;
-      if (state.answer && (a[at][0] ?? "unparsed") !== state.answer) continue;
+      if (state.answer && said(a[at]) !== state.answer) continue;
       if (state.seen && String(item.seen) !== state.seen) continue;
       if (wanted && !haystack(at, b ? [a[at], b[at]] : [a[at]]).includes(wanted)) continue;
       found.push(at);
@@ -135,7 +137,7 @@
     choices("task", tasks.map(([name, task]) => [name, task.title]), "all");
     choices("source", unique(of.map((item) => item.source)), "all");
     choices("truth", labels, "all");
-    choices("answer", [...labels, ["unparsed", "unparsed"]], "all");
+    choices("answer", [...labels, ["unparsed", "unparsed"], ["cut", "cut"]], "all");
     choices("seen", [["0", "no"], ["1", "yes"]], "all");
     if (document.activeElement !== $("text")) $("text").value = state.text || "";
   }
@@ -145,7 +147,7 @@
     const is = outcome(row, item);
     return make("span", { className: `badge ${is}`, role: "img", ariaLabel: is, textContent: MARKS[is] });
   };
-  const said = (row) => row[0] ?? "unparsed";
+  const said = (row) => row[0] ?? none(row);
   const many = (count) => count.toLocaleString("en");
   const link = (at) => address({ ...state, id: encode(items[at].id) });
 
@@ -173,12 +175,12 @@
 
   function side(key, row, item, name, other) {
     const is = outcome(row, item);
-    const lenient = row[1] === row[0] ? "" : `; read leniently: ${row[1] ?? "unparsed"}`;
+    const lenient = row[1] === row[0] ? "" : `; read leniently: ${row[1] ?? none(row)}`;
     return make("div", { className: `side ${is}` },
       make("h3", { textContent: (name ? `${name}: ` : "") + key }),
       make("p", {}, make("span", { className: `badge ${is}`, textContent: `${MARKS[is]} ${is}` }),
-        is === "unparsed" ? lenient : `: ${row[0]}${lenient}`),
-      ...row[2].map((one, at) => answer(one, at, row[2].length, other?.[2][at]?.[1])));
+        row[0] === null ? lenient : `: ${row[0]}${lenient}`),
+      ...row[3].map((one, at) => answer(one, at, row[3].length, other?.[3][at]?.[1])));
   }
 
   function prompt(item) {

@@ -322,7 +322,7 @@ def score(run, source):
     row = {"task": "anomaly_detection", "source": source, "seen": 0}
     rules = config.task("anomaly_detection")
     whole = summary([[3, 1, 0], [1, 4, 1]], rules)
-    lenient = {"unparsed": whole["unparsed"], "counts": whole["confusion"]["counts"], "metrics": whole["metrics"]}
+    lenient = {**{key: whole[key] for key in ("unparsed", "cut", "metrics")}, "counts": whole["confusion"]["counts"]}
     write_result(run, "qwen2.5-7b", "base",
                  [{**row, "test_set": kind, **whole, "lenient": lenient} for kind in tables.TEST_SETS],
                  [{"address": "http://127.0.0.1:1/v1", "model": source, "answers": 9}])

@@ -75,6 +75,11 @@ def refusal(response: Record) -> bool:
     return bool(payload(response)["body"]["choices"][0].get("finish_reason") == "content_filter")
 
 
+def cut(response: Record) -> bool:
+    """Tell whether an answer ended because it had max_tokens."""
+    return content(response) is not None and payload(response)["body"]["choices"][0].get("finish_reason") == "length"
+
+
 def body_digest(request: Record) -> str:
     """Return the hash that equal requests share: of everything but the id."""
     return digest(request["body"])

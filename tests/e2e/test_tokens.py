@@ -206,7 +206,7 @@ def test_the_committed_chat_templates_are_current_and_every_other_can_be_rendere
 
 def test_a_chat_template_that_does_not_fit_the_tokenizer_stops_before_training(in_train, tmp_path):
     """Without special tokens training encodes the system text apart from the question, and serving does not."""
-    write_json(tmp_path / "texts.json", ["A chat between a curious user and an artificial assistant. USER: The"] * 9)
+    write_json(tmp_path / "texts.json", ["polite answers to the user's questions.USER: The fan of slot 0"] * 9)
     in_train(MAKE, str(tmp_path / "t"), json.dumps({**FAMILIES["qwen"], "split": r"\n+"}), str(tmp_path / "texts.json"))
     assert in_train(FIT, str(tmp_path / "t"), "qwen") == "fits\n"
     assert "other token ids than LLaMA-Factory's template vicuna" in in_train(FIT, str(tmp_path / "t"), "vicuna")

@@ -213,7 +213,8 @@ def test_an_unknown_model_is_named(workdir: Path, monkeypatch: pytest.MonkeyPatc
 def scored(source: str, matrix: list[list[int]], rules: Any) -> Any:
     found = score.summary(matrix, rules)
     return figures.Scored(task=rules.name, source=source, test_set="all", **found,
-                          lenient={"counts": matrix, "unparsed": found["unparsed"], "metrics": found["metrics"]})
+                          lenient={
+                              "counts": matrix, **{key: found[key] for key in ("unparsed", "cut", "metrics")}})
 
 
 def test_the_interval_of_a_mean_is_what_resampling_gives_where_scores_are_moderate() -> None:

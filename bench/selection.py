@@ -132,7 +132,7 @@ def _beside(path: Path, kind: str) -> tuple[list[Point], list[Row]]:
 
 def _largest(path: Path, kind: str, out: Path) -> tuple[Point, list[Row]]:
     """Run the command on every row."""
-    result = ran([sys.executable, "-m", "data_builders.dpp", "--embeddings", str(path), "--count", str(COUNT),
+    result = ran([sys.executable, "-m", "data_builders.selection", "--embeddings", str(path), "--count", str(COUNT),
                   "--out", str(out)])
     if len(set(read_json(out))) != COUNT:
         raise AssertionError(f"{out}: not {COUNT} rows")

@@ -8,9 +8,7 @@ rows are computed, a block of columns at a time: gains only fall, so an old gain
 until one of its bounds is the largest of all.
 """
 
-import argparse
 import hashlib
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,10 +16,7 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from tqdm import trange
 
-from logreasoner import cli
 from logreasoner.cli import UserError
-from logreasoner.config import load_run
-from logreasoner.files import up_to_date, write_json
 
 Array = NDArray[np.float64]
 Kernel = Literal["linear", "rbf"]
@@ -95,10 +90,9 @@ def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", 
     Raises UserError for anything but a two-dimensional array of finite, nonzero rows, and when fewer than `count`
     rows are linearly independent: never fewer are returned.
     """
-    norms = _norms(embeddings)
-    if not 1 <= count <= len(norms):
-        raise UserError(f"cannot choose {count} of {len(norms)} rows; ask for 1 to {len(norms)}")
-    first = _first_copies(embeddings)
+    norms = row_norms(embeddings)
+    require_count(count, len(norms))
+    first = first_copies(embeddings)
     if len(first) < len(norms):  # a copy of a lower row can never be chosen
         embeddings, norms = embeddings[first], norms[first]
     search = _Search(embeddings, norms, min(count, len(first)), gamma if kernel == "rbf" else None)
@@ -107,13 +101,20 @@ def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", 
         if all(search.choose() for _ in trange(count, unit="row", desc="select", disable=None)):
             return [first[row] for row in search.chosen]
     why = (f"every other row is a linear combination of these (a linear kernel has at most one row for each of the "
-           f"{embeddings.shape[1]} dimensions); take a smaller count, a model with more dimensions, or --kernel rbf"
+           f"{embeddings.shape[1]} dimensions); take a smaller count, a model with more dimensions, or the kernel rbf"
            if kernel == "linear" else
-           "every other row repeats one of these; take a smaller count or a larger --gamma")
+           "every other row repeats one of these; take a smaller count or a larger gamma")
     raise UserError(f"only {len(search.chosen)} of {count} rows can be chosen: {why}")
 
 
-def _norms(rows: NDArray[Any]) -> Array:
+def require_count(count: int, total: int) -> None:
+    """Raise UserError for a number of rows that cannot be chosen."""
+    if not 1 <= count <= total:
+        raise UserError(f"cannot choose {count} of {total} rows; ask for 1 to {total}")
+
+
+def row_norms(rows: NDArray[Any]) -> Array:
+    """Return the L2 norm of each row. Raises UserError for anything but finite, nonzero rows of numbers."""
     if rows.ndim != 2 or rows.dtype.kind not in "fiu" or rows.size == 0:
         raise UserError(f"expected N x d real numbers, one row for each text; found shape {rows.shape} of {rows.dtype}")
     norms = np.empty(len(rows))
@@ -129,53 +130,9 @@ def _norms(rows: NDArray[Any]) -> Array:
     return norms
 
 
-def _first_copies(rows: NDArray[Any]) -> list[int]:
+def first_copies(rows: NDArray[Any]) -> list[int]:
     """Return the lowest row of each set of equal rows, in order: equal texts have equal embeddings."""
     first: dict[bytes, int] = {}
     for at, row in enumerate(rows):
         first.setdefault(hashlib.sha256(row.tobytes()).digest(), at)
     return list(first.values())
-
-
-def read_embeddings(path: Path) -> NDArray[Any]:
-    """Map an .npy file into memory, without unpickling anything. Raises UserError for any other content."""
-    try:
-        return np.lib.format.open_memmap(path, mode="r")
-    except OSError:
-        raise
-    except Exception as error:  # numpy raises many kinds for bytes that are no .npy file
-        raise UserError(f"{path}: not an .npy array of numbers ({error}); data_builders.embed makes one") from None
-
-
-def _main(arguments: argparse.Namespace) -> None:
-    run, source, out, kernel = arguments.run, arguments.embeddings, arguments.out, arguments.kernel
-    count = load_run(run).experiment.stage1.select if run else arguments.count
-    settings = {"kernel": kernel, "gamma": arguments.gamma if kernel == "rbf" else None, "count": count}
-    if up_to_date(out, [source], settings):
-        print(f"{out}: made before, from the same embeddings")
-        return
-    embeddings = read_embeddings(source)
-    try:
-        chosen = greedy_map(embeddings, count, kernel, arguments.gamma)
-    except UserError as error:
-        raise UserError(f"{source}: {error}" + (f" (stage1.select of run {run})" if run else "")) from None
-    write_json(out, chosen, [source], settings=settings, rows=len(embeddings), dimensions=embeddings.shape[1])
-
-
-def main() -> None:
-    """Choose diverse rows of an embedding file."""
-    parser = cli.parser("data_builders.dpp", "Choose diverse rows: greedy MAP for a determinantal point process.", """
-python -m data_builders.dpp --embeddings E.npy --count 1000 --out ids.json
-python -m data_builders.dpp --embeddings E.npy --count 1000 --out ids.json --kernel rbf --gamma 2""")
-    parser.add_argument("--embeddings", required=True, type=Path, help="an .npy file, N x d, one row for each text")
-    size = parser.add_mutually_exclusive_group(required=True)
-    size.add_argument("--count", type=int, help="how many rows to choose")
-    size.add_argument("--run", help="a declared run: as many as its stage1.select says")
-    parser.add_argument("--out", required=True, type=Path, help="JSON list of row numbers, in the order of choice")
-    parser.add_argument("--kernel", default="linear", choices=["linear", "rbf"], help="on L2-normalised rows")
-    parser.add_argument("--gamma", type=float, default=1.0, help="of exp(-gamma |x - y|^2), for --kernel rbf")
-    cli.run(parser, _main)
-
-
-if __name__ == "__main__":
-    main()

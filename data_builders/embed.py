@@ -1,4 +1,4 @@
-"""Embed texts with FlagEmbedding, one row a text, for data_builders.dpp (section 3.2.1). Needs .venv-train."""
+"""Embed texts with FlagEmbedding, one row a text, for data_builders.selection (section 3.2.1). Needs .venv-train."""
 
 import argparse
 import sys

@@ -36,7 +36,7 @@ DECLARED_CODE = ("logreasoner/answer_format.py", "logreasoner/prompts.py", "logr
                  "eval/predictions.py", "eval/score.py")
 UNDECLARED = ("live", "gpu_memory_utilization")  # of decoding.yaml: speed, which changes no answer
 EXTENSIBLE = ("models", "stages", "hardware", "speed")  # a new row changes no earlier result
-OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed")
+OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed", "selection")
 ABSENT: Any = object()
 
 
@@ -334,6 +334,8 @@ def resolve(name: str, overrides: list[str]) -> Experiment:
             field = "model" if key == "teacher" else "base_url"
             known = declared.get("teacher")
             declared["teacher"] = {**(known if isinstance(known, dict) else {}), field: value, "scripted": False}
+        elif key == "selection":
+            declared = _merged(declared, {"stage1": {"selection": {"method": value}}})
         elif key == "tasks":
             declared["tasks"] = [part for part in re.split(r"[,\s]+", value) if part]
         elif key in OVERRIDES:

@@ -189,12 +189,21 @@ class Teacher(Declared):
         return self.base_url
 
 
+class Selection(Declared):
+    """How analyses are selected (section 3.2.1 (2)); `kernel` and `gamma` are the DPP's, on L2-normalised rows."""
+
+    method: Literal["dpp", "random", "kmeans"] = "dpp"
+    kernel: Literal["linear", "rbf"] = "linear"
+    gamma: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="of the kernel rbf, exp(-gamma |x - y|^2)")
+
+
 class Stage1(Declared):
-    """Section 4.1: how many analyses are collected and how many the DPP selects."""
+    """Section 4.1: how many analyses are collected, how many are selected, and how."""
 
     handbook: int
     samples: Counts
     select: int
+    selection: Selection = Field(default_factory=Selection)
 
 
 class Stage2(Declared):

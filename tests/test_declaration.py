@@ -195,15 +195,22 @@ def test_a_change_after_the_declaration_is_named_and_stops_every_command(results
     assert results[kind]["set back"][0] == 0, results[kind]["set back"]
 
 
-def test_a_change_of_the_experiment_itself_is_named(project):
+@pytest.mark.parametrize(("old", "new", "named"), [
+    ("select: 60", "select: 61", "experiment.stage1.select: 60 -> 61"),
+    ("select: 60", "select: 60\n  selection: {method: random}", "stage1.selection.method: 'dpp' -> 'random'"),
+    ("select: 60", "select: 60\n  selection: {kernel: rbf}", "experiment.stage1.selection.kernel: 'linear' -> 'rbf'"),
+    ("select: 60", "select: 60\n  selection: {gamma: 2}", "experiment.stage1.selection.gamma: 1.0 -> 2.0"),
+    ("  dpo:\n", "  kto: {arguments: {pref_beta: 0.5}}\n  dpo:\n", "stages.kto.arguments.pref_beta: 0.1 -> 0.5"),
+    ("  dpo:\n", "  dpo-ipo: {arguments: {pref_loss: hinge}}\n  dpo:\n", "'ipo' -> 'hinge'")])
+def test_a_change_of_the_experiment_itself_is_named(project, old, new, named):
     path = project / "experiments" / "runs" / "demo.yaml"
     before = path.read_text(encoding="utf-8")
     try:
-        change(path, "select: 60", "select: 61")
+        change(path, old, new)
         done = command(project, "logreasoner.config", "--run", RUN)
     finally:
         path.write_text(before, encoding="utf-8")
-    assert done.returncode == 1 and "experiment.stage1.select: 60 -> 61" in done.stderr
+    assert done.returncode == 1 and named in done.stderr
 
 
 def test_comments_change_nothing(project):

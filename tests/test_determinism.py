@@ -56,7 +56,7 @@ with serving("demo") as url:
     with writing(shared / "embeddings.npy", "wb") as stream:
         rows = [numpy.random.default_rng(seed).standard_normal(64) for seed in seeds]
         numpy.save(stream, numpy.array(rows, dtype=numpy.float32))
-    do("data_builders.dpp", "--run", "demo", "--embeddings", str(shared / "embeddings.npy"), "--out",
+    do("data_builders.selection", "--run", "demo", "--embeddings", str(shared / "embeddings.npy"), "--out",
        str(shared / "selected.json"))
     do("data_builders.stage1", "--run", "demo", "thought-requests")
     ask("thoughts", shared)

@@ -69,7 +69,7 @@ def test_the_map_shows_folders_that_exist(path):
 
 
 @pytest.mark.parametrize("module", [
-    "data_builders.dpp", "data_builders.sessions", "eval.score", "logreasoner.generation.generate",
+    "data_builders.selection", "data_builders.sessions", "eval.score", "logreasoner.generation.generate",
     "data_builders.stage1", "data_builders.recipes", "eval.tables", "eval.plan", "eval.audit", "eval.figures",
     "eval.matrix", "eval.baselines", "logreasoner.generation.costs"])
 def test_help_has_examples(module, monkeypatch, capsys):

@@ -1,7 +1,3 @@
-import json
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,7 +6,7 @@ from hypothesis.extra.numpy import arrays
 
 from bench.selection import cosines, reference
 from data_builders import dpp
-from data_builders.dpp import EXHAUSTED, TIE, greedy_map, read_embeddings
+from data_builders.dpp import EXHAUSTED, TIE, greedy_map
 from logreasoner.cli import UserError
 
 
@@ -178,37 +174,3 @@ def test_bad_arrays_are_refused_by_row(rows, message):
 def test_counts_that_cannot_be(count):
     with pytest.raises(UserError, match=f"cannot choose {count} of 3 rows"):
         greedy_map(np.eye(3), count)
-
-
-def command(folder, *more):
-    return subprocess.run([sys.executable, "-m", "data_builders.dpp", "--embeddings", folder / "E.npy",
-                           "--out", folder / "ids.json", *more], capture_output=True, text=True)
-
-
-def test_the_command_writes_a_list_or_nothing(tmp_path):
-    np.save(tmp_path / "E.npy", np.eye(4, dtype=np.float32)[[0, 0, 1, 2, 3]])
-    assert command(tmp_path, "--count", "4").returncode == 0
-    assert json.loads((tmp_path / "ids.json").read_text()) == [0, 2, 3, 4]
-    assert "made before, from the same embeddings" in command(tmp_path, "--count", "4").stdout
-    assert command(tmp_path, "--count", "3").returncode == 0
-    assert json.loads((tmp_path / "ids.json").read_text()) == [0, 2, 3]
-    (tmp_path / "ids.json").unlink()
-    failed = command(tmp_path, "--count", "5")
-    assert failed.returncode == 1
-    assert "E.npy: only 4 of 5 rows can be chosen" in failed.stderr and "Traceback" not in failed.stderr
-    assert not (tmp_path / "ids.json").exists()
-
-
-def test_pickles_are_refused(tmp_path):
-    np.save(tmp_path / "E.npy", np.array([[object()]]), allow_pickle=True)
-    with pytest.raises(UserError, match="not an .npy array of numbers"):
-        read_embeddings(tmp_path / "E.npy")
-
-
-@settings(max_examples=200, deadline=None)
-@given(st.binary(max_size=200) | st.binary(max_size=120).map(lambda tail: b"\x93NUMPY\x01\x00v\x00{'descr': '" + tail))
-def test_any_other_bytes_are_refused(tmp_path_factory, content):
-    path = tmp_path_factory.mktemp("fuzz") / "E.npy"
-    path.write_bytes(content)
-    with pytest.raises(UserError, match="not an .npy array of numbers"):
-        read_embeddings(path)

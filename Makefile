@@ -26,6 +26,7 @@ SEED ?=
 TRAINING_SEED ?=
 SPEED ?=
 SELECTION ?=
+EXAMPLES ?=
 # How many machines of HARDWARE train together, and what starts the processes: torchrun, slurm, ray.
 NODES ?= 1
 LAUNCH ?= torchrun
@@ -152,7 +153,7 @@ recipes/stages.mk: experiments/stages.yaml templates/stages.mk.j2
 # One make at a time for each run: a goal that builds into it holds a lock and makes <goal>.now, which is what the
 # goal means. The lock ends with the last process that make started, whoever was killed.
 .PHONY: always declare preflight
-LOCKED := data rationales thoughts thought-sft solutions solution-sft corrections dpo train export eval baselines rewards \
+LOCKED := data examples rationales thoughts thought-sft solutions solution-sft corrections dpo train export eval baselines rewards \
   table1 table2 table3 table4 table5 figure4 figure5 figure6 figure7 figure8 figure10
 LOCK := build/locks/$(RUN)
 DRY := $(findstring n,$(filter-out --%,$(firstword -$(MAKEFLAGS))))
@@ -165,7 +166,8 @@ $(LOCKED): | $(CORE)
 declare: | $(CORE)
 	@$(PY) -m logreasoner.config --run $(RUN) --experiment $(EXPERIMENT) $(addprefix finetuning=,$(FINETUNING)) \
 	  $(addprefix teacher=,$(TEACHER)) $(if $(TEACHER_BASE_URL),"teacher_base_url=$$TEACHER_BASE_URL") $(if $(TASKS),'tasks=$(TASKS)') \
-	  $(addprefix seed=,$(SEED)) $(addprefix training_seed=,$(TRAINING_SEED)) $(addprefix speed=,$(SPEED)) $(addprefix selection=,$(SELECTION)) >&2
+	  $(addprefix seed=,$(SEED)) $(addprefix training_seed=,$(TRAINING_SEED)) $(addprefix speed=,$(SPEED)) $(addprefix selection=,$(SELECTION)) \
+	  $(addprefix examples=,$(EXAMPLES)) >&2
 preflight: | declare
 	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(CHECK) --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH)
 # How far a goal goes.
@@ -178,6 +180,7 @@ corrections.now dpo.now: CHECK = dpo
 # ---- the method -------------------------------------------------------------------------------------------------
 data.now: $(SPLITS) ## download, verify and normalise the public data; show the splits and Tables 1 and 2
 	@$(PY) -m data_builders.splits --run $(RUN) --show
+examples.now: declare $(D)/examples/manifest.json ## the few-shot examples' worked solutions, by the teacher where no file has them
 rationales.now: preflight $(S)/thought-sft/analyses.jsonl ## stage 1: the teacher's rationales that arrive at the true label
 thoughts.now: preflight $(S)/thought-sft/samples.jsonl ## stage 1: selected, abstracted and validated thoughts (D_thought)
 thought-sft.now: preflight $(M)/thought-sft/manifest.json ## tune MODEL on D_thought, after making what is missing
@@ -195,6 +198,13 @@ $(BUNDLED): demo/logs.yaml | $(CORE)
 	$(Q)$(PY) -m demo.logs --out $(@D)
 $(SPLITS): | declare $(DATA_OF_RUN)
 	$(Q)$(PY) -m data_builders.splits --run $(RUN)
+
+# Few-shot examples whose worked solutions no file has: the teacher writes them once (sections 4.2.3, 4.4).
+WORKED := $(S)/examples/rationales
+$(D)/examples/manifest.json: | $(SPLITS)
+	$(Q)$(PY) -m data_builders.examples --run $(RUN) requests
+	$(Q)test ! -s $(WORKED).requests.jsonl || $(PY) -m logreasoner.generation.generate --run $(RUN) --requests $(WORKED).requests.jsonl --responses $(WORKED).responses.jsonl $(SPEND) --role teacher --engine $(TEACHER_ENGINE)
+	$(Q)$(PY) -m data_builders.examples --run $(RUN) solutions
 
 # Stage 1: high-level thoughts (section 3.2).
 %/rationales.requests.jsonl:
@@ -251,7 +261,7 @@ WEIGHTS := $(if $(filter base,$(STAGE)),$(BASE),$(M)/$(STAGE)/manifest.json)
 
 # Written anew each time: what is asked, and of whom, depends on NAME and BASE_URL, which no file's time shows. What
 # has been answered is not asked again.
-$(TEST).requests.jsonl: $(SPLITS) always
+$(TEST).requests.jsonl: $(SPLITS) always | $(D)/examples/manifest.json
 	$(Q)$(PY) -m eval.predict --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) $(if $(NAME),--endpoint other --name "$$NAME") --out $@
 $(D)/predictions/%.responses.jsonl: $(D)/predictions/%.requests.jsonl $(WEIGHTS) | $(if $(filter $(API),$(MODEL)),,$(SERVE))
 	$(Q)$(ASK) --role policy --stage $(STAGE) --journal $(@D)/test.journal.jsonl

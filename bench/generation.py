@@ -18,6 +18,7 @@ from bench.sessions import made
 from eval.predict import requests as evaluation
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, load_run, task
+from logreasoner.examples import Example
 from logreasoner.files import read_json, read_jsonl, write_json, write_jsonl
 from logreasoner.generation import generate, vllm
 from logreasoner.generation.openai_live import ask_live
@@ -51,7 +52,9 @@ def windows(folder: Path) -> list[Record]:
     ran([sys.executable, "-m", "data_builders.sessions", "--format", "bgl", "--window", str(WINDOW),
          "--out", str(sessions), str(log)])
     items, draw = list(read_instances(sessions)), random.Random(42)
-    return [request(item.id, NAME, "evaluation", solution(item, task(TASK), tuple(items[:EXAMPLES])), vllm=True,
+    # One user's message, since the peer sends no others: the variant `inline`.
+    shots = [Example(item, ("Read each line.", "Look for a fault.")) for item in items[:EXAMPLES]]
+    return [request(item.id, NAME, "evaluation", solution(item, task(TASK), shots), vllm=True,
                     max_tokens=draw.randint(*TOKENS), ignore_eos=True) for item in items[EXAMPLES:]]
 
 
@@ -192,7 +195,7 @@ def measure(folder: Path) -> list[Row]:
     run, asked = prepared(), windows(folder)
     model = weights(run, folder / "model")
     short = [each for each in evaluation(run, MODEL, "base")
-             if task(TASK).question.strip() in each["body"]["messages"][0]["content"]]
+             if task(TASK).question.strip() in each["body"]["messages"][-1]["content"]]
     # Only whole blocks are shared. vLLM's have 16 tokens on a GPU; on a CPU 128, or any multiple of 32.
     blocks = [] if has_gpu() else ["--block-size", "32"]
     command = vllm.vllm_command(str(model), NAME, run.model(MODEL), "base", *blocks)

@@ -6,7 +6,7 @@ the run, as the experiment's over_length says.
 """
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +19,15 @@ from logreasoner.files import read_jsonl, write_json
 from logreasoner.schemas import Model, Stage
 
 Row = dict[str, Any]
-Encoder = Callable[[str, str], tuple[list[int], list[int]]]
+Encoder = Callable[..., tuple[list[int], list[int]]]  # of a prompt, a response and the turns before them
 RESPONSES = {"sft": ("response",), "dpo": ("chosen", "rejected"), "kto": ("response",)}
 
 
 def dataset_info(stage: Stage) -> dict[str, Any]:
     """Make the dataset_info.json entry: with `columns`, LLaMA-Factory ignores every column that is not listed."""
     columns = {"prompt": "instruction", "query": "input"}
+    if stage.samples.kind == "base":
+        columns["history"] = "history"
     entry: dict[str, Any] = {"file_name": f"{stage.dataset}.json", "formatting": "alpaca"}
     if stage.method == "dpo":
         return {stage.dataset: {**entry, "ranking": True,
@@ -36,8 +38,10 @@ def dataset_info(stage: Stage) -> dict[str, Any]:
 
 
 def alpaca(sample: Row, stage: Stage) -> Row:
-    """Convert a sample into a row of the dataset file; the prompt is the whole user turn."""
+    """Convert a sample into a row of the dataset file; the prompt is the whole user turn, after those of a history."""
     row = {"instruction": sample["prompt"], "input": ""}
+    if "history" in sample:
+        row["history"] = sample["history"]
     if stage.method == "dpo":
         return {**row, "chosen": sample["chosen"], "rejected": sample["rejected"]}
     if stage.method == "kto":
@@ -46,7 +50,7 @@ def alpaca(sample: Row, stage: Stage) -> Row:
 
 
 def encoder(weights: str, model: Model) -> Encoder:
-    """Load what encodes (prompt, response) into token ids exactly as LLaMA-Factory does for training.
+    """Load what encodes (prompt, response, earlier turns) into token ids exactly as LLaMA-Factory does for training.
 
     Raises UserError where the chat template that the model is served with gives other token ids.
     """
@@ -59,8 +63,9 @@ def encoder(weights: str, model: Model) -> Encoder:
         tokenizer, DataArguments(template=model.template, enable_thinking=model.thinking))
     chat_templates.check(tokenizer, form, model)
 
-    def encode(prompt: str, response: str) -> tuple[list[int], list[int]]:
-        messages = [{"role": "user", "content": prompt}, {"role": "assistant", "content": response}]
+    def encode(prompt: str, response: str, history: Sequence[Sequence[str]] = ()) -> tuple[list[int], list[int]]:
+        texts = [text for turn in (*history, (prompt, response)) for text in turn]
+        messages = [{"role": "assistant" if at % 2 else "user", "content": text} for at, text in enumerate(texts)]
         source, target = form.encode_oneturn(tokenizer, messages)
         return source, target
 
@@ -69,7 +74,8 @@ def encoder(weights: str, model: Model) -> Encoder:
 
 def length(sample: Row, stage: Stage, encode: Encoder) -> int:
     """Count the tokens of a sample with its longest response, the end-of-turn token included."""
-    return max(sum(map(len, encode(sample["prompt"], sample[key]))) for key in RESPONSES[stage.method])
+    history = sample.get("history", ())
+    return max(sum(map(len, encode(sample["prompt"], sample[key], history))) for key in RESPONSES[stage.method])
 
 
 def gate(run: Run, model: str, stage_name: str, source: Path, encode: Encoder | None = None) -> None:

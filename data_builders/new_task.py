@@ -18,7 +18,7 @@ from data_builders import table_reader, task_checks
 from data_builders.sessions import source_name
 from data_builders.table_reader import Table
 from data_builders.task_checks import Findings, Rows
-from logreasoner import cli
+from logreasoner import cli, examples
 from logreasoner.answer_format import answer_element, parse_label
 from logreasoner.cli import UserError
 from logreasoner.files import EXPERIMENTS, manifest, write_jsonl, writing
@@ -36,7 +36,7 @@ TEXTS = re.compile(r"(raw.?)?(log|message|msg|text|content|line|event)s?([_ ]?(l
 DESCRIPTIONS = re.compile(r"description|explanation")
 SOURCES = re.compile(r"source|vendor|system|cluster|dataset|product")
 BAD = re.compile(r"abnormal|anomal|fail|fault|error|bad|^true$|^yes$|^1$|positive|critical|incident|broken", re.I)
-EXAMPLES_SHOWN = 3
+SHOTS = 3  # few-shot examples of a prompt, as the paper has (section 4.2.3)
 STAGE1, STAGE2 = 150, 1000  # the paper's instances a source (section 4.1)
 DEMO_STAGE1, DEMO_STAGE2, DEMO_TEST = 48, 200, 60  # in all
 DEMO_USE = 0.6  # of the training logs: the rest teaches the tiny base the answer form
@@ -197,10 +197,11 @@ def declare_task(options: argparse.Namespace, labels: list[str], positive_class:
 def declare_run(name: str, base: str, train: Rows, seed: int) -> dict[str, Any]:
     """Return the content of a file in experiments/runs that extends `base`: paper, or demo for the tiny model."""
     logs, demo = task_checks.logs_by_source(train), base == "demo"
+    shown = max(SHOTS, min(len({item.label for item in train}), examples.MOST))
     most1, most2 = (DEMO_STAGE1 // len(logs), DEMO_STAGE2 // len(logs)) if demo else (STAGE1, STAGE2)
     stage1, stage2 = {}, {}
     for source, count in sorted(logs.items()):
-        usable = max(2, int(count * (DEMO_USE if demo else 1)) - EXAMPLES_SHOWN)
+        usable = max(2, int(count * (DEMO_USE if demo else 1)) - shown)
         stage1[source] = min(max(1, most1), max(5, usable // 5), usable // 2)
         stage2[source] = min(max(1, most2), usable - stage1[source])
     # The paper selects two thirds; half leaves room for a teacher that is wrong more often on unknown logs.
@@ -208,7 +209,7 @@ def declare_run(name: str, base: str, train: Rows, seed: int) -> dict[str, Any]:
     return {"extends": base, "title": f"{name}, {'tiny model' if demo else 'as in the paper'}", "seed": seed,
             "tasks": [name], "data": Data(kind="own", name=name).model_dump(),
             "stage1": {"handbook": 0, "samples": {name: stage1}, "select": select},
-            "stage2": {"samples": {name: stage2}}, "examples": EXAMPLES_SHOWN,
+            "stage2": {"samples": {name: stage2}}, "shots": SHOTS,
             **({"test_rows": max(10, DEMO_TEST // len(logs))} if demo else {})}
 
 

@@ -1,5 +1,8 @@
 """Instances -> the splits of a run: stage1, stage2, examples, test, test_seen and handbook (section 4.1).
 
+Few-shot examples are the instances that experiments/examples/<task>.yaml names, else drawn, one of each label
+(logreasoner/examples.py). A test row whose log is an example's of its task is left out of both test sets.
+
 No two splits of a task share a log (level masked, white space removed), and no log stands on both the training and the
 test side of any tasks: semantic matching shows the level that failure prediction hides. Where the public files are test
 files only, training rows are carved out of them, those that cost the fewest test rows first. Every test row whose log
@@ -16,9 +19,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from logreasoner import cli
+from logreasoner import cli, examples
 from logreasoner.cli import UserError
-from logreasoner.config import Run, check_splits, load_run
+from logreasoner.config import Run, check_splits, example_file, load_run
 from logreasoner.files import manifest, read_json, read_jsonl, sha256, write_jsonl
 from logreasoner.instances import Instance, read_instances
 from logreasoner.paper import published
@@ -76,9 +79,11 @@ class Builder:
     """Draws the training splits; `cost` says in how many test rows each log (masked text) still stands."""
 
     def __init__(self, run: Run, train: Rows, test: Rows):
-        self.seed, self.examples = run.experiment.seed, run.experiment.examples
+        self.run, self.seed, self.tasks = run, run.experiment.seed, run.tasks()
         self.samples = {"stage1": run.experiment.stage1.samples, "stage2": run.experiment.stage2.samples}
-        self.labels = {name: task.labels for name, task in run.tasks().items()}
+        self.labels = {name: task.labels for name, task in self.tasks.items()}
+        self.examples = {name: examples.count(run.experiment.shots, task) for name, task in self.tasks.items()}
+        self.parts: defaultdict[str, set[str]] = defaultdict(set)  # logs of declared examples, also within a window
         self.train = [item for item in train if item.task in self.labels]
         self.test = [item for item in test if item.task in self.labels]
         self.keys = {item.id: item.masked for item in (*self.train, *self.test)}
@@ -92,7 +97,7 @@ class Builder:
     def wanted(self, task: str) -> Counter[str]:
         """Count the rows that are declared of each group, over both stages, with room for the examples."""
         declared = sum((Counter(samples.get(task, {})) for samples in self.samples.values()), Counter[str]())
-        return Counter({name: count + self.examples for name, count in declared.items()})
+        return Counter({name: count + self.examples[task] for name, count in declared.items()})
 
     def candidates(self, task: str, name: str, carve: bool) -> Rows:
         """List the rows of a group to draw from, one of each log and description; those with two labels are left out.
@@ -113,14 +118,19 @@ class Builder:
                    for name, count in self.wanted(task).items())
 
     def fill(self, task: str) -> None:
-        """Draw a task's examples, then stage 1 and stage 2 of each group; carve where a group has too few logs."""
-        rows = {}
+        """Draw a task's examples unless they are declared, then stage 1 and stage 2 of each group.
+
+        Carve where a group has too few logs.
+        """
+        path, rows = example_file(self.run.experiment, task), {}
+        if path and self.examples[task]:
+            self.place(task, path)
         for name, count in sorted(self.wanted(task).items()):
             rows[name] = self.candidates(task, name, carve=False)
             if len(self.keys_of(rows[name])) < count:
                 rows[name] = self.candidates(task, name, carve=True)
         names, labels = list(rows), self.labels[task]
-        for number in range(self.examples if names else 0):
+        for number in range(self.examples[task] if names and not path else 0):
             label, name = labels[number % len(labels)], names[number % len(names)]
             possible = [item for item in rows[name] if item.label == label] or \
                        [item for others in rows.values() for item in others if item.label == label]
@@ -129,9 +139,31 @@ class Builder:
             for name, count in sorted(samples.get(task, {}).items()):
                 self.add(split, task, rows[name], count, name)
 
+    def place(self, task: str, path: Path) -> None:
+        """Make the instances that a file names the examples of a task.
+
+        Raises UserError for one that is not there or has another label.
+        """
+        rows = [item for item in (*self.train, *self.test) if item.task == task and item.split != OUT_OF_DISTRIBUTION]
+        by_id = {item.id: item for item in rows}
+        for solution in examples.load(path, self.tasks[task]):
+            if missing := [name for name in solution.ids if name not in by_id]:
+                raise UserError(f"{path}: {missing[0]}: the data of this run have no such instance of {task}; name "
+                                "another one, or remove the file and examples are drawn")
+            parts = [by_id[name] for name in solution.ids]
+            item = examples.window(parts, self.tasks[task])
+            if item.label != solution.answer:
+                raise UserError(f"{path}: {item.id}: its answer is {solution.answer}, its label {item.label}")
+            self.splits["examples"][task].append(item)
+            self.keys[item.id] = item.masked
+            self.parts[task] |= self.keys_of(parts)
+        for key in self.parts[task]:
+            self.cost[key] = 0
+
     def add(self, split: str, task: str, rows: Rows, count: int, seed: str) -> None:
         """Draw up to count rows for a split, none of a log that another split of the task has."""
-        others = self.keys_of(item for name in TRAINING if name != split for item in self.splits[name][task])
+        others = self.parts[task] | self.keys_of(
+            item for name in TRAINING if name != split for item in self.splits[name][task])
         present = {item.id for item in self.splits[split][task]}
         free = [item for item in rows if self.keys[item.id] not in others and item.id not in present]
         drawn = draw(free, count, f"{self.seed} {split} {task} {seed}", lambda item: self.cost[self.keys[item.id]])
@@ -175,8 +207,11 @@ def build(run: Run, train: Rows, test: Rows, cases: list[Case]) -> tuple[Builder
         builder.fill(task)
     splits: Splits = {name: [item for task in tasks for item in rows[task]] for name, rows in builder.splits.items()}
     training = builder.keys_of(item for rows in splits.values() for item in rows) | set(map(symptom_key, handbook))
-    disjoint = [item for item in builder.test if builder.keys[item.id] not in training]
-    seen = [item for item in builder.test if builder.keys[item.id] in training]
+    training = training.union(*builder.parts.values())
+    shown = {task: builder.parts[task] | builder.keys_of(builder.splits["examples"][task]) for task in tasks}
+    test = [item for item in builder.test if builder.keys[item.id] not in shown[item.task]]
+    disjoint = [item for item in test if builder.keys[item.id] not in training]
+    seen = [item for item in test if builder.keys[item.id] in training]
     splits["test"], splits["test_seen"] = limit_test_rows(disjoint, seen, run.experiment.test_rows, builder.seed)
     for task in tasks:
         for split, samples in builder.samples.items():
@@ -263,7 +298,9 @@ def table2(test: Rows, splits: Splits, run: Run, paper: dict[str, Any]) -> Table
             if seen:
                 reasons.append("test_seen: logs carved out for training")
             if disjoint + seen < every:
-                reasons.append(f"this run tests at most {run.experiment.test_rows} rows of a source")
+                limit = run.experiment.test_rows
+                reasons.append(f"this run tests at most {limit} rows of a source" if limit else
+                               f"{every - disjoint - seen} with the log of a few-shot example left out")
             table.append([task, source, f"{printed[source]:,}" if source in printed else "-", f"{every:,}",
                           f"{disjoint:,}", f"{seen:,}", "; ".join(reasons) or "equal"])
     return table

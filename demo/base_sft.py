@@ -17,9 +17,9 @@ from typing import Any
 
 from demo import logs, teacher
 from logreasoner import cli, prompts
-from logreasoner.answer_format import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run, load_yaml
+from logreasoner.examples import Example
 from logreasoner.files import ROOT, write_jsonl
 from logreasoner.instances import Instance, read_instances
 from logreasoner.schemas import Task
@@ -108,8 +108,30 @@ def foreign(item: Instance, free: list[Instance], rng: random.Random, lines: int
     return replace(item, log=log, description=other.description if item.description else "")
 
 
-def samples(name: str) -> Iterator[dict[str, str]]:
-    """Yield one sample an instance, shuffled: {"id", "task", "prompt", "response"}; some prompts have examples."""
+def solved(item: Instance, task: Task, label: str, words: dict[str, str] | None = None) -> Example:
+    """Return an instance with the steps that lead to a label, in the words of its log or in others."""
+    steps = teacher.filled(task.name, label, words or teacher.step_words(prompts.problem(item, task)))
+    return Example(replace(item, label=label), tuple(step[0] for step in steps))
+
+
+def turns(messages: list[prompts.Message]) -> dict[str, Any]:
+    """Return a sample's prompt, and the turns before it as LLaMA-Factory takes them: (user, assistant) pairs."""
+    texts = [message["content"] for message in messages]
+    return {"prompt": texts[-1], "history": list(zip(texts[:-1:2], texts[1::2], strict=True))}
+
+
+def messages(sample: dict[str, Any]) -> list[prompts.Message]:
+    """Return the chat messages of a sample, without its response."""
+    before = [{"role": role, "content": text} for pair in sample["history"]
+              for role, text in zip(("user", "assistant"), pair, strict=True)]
+    return [*before, prompts.user(sample["prompt"])]
+
+
+def samples(name: str) -> Iterator[dict[str, Any]]:
+    """Yield one sample an instance, shuffled: {"id", "task", "prompt", "history", "response"}.
+
+    Some prompts have examples, as the evaluation has them.
+    """
     run, rates = load_run(name), settings()["form"]
     rng = random.Random(f"{run.experiment.seed} form")
     tasks, free = run.tasks(), unseen_logs(run)
@@ -119,24 +141,27 @@ def samples(name: str) -> Iterator[dict[str, str]]:
         task = tasks[item.task]
         if rng.random() < rates["plans"]:
             prompt = prompts.render("thought_sft", problem=prompts.problem(item, task))
-            yield {"id": item.id, "task": item.task, "prompt": prompt, "response": plan(task.name)}
+            yield {"id": item.id, "task": item.task, "prompt": prompt, "history": [], "response": plan(task.name)}
             continue
         if rng.random() < rates["corrections"]["share"]:
-            yield {"id": item.id, "task": item.task, **correction(item, task, rng)}
+            yield {"id": item.id, "task": item.task, "history": [], **correction(item, task, rng)}
             continue
         mates = [mate for mate in rng.sample(items, 60) if mate.task == item.task and mate.log != item.log]
-        examples = mates[: run.experiment.examples] if rng.random() < rates["with_examples"] else []
+        shots = mates[:run.experiment.shots] if rng.random() < rates["with_examples"] else []
         unseen = bool(free) and rng.random() < rates["foreign"]["share"]
         guess = unseen or unsure(item) or rng.random() < rates["noise"]
         label = rng.choice(task.labels) if guess else item.label
+        words = rates["foreign"]["words"] if unseen else None
         if unseen:
-            # As in the evaluation: examples are single logs, the question may be about a session.
-            examples = [foreign(mate, free[task.name], rng) for mate in examples]
+            # Examples are single logs, the question may be about a session.
+            shots = [foreign(mate, free[task.name], rng) for mate in shots]
             item = foreign(item, free[task.name], rng, WINDOW if isinstance(item.log, tuple) else 1)
-        words = rates["foreign"]["words"] if unseen else teacher.step_words(prompts.problem(item, task))
-        steps = tuple(step[0] for step in teacher.filled(task.name, label, words))
-        yield {"id": item.id, "task": item.task, "prompt": prompts.solution(item, task, tuple(examples)),
-               "response": Trajectory(steps, label).render()}
+        examples = [solved(shot, task, shot.label, words) for shot in shots]
+        if run.experiment.examples == "label-only":
+            examples = [Example(shot) for shot in shots]
+        asked = prompts.conversation(item, task, examples, run.experiment.examples == "turns")
+        yield {"id": item.id, "task": item.task, **turns(asked),
+               "response": solved(item, task, label, words).solution}
 
 
 def write(given: argparse.Namespace) -> None:

@@ -30,7 +30,7 @@ from logreasoner.schemas import Task
 
 SCRIPT = ROOT / "demo" / "teacher.yaml"
 KINDS = ("rationale", "thought", "correction", "solution")
-SPLITS = ("stage1", "stage2", "test", "test_seen")
+SPLITS = ("examples", "stage1", "stage2", "test", "test_seen")
 SECTIONS = ("Problem", "Student's steps", "Student's answer", "Correct answer")
 
 
@@ -140,7 +140,7 @@ class Teacher:
 
     def __init__(self, name: str):
         self.name = name
-        self.known: dict[str, tuple[Task, str]] = {}  # problem -> task, label
+        self.known: dict[str, tuple[Task, str, bool]] = {}  # problem -> task, label, whether a few-shot example
         self.lock = threading.Lock()
 
     def run(self) -> Run:
@@ -151,13 +151,14 @@ class Teacher:
             raise UserError(f"run {run.name!r} declares the teacher {declared.model!r}, not the scripted one")
         return run
 
-    def reply(self, prompt: str) -> str | None:
-        """Answer a prompt; None for one that is not this run's."""
-        kind = next((name for name in KINDS if prompt.startswith(opening(name))), None)
+    def reply(self, messages: list[prompts.Message]) -> str | None:
+        """Answer a prompt, the last of its messages; None for one that is not this run's."""
+        prompt = messages[-1]["content"]
+        kind = next((name for name in KINDS if messages[0]["content"].startswith(opening(name))), None)
         if kind in ("rationale", "solution"):
             problem = prompt.partition("### Task\n")[2]
             match = self._look_up(problem)
-            return rationale(prompt, problem, *match, kind) if match else None
+            return rationale(prompt, problem, match[0], match[1], "example" if match[2] else kind) if match else None
         if kind == "thought":
             task = self._task(prompt)
             return thought(prompt, task.name if task else "handbook")
@@ -174,20 +175,21 @@ class Teacher:
     def _task(self, prompt: str) -> Task | None:
         return next((task for task in self.run().tasks().values() if task.question.strip() in prompt), None)
 
-    def _look_up(self, problem: str) -> tuple[Task, str] | None:
+    def _look_up(self, problem: str) -> tuple[Task, str, bool] | None:
         with self.lock:
             if problem not in self.known:
                 run = self.run()
                 tasks = run.tasks()
                 for split in (path for name in SPLITS if (path := run.splits / f"{name}.jsonl").exists()):
                     for item in read_instances(split):
-                        self.known.setdefault(prompts.problem(item, tasks[item.task]), (tasks[item.task], item.label))
+                        self.known.setdefault(prompts.problem(item, tasks[item.task]), (
+                            tasks[item.task], item.label, split.stem == "examples"))
             return self.known.get(problem)
 
     def respond(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """Return the status and the body of a chat completion."""
         try:
-            text = self.reply(body["messages"][-1]["content"])
+            text = self.reply(body["messages"])
         except (KeyError, IndexError, TypeError, AttributeError) as error:
             return 400, {"error": {"message": f"not a chat completion request: {error!r}"}}
         except UserError as error:

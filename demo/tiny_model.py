@@ -29,7 +29,7 @@ def fixed_lines(turns: list[str]) -> list[str]:
             if len(line) >= declared["characters"] and count >= declared["share"] * len(turns)]
 
 
-def tokenizer(prompted: list[str], answers: list[str]) -> Any:
+def tokenizer(prompted: list[list[prompts.Message]], answers: list[str]) -> Any:
     """Train a byte-level BPE tokenizer with Qwen's turn tokens and chat template on prompts and answers.
 
     Each fixed line of the prompts is one token: prompts are a quarter as long, and what is left is the log. Text is
@@ -42,7 +42,7 @@ def tokenizer(prompted: list[str], answers: list[str]) -> Any:
 
     template = chat_template("qwen").read_text(encoding="utf-8")
     turn = jinja2.Template(template)
-    turns = [turn.render(messages=[{"role": "user", "content": text}], add_generation_prompt=True) for text in prompted]
+    turns = [turn.render(messages=messages, add_generation_prompt=True) for messages in prompted]
     turns = [re.sub("|".join(map(re.escape, TURN_MARKS)), "\n", text) for text in turns]
     declared = base_sft.settings()["tokenizer"]
     made = Tokenizer(models.BPE())
@@ -70,9 +70,9 @@ def qwen2(name: str, out: Path) -> None:
     run = load_run(name)
     tasks = run.tasks()
     samples = list(base_sft.samples(name))
-    prompted = [sample["prompt"] for sample in samples]
-    prompted += [prompts.render("thought_sft", problem=prompts.problem(item, tasks[item.task]))
-                     for item in base_sft.instances(run)]
+    prompted = [base_sft.messages(sample) for sample in samples]
+    prompted += [[prompts.user(prompts.render("thought_sft", problem=prompts.problem(item, tasks[item.task])))]
+                 for item in base_sft.instances(run)]
     made = tokenizer(prompted, [sample["response"] for sample in samples])
     set_seed(base_sft.settings()["seed"])
     model = Qwen2ForCausalLM(Qwen2Config(

@@ -16,11 +16,11 @@ from itertools import islice
 from pathlib import Path
 
 from data_builders.sessions import LAYOUTS, LONGEST, line_parser, lines
-from eval.predict import examples_by_task
-from logreasoner import cli, weights
+from logreasoner import cli, examples, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
 from logreasoner.cli import UserError, escape_terminal, names, positive
 from logreasoner.config import Run, decoding, load_run, task
+from logreasoner.examples import Example
 from logreasoner.generation import serve
 from logreasoner.generation.openai_live import ask_live
 from logreasoner.generation.response_cache import (
@@ -34,7 +34,7 @@ from logreasoner.generation.response_cache import (
     request,
 )
 from logreasoner.instances import Instance
-from logreasoner.prompts import solution
+from logreasoner.prompts import conversation
 from logreasoner.schemas import Task
 
 POSITIVE, UNPARSED = 3, 4  # exit statuses
@@ -67,7 +67,9 @@ class Client:
     vllm: bool
     thinking: bool
     rules: Task
-    examples: tuple[Instance, ...]
+    examples: tuple[Example, ...]
+    shots: int
+    turns: bool
     description: str
     journal: Journal
 
@@ -77,7 +79,7 @@ class Client:
         options = dict(decoding()["thinking"]) if self.thinking else {}
         if self.vllm:
             options["structured_outputs"] = {"regex": serve.answer_pattern(self.rules.labels, self.thinking)}
-        prompt = solution(item, self.rules, self.examples)
+        prompt = conversation(item, self.rules, examples.shown(self.examples, item.text, self.shots), self.turns)
         return request("session", self.model, "evaluation", prompt, self.vllm, **options)
 
     def ask(self, requests: list[Record], title: str) -> list[tuple[str | None, str]]:
@@ -155,11 +157,14 @@ def as_text(verdict: Verdict, positives: Sequence[str], colours: bool) -> str:
     return "\n".join([head, *steps, *([paint(f"  ({verdict.note})", "unparsed")] if verdict.note else [])])
 
 
-def _examples(run: Run | None, name: str, most: int | None) -> tuple[Instance, ...]:
-    """Read the in-context examples of the run's evaluation, at most so many; none without a run that has them."""
-    if run is None or name not in run.experiment.tasks or not (path := run.splits / "examples.jsonl").exists():
-        return ()
-    return examples_by_task(path, {name}, run.experiment.examples)[name][:most]
+def _examples(run: Run | None, name: str, most: int | None) -> tuple[tuple[Example, ...], int]:
+    """Return the examples of the run's evaluation, and how many a prompt shows; none without a run that has them.
+
+    Raises UserError where they have no worked solutions yet.
+    """
+    if most == 0 or run is None or name not in run.experiment.tasks or not (run.splits / "examples.jsonl").exists():
+        return (), 0
+    return examples.read(run, {name})[name], min(run.experiment.shots, run.experiment.shots if most is None else most)
 
 
 def _endpoint(given: argparse.Namespace, run: Run | None) -> AbstractContextManager[tuple[str, str, bool]]:
@@ -189,12 +194,13 @@ def _main(given: argparse.Namespace) -> None:
     counts: Counter[str] = Counter()
     labels: Counter[str | None] = Counter()
     sessions = windows(rows(given.log), given.format, given.header, given.window or rules.window, counts)
-    examples = _examples(run, given.task, given.examples)
+    solved, shots = _examples(run, given.task, given.examples)
     thinking = bool(run and given.model and run.model(given.model).thinking)
+    turns = run is None or run.experiment.examples == "turns"
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     with _endpoint(given, run) as (url, name, vllm):
         answerer = _answerer(given, run, url)
-        client = Client(url, name, vllm, thinking, rules, examples, given.description or "",
+        client = Client(url, name, vllm, thinking, rules, solved, shots, turns, given.description or "",
                       Journal(given.journal, answerer) if given.journal else serve.MemoryJournal(answerer))
         for batch in iter(lambda: list(islice(sessions, given.batch)), []):
             for verdict in client.verdicts(batch):
@@ -207,7 +213,7 @@ def _main(given: argparse.Namespace) -> None:
     totals = ", ".join(f"{labels[label]:,} {label or 'unparsed'}" for label in (*rules.labels, None))
     enforced = "" if vllm else "; no vLLM, so the answer format was not enforced"
     print(f"{given.log}: {counts['lines']:,} lines ({counts['skipped']:,} skipped): {totals}; {escape_terminal(name)}, "
-          f"{len(examples)} examples{enforced}", file=sys.stderr)
+          f"{shots} examples{enforced}", file=sys.stderr)
     sys.exit(POSITIVE if any(labels[label] for label in positives) else UNPARSED if labels[None] else 0)
 
 

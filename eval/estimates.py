@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from data_builders import stage1, stage2
+from data_builders import examples, stage1, stage2
 from eval import predict
 from logreasoner import prompts, weights
 from logreasoner.config import Run
@@ -116,12 +116,16 @@ class Plan:
                 self._add_requests(output, model, run.solver(step.stage))
             elif step.trains and not output.exists():
                 self.trainings.setdefault((model, step.stage), self._training(model, step.stage))
+        if examples.open_examples(run):
+            self._add_requests(run.dataset("shared", "examples") / "rationales.responses.jsonl")
         self._add_requests(run.predictions(model, stage), model, stage)
 
     def _requests(self, path: Path, model: str, stage: str) -> list[Record] | None:
         """Return the requests of a step where they can be written by now; None where they depend on answers."""
         if path.name.startswith("test."):
             return self._evaluation(model, stage)
+        if path.parent.name == "examples":
+            return examples.requests(self.run)
         file = path.with_name(path.name.replace(".responses.", ".requests."))
         if file.exists():
             return generate.read_requests(file)
@@ -141,7 +145,9 @@ class Plan:
         kind, served = predict.endpoint(self.run, model, stage)
         alike = kind, self.run.model(model).thinking
         if alike not in self.rendered:
-            self.rendered[alike] = predict.requests(self.run, model, stage, limit=self.limit, samples=self.samples)
+            steps = ("word " * prices().typical_output["solution"],)  # of examples that the teacher is still to solve
+            self.rendered[alike] = predict.requests(self.run, model, stage, limit=self.limit, samples=self.samples,
+                                                    assumed=steps)
         return [{**request, "body": {**request["body"], "model": served}} for request in self.rendered[alike]]
 
     def _add_requests(self, responses: Path, model: str = "", stage: str = "") -> None:
@@ -163,7 +169,7 @@ class Plan:
             caches = [Journal(path, self._answerer(model, stage)) for path in paths]
             left = [request for request in requests if not any(cache.answer(request) for cache in caches)]
             bodies = [request["body"] for request in {body_digest(request): request for request in left}.values()]
-            texts = [body["messages"][0]["content"] for body in bodies]
+            texts = [prompts.as_text(body["messages"]) for body in bodies]
             step = Step(name, asked, len(requests), len(requests), len(requests) - len(left), len(left) - len(texts),
                         sum(map(count, texts)), shared_prefix(texts), out * len(texts),
                         sum(body["max_tokens"] for body in bodies), f"prompts {how}; answers {from_answers}")

@@ -1,32 +1,36 @@
 """Write a run's evaluation requests: three-shot prompts at temperature 0 (section 4.2.3), or several votes each."""
 
 import argparse
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from eval.predictions import fixed, read_test_splits, stratified
-from logreasoner import cli
+from logreasoner import cli, examples
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, identity, load_run
-from logreasoner.files import write_jsonl
+from logreasoner.files import read_json, sha256, write_jsonl
 from logreasoner.generation.generate import served_name
 from logreasoner.generation.response_cache import request
-from logreasoner.instances import Instance, read_instances
-from logreasoner.prompts import solution
+from logreasoner.prompts import conversation
 
 
-def examples_by_task(path: Path, tasks: Iterable[str], wanted: int) -> dict[str, tuple[Instance, ...]]:
-    """Read the in-context examples of each task, in file order. Raises UserError unless each has `wanted`."""
-    examples: dict[str, list[Instance]] = defaultdict(list)
-    for item in read_instances(path):
-        examples[item.task].append(item)
-    for name in sorted(tasks):
-        if len(examples[name]) != wanted:
-            raise UserError(f"{path}: {len(examples[name])} examples of {name}, the run declares {wanted}; "
-                            "make the splits again")
-    return {name: tuple(items) for name, items in examples.items()}
+def check_examples(run: Run, files: Iterable[Path]) -> None:
+    """Raise UserError where worked solutions are not those that another model of the run was shown."""
+    current = {path.name: sha256(path) for path in files}
+    for path in sorted(run.dir.glob("predictions/*/*/*.requests.jsonl.manifest.json")):
+        for shown, checksum in read_json(path)["inputs"].items():
+            if Path(shown).suffix == ".yaml" and current.get(Path(shown).name, checksum) != checksum:
+                raise UserError(f"{shown} has changed since {path.name.removesuffix('.manifest.json')} of "
+                                f"{path.parts[-3]}/{path.parts[-2]} was written, and answers to other examples are not "
+                                f"comparable: restore it, or delete {run.dir / 'predictions'}, or declare a run of "
+                                f"another name (RUN={run.name}-2)")
+
+
+def solution_files(run: Run) -> list[Path]:
+    """List the files of worked solutions that the run's prompts show."""
+    shows = run.experiment.shots and run.experiment.examples != "label-only"
+    return [examples.solution_file(run, name) for name in run.tasks()] if shows else []
 
 
 def endpoint(run: Run, name: str, stage: str) -> tuple[str, str]:
@@ -41,22 +45,23 @@ def endpoint(run: Run, name: str, stage: str) -> tuple[str, str]:
 
 
 def requests(run: Run, name: str, stage: str, *, kind: str | None = None, served: str | None = None,
-             limit: int | None = None, samples: int = 1) -> list[dict[str, Any]]:
+             limit: int | None = None, samples: int = 1, assumed: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     """Make the requests of a model at a stage, `samples` for each test instance of a run or of its subset of `limit`.
 
     `kind` and `served` replace what `endpoint` says. The same examples for every model. Ordered by task and source,
     because prompts of a task share a prefix, which vLLM computes once. A single answer is greedy and has the instance's
-    id; several votes are drawn with different seeds and have <id>#0, <id>#1, ...
+    id; several votes are drawn with different seeds and have <id>#0, <id>#1, ... `assumed` as in examples.read.
     """
     default_kind, default_name = endpoint(run, name, stage)
     vllm, served = (kind or default_kind) == "vllm", served or default_name
     items = sorted((item for split in stratified(read_test_splits(run), limit) for item in split),
                    key=lambda item: (item.task, item.source))
-    examples = examples_by_task(run.splits / "examples.jsonl", {item.task for item in items}, run.experiment.examples)
-    thinking = decoding()["thinking"] if run.model(name).thinking else {}
+    shots, turns = run.experiment.shots, run.experiment.examples == "turns"
+    solved = examples.read(run, {item.task for item in items}, assumed)
+    thinking, tasks = decoding()["thinking"] if run.model(name).thinking else {}, run.tasks()
     made = []
     for item in items:
-        prompt = solution(item, run.task(item.task), examples[item.task])
+        prompt = conversation(item, tasks[item.task], examples.shown(solved[item.task], item.text, shots), turns)
         if samples == 1:
             made.append(request(item.id, served, "evaluation", prompt, vllm, **thinking))
             continue
@@ -72,7 +77,9 @@ def _main(given: argparse.Namespace) -> None:
     kind = given.endpoint or endpoint(run, given.model, given.stage)[0]
     made = requests(run, given.model, given.stage, kind=kind, served=given.name, limit=given.limit,
                     samples=given.samples)
-    inputs = [run.splits / file for file in ("test.jsonl", "test_seen.jsonl", "examples.jsonl")]
+    files = solution_files(run)
+    check_examples(run, files)
+    inputs = [*(run.splits / file for file in ("test.jsonl", "test_seen.jsonl", "examples.jsonl")), *files]
     count = write_jsonl(given.out, made, inputs, run=run.name, identity=identity(run, given.model, given.stage),
                         model=given.model, stage=given.stage, endpoint=kind, limit=given.limit, samples=given.samples,
                         requests=len(made))

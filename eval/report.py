@@ -28,6 +28,7 @@ from logreasoner.files import TEMPLATES, commit, dump, manifest, read_json, read
 from logreasoner.generation import costs
 from logreasoner.generation.response_cache import content, error_of
 from logreasoner.paper import published
+from logreasoner.prompts import as_text
 from logreasoner.templating import environment
 
 WIDTH, HEIGHT = 220, 90  # of a loss curve, in the SVG's units
@@ -97,7 +98,7 @@ def prompts(shown: list[Entry]) -> dict[str, str]:
     for entry in shown:
         path = entry.responses.with_name(entry.responses.name.replace(".responses.", ".requests."))
         if path.exists() and not result.keys() >= entry.labels.keys():
-            result |= {request["custom_id"].partition("#")[0]: request["body"]["messages"][0]["content"]
+            result |= {request["custom_id"].partition("#")[0]: as_text(request["body"]["messages"])
                        for _, request in read_jsonl(path)}
     return result
 

@@ -24,7 +24,7 @@ from logreasoner.schemas import NAME, Experiment, Hardware, Model, Speed, Stage,
 CHAT = TEMPLATES / "chat"  # <template>.jinja: what models are served with
 CONTROL_TOKENS = EXPERIMENTS / "control_tokens.yaml"  # what prompts escape in a log
 MOST_NODES = 200_000  # of a YAML file with its aliases expanded, so that no small file fills the memory
-FORMAT = 2  # of run.json; earlier ones do not hold everything that a run was made with
+FORMAT = 3  # of run.json; earlier ones do not hold everything that a run was made with
 # Files recorded by checksum, since they have no rows to resolve; SCRIPTED_FILES in a scripted run.
 DECLARED_FILES = ("prompts/*.j2", "templates/launch/*", "templates/deepspeed/*",
                   "templates/recipe.yaml.j2", "templates/export.yaml.j2", "experiments/control_tokens.yaml",
@@ -32,11 +32,12 @@ DECLARED_FILES = ("prompts/*.j2", "templates/launch/*", "templates/deepspeed/*",
 SCRIPTED_FILES = ("demo/*.yaml",)
 # Code that decides what a model is told, which answers count and how they are scored; comments are ignored.
 DECLARED_CODE = ("logreasoner/answer_format.py", "logreasoner/prompts.py", "logreasoner/instances.py",
-                 "logreasoner/templating.py", "data_builders/corrections.py", "data_builders/thoughts.py",
-                 "eval/predictions.py", "eval/score.py")
+                 "logreasoner/examples.py", "logreasoner/templating.py", "data_builders/corrections.py",
+                 "data_builders/thoughts.py", "eval/predictions.py", "eval/score.py")
 UNDECLARED = ("live", "gpu_memory_utilization")  # of decoding.yaml: speed, which changes no answer
 EXTENSIBLE = ("models", "stages", "hardware", "speed")  # a new row changes no earlier result
-OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed", "selection")
+OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed", "selection",
+             "examples")
 ABSENT: Any = object()
 
 
@@ -297,6 +298,12 @@ def task(name: str) -> Task:
     return result
 
 
+def example_file(experiment: Experiment, task_name: str) -> Path | None:
+    """Return the file of examples that a person wrote for a task; the bundled logs have none."""
+    path = EXPERIMENTS / "examples" / f"{task_name}.yaml"
+    return path if experiment.data.kind != "bundled" and path.exists() else None
+
+
 def experiment(name: str, *extended_by: str) -> dict[str, Any]:
     """Load the raw declaration, merged into the one that it extends.
 
@@ -357,6 +364,7 @@ def _declaration(name: str, experiment: Experiment) -> dict[str, Any]:
     run = Run(name, experiment)
     patterns = DECLARED_FILES + (SCRIPTED_FILES if experiment.teacher.scripted else ())
     files = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
+    files += [path for key in experiment.tasks if (path := example_file(experiment, key))]
     return {
         "format": FORMAT,
         "run": name,

@@ -2,16 +2,20 @@
 
 import functools
 import re
+from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import jinja2
 
 from logreasoner.config import CONTROL_TOKENS, load_yaml
+from logreasoner.examples import Example
 from logreasoner.files import PROMPTS
 from logreasoner.instances import Instance, mask_level
 from logreasoner.schemas import Task
 from logreasoner.templating import environment
 
+Message = dict[str, str]  # role, content
 TAG = re.compile(r"<(?=\s*/?\s*(?:answer|solutions|think)\b)", re.IGNORECASE)
 
 
@@ -58,7 +62,33 @@ def problem(item: Instance, task: Task) -> str:
     return render("problem", task=task, log=log, description=item.description)
 
 
-def solution(item: Instance, task: Task, examples: tuple[Instance, ...] = ()) -> str:
-    """Render the think-then-answer prompt (figure 13): zero-shot to train and sample, few-shot to evaluate."""
-    shots = [{"problem": problem(shot, task), "label": shot.label} for shot in examples]
+def solution(item: Instance, task: Task, examples: Sequence[Example] = ()) -> str:
+    """Render the think-then-answer prompt (figure 13): zero-shot to train and sample, or with examples inside it."""
+    shots = [{"problem": problem(shot.item, task), "solution": shot.solution, "label": shot.item.label}
+             for shot in examples]
     return render("solution", task=task, problem=problem(item, task), examples=shots)
+
+
+def conversation(item: Instance, task: Task, examples: Sequence[Example] = (), turns: bool = True) -> list[Message]:
+    """Render the evaluation's chat messages (sections 4.2.3 and 4.4): with turns, a user's and an assistant's for each
+    example, the instructions in the first; else one message with the examples inside it. Without examples both are the
+    prompt of training.
+    """
+    if not turns:
+        return [user(solution(item, task, examples))]
+    problems = [shot.item for shot in examples] + [item]
+    asked = [user(solution(one, task) if at == 0 else render("next_task", problem=problem(one, task)))
+             for at, one in enumerate(problems)]
+    answers = [{"role": "assistant", "content": escape_control_tokens(shot.solution)} for shot in examples]
+    return [message for pair in zip_longest(asked, answers) for message in pair if message]
+
+
+def user(content: str) -> Message:
+    """Return a user's chat message."""
+    return {"role": "user", "content": content}
+
+
+def as_text(messages: Sequence[Message]) -> str:
+    """Return chat messages as one text: a single one as it is, several each below its role."""
+    return messages[0]["content"] if len(messages) == 1 else "\n\n".join(
+        f"[{message['role']}]\n{message['content']}" for message in messages)

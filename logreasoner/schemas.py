@@ -241,7 +241,9 @@ class Experiment(Declared):
     over_length: Literal["drop", "stop"]
     stage1: Stage1
     stage2: Stage2
-    examples: int
+    examples: Literal["turns", "inline", "label-only"] = Field(
+        description="worked solutions as chat turns, or inside one prompt; or labels alone inside one prompt")
+    shots: int = Field(ge=0, description="examples of a prompt; where a task has more, they take turns")
     wording: str | None = Field(None, description="ask the tasks that have this wording by it; null is `question`")
     test_rows: int | None = Field(None, description="at most this many rows of each test set; null is all")
     stages: dict[str, dict[str, Any]] = Field({}, description="what differs from stages.yaml")

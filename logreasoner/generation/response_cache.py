@@ -10,15 +10,20 @@ from typing import Any
 from logreasoner.cli import UserError
 from logreasoner.config import decoding
 from logreasoner.files import digest, dump, naming, read_jsonl
+from logreasoner.prompts import Message, user
 
 Record = dict[str, Any]
 
 
-def request(custom_id: str, model_name: str, purpose: str, prompt: str, vllm: bool, **body: Any) -> Record:
-    """Build one line of a request file; sampling settings come from experiments/decoding.yaml under `purpose`."""
+def request(custom_id: str, model_name: str, purpose: str, prompt: str | list[Message], vllm: bool,
+            **body: Any) -> Record:
+    """Build one line of a request file from a user's message or several messages.
+
+    Sampling settings come from experiments/decoding.yaml under `purpose`.
+    """
     settings = {key: value for key, value in decoding()[purpose].items()
                 if vllm or key not in decoding()["vllm_only"]}
-    messages = [{"role": "user", "content": prompt}]
+    messages = [user(prompt)] if isinstance(prompt, str) else prompt
     return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions",
             "body": {"model": model_name, "messages": messages, **settings, **body}}
 

@@ -25,6 +25,7 @@ def test_the_papers_sample_sizes_stand_in_the_declaration():
     (["finetuning=full"], "experiment.finetuning"), (["seed=1"], "experiment.seed"),
     (["tasks=root_cause_analysis"], "experiment.tasks"), (["teacher=other"], "experiment.teacher.model"),
     (["teacher=self"], "experiment.corrections_by"),
+    (["examples=inline"], "experiment.examples: 'turns' -> 'inline'"),
 ])
 def test_a_run_declared_otherwise_is_an_error(workdir, overrides, key):
     declare("paper", resolve("paper", []))
@@ -37,7 +38,7 @@ def test_self_correction_leaves_stage_1_to_the_teacher():
     assert (found.corrections_by, found.teacher.model) == ("self", "gpt-4o-2024-08-06")
 
 
-@pytest.mark.parametrize("wrong", ["finetuning=half", "tasks=nothing", "colour=red", "seed=x"])
+@pytest.mark.parametrize("wrong", ["finetuning=half", "tasks=nothing", "colour=red", "seed=x", "examples=3"])
 def test_a_wrong_override_is_named(wrong):
     with pytest.raises(UserError, match=wrong.split("=")[0].rstrip("s")):
         resolve("paper", [wrong])

@@ -103,6 +103,13 @@ CHANGES = {
         'removesuffix("!")',
         "code.logreasoner/answer_format.py",
     ),
+    "which examples are shown": (
+        "logreasoner/examples.py",
+        "% sets * shots",
+        "% sets",
+        "code.logreasoner/examples.py",
+    ),
+    "the turns of examples": ("prompts/next_task.j2", "### Task", "## Task", "files.prompts/next_task.j2"),
     "what is a thought": (
         "data_builders/thoughts.py",
         "LEAST_STEPS, MOST_STEPS = 3, 8",
@@ -211,6 +218,21 @@ def test_a_change_of_the_experiment_itself_is_named(project, old, new, named):
     finally:
         path.write_text(before, encoding="utf-8")
     assert done.returncode == 1 and named in done.stderr
+
+
+def test_a_worked_solution_of_a_public_run_is_declared(project):
+    declare = ("logreasoner.config", "--run", "paper")
+    assert command(project, *declare).returncode == 0
+    path = project / "experiments" / "examples" / "root_cause_analysis.yaml"
+    before = path.read_text(encoding="utf-8")
+    try:
+        change(path, "steps:", "steps: ")
+        done = command(project, *declare)
+    finally:
+        path.write_text(before, encoding="utf-8")
+    assert done.returncode == 1 and "files.experiments/examples/root_cause_analysis.yaml" in done.stderr
+    assert read_json(project / "build" / "runs" / RUN / "run.json")["files"].keys().isdisjoint(
+        [str(path.relative_to(project))])  # the bundled logs have other examples
 
 
 def test_comments_change_nothing(project):

@@ -89,7 +89,9 @@ def test_whatever_rows_repeat_each_other_sides_stay_apart_and_no_test_row_is_los
     _, drawn, cases = splits.build(run, train, test, handbook)
     assert splits.proof(drawn, cases, list(run.tasks()))[2] == 0
     both = [item.id for item in drawn["test"] + drawn["test_seen"]]
-    assert len(both) == len(set(both)) and (cap or set(both) == {item.id for item in test})
+    shown = {(item.task, item.masked) for item in drawn["examples"]}  # never scored
+    left = {item.id for item in test if (item.task, item.masked) not in shown}
+    assert len(both) == len(set(both)) and (set(both) <= left if cap else set(both) == left)
     trained = [item for name in splits.TRAINING for item in drawn[name]]
     assert len({item.id for item in trained}) == len(trained) and all(item.split != "ood" for item in trained)
 
@@ -102,14 +104,16 @@ def test_disjoint_by_log_within_tasks_and_across_sides(data: Path, capsys: pytes
         logs = {name: {item.masked for item in rows if item.task == task} for name, rows in drawn.items()}
         for one, other in combinations(("stage1", "stage2", "examples", "test"), 2):
             assert not logs[one] & logs[other], (task, one, other)
-        assert [sum(item.task == task for item in drawn[name]) for name in splits.TRAINING] == [6, 12, 3]
+        assert [sum(item.task == task for item in drawn[name]) for name in splits.TRAINING] == [
+            6, 12, 6 if task == RCA else 3]  # an example of each label
     handbook = [json.loads(line) for line in (run.splits / "handbook.jsonl").read_text().splitlines()]
     training = {item.masked for name in splits.TRAINING for item in drawn[name]}
     training |= {"".join(case["symptom"].replace("/2/", "/[MASK]/").split()) for case in handbook}
     assert len(handbook) == 4
     assert not training & {item.masked for item in drawn["test"]}
     assert {item.masked for item in drawn["test_seen"]} <= training
-    whole = {item.id for item in read_instances(data / "test.jsonl")}
+    shown = {(item.task, item.masked) for item in drawn["examples"]}  # never scored
+    whole = {item.id for item in read_instances(data / "test.jsonl") if (item.task, item.masked) not in shown}
     assert {item.id for item in drawn["test"] + drawn["test_seen"]} == whole
     assert not [item for name in splits.TRAINING for item in drawn[name] if item.split == "ood"]
     assert "M80:" not in "".join(item.text for name in splits.TRAINING for item in drawn[name] if item.task == PFP)
@@ -121,7 +125,7 @@ def test_training_rows_are_carved_only_where_needed(data: Path) -> None:
     run = declare()
     splits.make_splits("r")
     carved = Counter(item.task for name in splits.TRAINING for item in read_splits(run)[name] if item.split == "test")
-    assert carved == {RCA: 21}
+    assert carved == {RCA: 24}
 
 
 def test_examples_show_different_labels(data: Path) -> None:
@@ -129,7 +133,36 @@ def test_examples_show_different_labels(data: Path) -> None:
     splits.make_splits("r")
     examples = read_splits(run)["examples"]
     assert {item.label for item in examples if item.task == PFP} == {"True", "False"}
-    assert len({item.label for item in examples if item.task == RCA}) == 3
+    assert {item.label for item in examples if item.task == RCA} == set(config.task(RCA).labels)
+
+
+EXAMPLES = """examples:
+- {id: ID, steps: [Read it., Judge it.], answer: ANSWER}
+- {id: [OTHER, ID], steps: [Read them., Judge them.], answer: ANSWER}
+"""
+
+
+@pytest.mark.parametrize("said", ["", "x-1: the data of this run have no such instance", "its answer is .*, its label"])
+def test_declared_examples_are_taken_out_of_training_and_of_both_tests(
+        data: Path, monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    run = declare()
+    rows = [item for item in read_instances(data / "test.jsonl") if item.task == RCA and item.split != "ood"]
+    first = rows[0]
+    other = next(item for item in rows if item.label == first.label and item.masked != first.masked)
+    answer = next(label for label in config.task(RCA).labels if (label == first.label) == ("answer" not in said))
+    names = {"ID": "x-1" if "x-1" in said else first.id, "OTHER": other.id, "ANSWER": answer}
+    Path("examples.yaml").write_text(re.sub(r"\b(ID|OTHER|ANSWER)\b", lambda match: names[match[0]], EXAMPLES))
+    monkeypatch.setattr(splits, "example_file", lambda _, task: Path("examples.yaml") if task == RCA else None)
+    if said:
+        with pytest.raises(UserError, match=f"examples.yaml: .*{said}"):
+            splits.make_splits("r")
+        return
+    splits.make_splits("r")
+    drawn = read_splits(run)
+    assert [item.id for item in drawn["examples"] if item.task == RCA] == [first.id, f"{other.id}+{first.id}"]
+    shown = {first.masked, other.masked}
+    assert not [item for name in ("stage1", "stage2", "test", "test_seen") for item in drawn[name]
+                if item.task == RCA and item.masked in shown]
 
 
 def test_a_short_group_gives_what_there_is_and_an_empty_split_is_an_error(data: Path) -> None:
@@ -203,7 +236,7 @@ def test_tables_1_and_2_on_the_public_data(mirror: Path, workdir: Path, capsys: 
     assert "Table 2" in printed
     assert re.search(r"anomaly_detection +abnormal +\d+ +42 ", printed)  # of stage 2's 2,000 rows
     drawn = read_splits(run)
-    assert (len(drawn["stage1"]), len(drawn["stage2"]), len(drawn["examples"])) == (1100, 7000, 12)
+    assert (len(drawn["stage1"]), len(drawn["stage2"]), len(drawn["examples"])) == (1100, 7000, 15)
     training = {item.masked for name in splits.TRAINING for item in drawn[name]}
     assert not training & {item.masked for item in drawn["test"]}
     # What is kept of the test files: carving must stay as small as it is.

@@ -11,6 +11,7 @@ from demo import logs, teacher
 from logreasoner import prompts
 from logreasoner.answer_format import parse_trajectory
 from logreasoner.config import Run, resolve
+from logreasoner.examples import Example
 from logreasoner.files import ROOT, write_jsonl
 from logreasoner.instances import Instance
 from tests.conftest import running
@@ -22,14 +23,14 @@ def world(tmp_path_factory):
     run.splits = tmp_path_factory.mktemp("splits")
     items = list(logs.instances("train"))[::6]
     for at, split in enumerate(teacher.SPLITS):
-        write_jsonl(run.splits / f"{split}.jsonl", (item.as_json() for item in items[at::4]))
+        write_jsonl(run.splits / f"{split}.jsonl", (item.as_json() for item in items[at::5]))
     with pytest.MonkeyPatch.context() as patch, teacher.serving("demo") as url:
         patch.setattr(teacher, "load_run", lambda name: run)
         client = openai.OpenAI(base_url=url, api_key="none", max_retries=0)
 
         def ask(prompt):
-            reply = client.chat.completions.create(model="scripted-teacher", temperature=0.8,
-                                                   messages=[{"role": "user", "content": prompt}])
+            messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+            reply = client.chat.completions.create(model="scripted-teacher", temperature=0.8, messages=messages)
             assert reply.usage.total_tokens > 0
             return reply.choices[0].message.content
 
@@ -55,11 +56,12 @@ def test_rationales_are_mostly_right_sometimes_wrong_sometimes_out_of_form(world
 
 
 def test_evaluation_prompts_are_answered_with_and_without_examples(world):
-    for shots in ((), tuple(world.items[:3])):
+    shots = [Example(item, ("A step.",)) for item in world.items[:3]]
+    for examples, turns in (((), True), (shots, True), (shots, False)):
         right = parsed = 0
         for item in world.items[3::2]:
             task = world.tasks[item.task]
-            answer = parse_trajectory(world.ask(prompts.solution(item, task, shots)), task.labels)
+            answer = parse_trajectory(world.ask(prompts.conversation(item, task, examples, turns)), task.labels)
             parsed, right = parsed + (answer is not None), right + (answer is not None and answer.answer == item.label)
         asked = len(world.items[3::2])
         assert 0.7 * asked < right < parsed < asked

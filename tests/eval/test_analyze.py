@@ -22,6 +22,7 @@ from logreasoner.files import ROOT, write_jsonl
 from logreasoner.generation import serve
 from logreasoner.generation.response_cache import endpoints
 from tests.conftest import SERVE
+from tests.results import write_solutions
 
 AD = ["normal", "abnormal"]
 ANSWER = Trajectory(("A < B <IRQ>, as it\nshould.", "Look \x1b[31mhere\x07."), "abnormal").render()
@@ -191,13 +192,18 @@ def test_layouts_single_logs_and_other_labels_to_fail_on(endpoint: Endpoint, wor
 
 
 def test_a_runs_examples_are_in_the_prompt(endpoint: Endpoint, workdir: Path) -> None:
-    run = declare("mine", resolve("paper", []))
+    run = declare("mine", resolve("demo", []))
     write_jsonl(run.splits / "examples.jsonl", [
         {"id": str(at), "task": "anomaly_detection", "source": "s", "log": f"shot {at}", "label": "normal"}
         for at in range(3)])
+    unsolved = command(endpoint, "--run", "mine", log=b"a\n")
+    assert unsolved.returncode == 1 and b"have no worked solutions yet" in unsolved.stderr
+    assert b"0 examples" in command(endpoint, "--run", "mine", "--examples", "0", log=b"a\n").stderr
+    write_solutions(run)
     for more, shots in (([], 3), (["--examples", "1"], 1)):
         assert f"{shots} examples".encode() in command(endpoint, "--run", "mine", *more, log=b"a\n").stderr
-        assert endpoint.bodies[-1]["messages"][0]["content"].count("shot ") == shots
+        messages = endpoint.bodies[-1]["messages"]
+        assert len(messages) == 2 * shots + 1 and sum("Log:\nshot " in each["content"] for each in messages) == shots
 
 
 @pytest.mark.parametrize(("more", "log", "message"), [

@@ -19,7 +19,7 @@ PRICE_IN, PRICE_OUT = 2.5e-6, 1e-5
 @pytest.fixture
 def run(workdir):
     """The paper's run with a handful of bundled logs in its splits, one test log twice."""
-    run = declare("paper", resolve("paper", []))
+    run = declare("paper", resolve("paper", ["examples=label-only"]))
     items = [item.as_json() for item in logs.instances("train")]
     by_task = {name: [item for item in items if item["task"] == name] for name in run.experiment.tasks}
     for split, at in (("stage1", 0), ("stage2", 10), ("test", 20)):
@@ -107,7 +107,7 @@ def test_what_is_answered_is_not_paid_again_and_says_how_long_answers_are(run):
 
 def test_what_another_run_was_answered_is_not_paid_again(run):
     answer_some(run, 40, tokens=200)
-    other = declare("second", resolve("paper", ["seed=43"]))
+    other = declare("second", resolve("paper", ["seed=43", "examples=label-only"]))
     other.splits = run.splits
     step = planned(other).steps[other.dataset("shared", "thought-sft") / "rationales.responses.jsonl"]
     assert (step.answered, step.usd) == (40, 0)
@@ -150,7 +150,7 @@ def test_no_splits_and_unknown_hardware_are_errors_before_anything_is_counted(ru
     with pytest.raises(UserError, match="unknown HARDWARE 'abacus'"):
         planned(run, profile="abacus")
     with pytest.raises(UserError, match="make data"):
-        planned(declare("empty", resolve("paper", [])))
+        planned(declare("empty", resolve("paper", ["examples=label-only"])))
 
 
 def test_the_command_prints_a_table_or_json_and_writes_nothing(run, monkeypatch, capsys):

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from eval import predict
+from logreasoner import examples
 from logreasoner.config import Run, declare, decoding, resolve
 from logreasoner.files import read_json, read_jsonl, write_jsonl
+from tests.results import write_solutions
 
 TASKS = {"anomaly_detection": "normal", "root_cause_analysis": "EventTrap"}
 
@@ -19,10 +21,11 @@ def rows(prefix: str, source: str, count: int) -> list[dict[str, Any]]:
 @pytest.fixture
 def run(workdir: Path) -> Run:
     """A declared run with splits of two tasks and two sources."""
-    found = declare("toy", resolve("paper", []))
+    found = declare("toy", resolve("demo", [f"tasks={','.join(TASKS)}"]))
     write_jsonl(found.splits / "test.jsonl", [*rows("b", "beta", 2), *rows("a", "alpha", 2)])
     write_jsonl(found.splits / "test_seen.jsonl", rows("seen", "alpha", 1))
     write_jsonl(found.splits / "examples.jsonl", rows("shot", "alpha", 3))
+    write_solutions(found)
     return found
 
 
@@ -37,12 +40,45 @@ def test_every_test_instance_is_asked_once_with_its_tasks_examples(run: Run, mon
     found = command(monkeypatch)
     assert len(found) == len({asked["custom_id"] for asked in found}) == 10
     for asked in found:
-        prompt = asked["body"]["messages"][0]["content"]
-        assert [prompt.count(f"shot log {at}") for at in range(3)] == [1, 1, 1]
-        assert prompt.count("Answer: " + TASKS[asked["custom_id"].split("-")[1]]) == 3
+        messages = asked["body"]["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant"] * 3 + ["user"]
+        label = TASKS[asked["custom_id"].split("-")[1]]
+        for at in range(3):
+            assert f"Log:\nshot log {at}" in messages[2 * at]["content"]
+            assert messages[2 * at + 1]["content"] == (f"<solutions>\n1. Read shot log {at}.\n2. Judge what it tells.\n"
+                                                       f"</solutions>\n<answer> {label} </answer>")
+        assert "log" in messages[-1]["content"] and "shot" not in messages[-1]["content"]
         assert asked["body"]["model"] == "qwen2.5-7b/dpo" and asked["body"]["temperature"] == 0
     manifest = read_json("X.requests.jsonl.manifest.json")
-    assert manifest["requests"] == 10 and len(manifest["inputs"]) == 3
+    assert manifest["requests"] == 10 and len(manifest["inputs"]) == 5
+
+
+@pytest.mark.parametrize(("form", "shown"), [("inline", "1. Read shot log 2."), ("label-only", "Answer: normal")])
+def test_the_other_forms_are_one_message(run: Run, monkeypatch: pytest.MonkeyPatch, form: str, shown: str) -> None:
+    other = declare("other", run.experiment.model_copy(update={"examples": form}))
+    for name in ("test", "test_seen", "examples"):
+        write_jsonl(other.splits / f"{name}.jsonl", (row for _, row in read_jsonl(run.splits / f"{name}.jsonl")))
+    if form == "inline":
+        write_solutions(other)
+    [message] = command(monkeypatch, "--run", "other")[0]["body"]["messages"]
+    assert shown in message["content"] and message["content"].count("### Example") == 3
+
+
+def test_solutions_stay_what_the_first_model_was_shown(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def asked(model: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["eval.predict", "--run", "toy", "--model", model, "--stage", "dpo", "--out",
+                                          f"build/runs/toy/predictions/{model}/dpo/test.requests.jsonl"])
+        predict.main()
+
+    file = examples.written_file(run, "anomaly_detection")
+    before = file.read_text()
+    asked("qwen2.5-7b")
+    file.write_text(before.replace("Judge", "Decide", 1))
+    with pytest.raises(SystemExit, match=r"anomaly_detection.yaml has changed since test.requests.jsonl of "
+                                         r"qwen2.5-7b/dpo was written.*RUN=toy-2"):
+        asked("qwen2.5-3b")
+    file.write_text(before)
+    asked("qwen2.5-3b")
 
 
 def test_prompts_that_share_their_beginning_are_neighbours(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +146,7 @@ def test_numbers_that_are_none(run: Run, monkeypatch: pytest.MonkeyPatch, number
 
 def test_a_task_without_all_its_examples(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     write_jsonl(run.splits / "examples.jsonl", rows("shot", "alpha", 2))
-    with pytest.raises(SystemExit, match=r"examples.jsonl: 2 examples of anomaly_detection, the run declares 3"):
+    with pytest.raises(SystemExit, match=r"examples.jsonl: 2 examples of anomaly_detection, the run shows 3"):
         command(monkeypatch)
     assert not Path("X.requests.jsonl").exists()
 

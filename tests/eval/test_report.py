@@ -70,7 +70,7 @@ def evaluate(run: Run, stage: str, texts: dict[str, str], model: str = MODEL, sa
 
 def make_run(items: list[dict[str, Any]] | None = None, scripted: bool = True) -> Run:
     """A run with answers of base, dpo and a baseline; the last three instances are seen in training."""
-    experiment = resolve("paper", [f"tasks={AD},{LSM}"])
+    experiment = resolve("paper", [f"tasks={AD},{LSM}", "examples=label-only"])
     teacher = experiment.teacher.model_copy(update={"scripted": scripted, "model": "<i>teacher</i>"})
     run = declare("toy", experiment.model_copy(update={"teacher": teacher}))
     items = items or instances()

@@ -138,7 +138,7 @@ def test_answers_from_elsewhere_are_not_copied_as_the_teachers_own(workdir, serv
 @pytest.fixture
 def run(workdir):
     """A run with two test instances and a stage that was trained."""
-    made = declare("r", resolve("paper", [f"tasks={RCA}"]))
+    made = declare("r", resolve("paper", [f"tasks={RCA}", "examples=label-only"]))
     rows = [{"id": f"t{at}", "task": RCA, "source": "huawei-switches", "log": f"log {at}", "label": label}
             for at, label in enumerate(LABELS)]
     write_jsonl(made.splits / "test.jsonl", rows)

@@ -74,7 +74,7 @@ def write_solutions(run: Run) -> None:
         with writing(examples.written_file(run, task)) as stream:
             stream.write(HEADER.format(teacher=run.experiment.teacher.model))
             yaml.safe_dump({"examples": solutions}, stream, sort_keys=False, allow_unicode=True, width=118)
-    for task in {item.task for item in items}:
+    for task in rows:
         examples.load(examples.written_file(run, task), tasks[task])
         print(f"{examples.written_file(run, task)}: worked solutions of {len(rows[task])} examples; you can edit them "
               "before the first evaluation")

@@ -27,6 +27,7 @@ from logreasoner import cli, config, prompts, templating
 from logreasoner.answer_format import Trajectory
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
+from logreasoner.examples import Example
 from logreasoner.files import ROOT, read_json, read_jsonl, write_jsonl
 from logreasoner.generation import generate, serve, vllm
 from logreasoner.instances import Instance
@@ -122,14 +123,15 @@ PARTS = st.lists(st.sampled_from([*MARKS, *FAMILIES, "<", "|", ">", "[", "]", " 
                  | st.text(max_size=3), max_size=12).map("".join)
 
 
-@given(log=PARTS, description=PARTS)
-def test_no_control_token_of_a_log_stands_in_a_prompt(log, description):
+@given(log=PARTS, description=PARTS, turns=st.booleans())
+def test_no_control_token_of_a_log_stands_in_a_prompt(log, description, turns):
     item = Instance("i", "log_semantic_matching", "s", log, "True", description=description)
-    shown = prompts.solution(item, config.task(item.task), (item,))
+    shot = Example(item, (f"a {prompts.untrusted(log)}",))
+    shown = prompts.as_text(prompts.conversation(item, config.task(item.task), (shot,), turns))
     assert not any(mark in shown for mark in MARKS) and shown.encode() and not prompts.has_control_tokens(shown)
     plain = prompts.solution(Instance("i", item.task, "s", "x", "True"), config.task(item.task))
     for tag in ("<answer>", "</answer>", "<solutions>", "</solutions>"):
-        assert shown.count(tag) == plain.count(tag)
+        assert shown.count(tag) == plain.count(tag) + 1  # of the example's solution
 
 
 @pytest.mark.parametrize("text", ["{{ 7 * 7 }}", "{% for x in y %}", "{# x #}", "{{ task.__class__ }}", "{% raw %}",

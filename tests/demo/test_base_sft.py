@@ -35,7 +35,9 @@ def test_samples_are_answers_in_form_and_mostly_right(folder):
         assert 2 <= len(answer.steps) <= 4
         right += answer.answer == item.label and not base_sft.unsure(item)
         sure += not base_sft.unsure(item)
-        shown += "### Example 3" in sample["prompt"]
+        shown += len(sample["history"]) == 3
+        for turn, example in sample["history"]:
+            assert "### Task" in turn and parse_trajectory(example, tasks[item.task].labels) is not None
     assert 0.9 < right / sure < 1
     assert 0.05 < 1 - sure / (len(samples) - len(plans) - len(corrections)) < 0.4
     assert 0 < shown < len(samples) / 2

@@ -56,7 +56,7 @@ def samples(folder: Path, count: int) -> list[dict[str, Any]]:
 
 
 def recipe(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN, stage: str = STAGE,
-           hardware: str = "cpu", nodes: int = 1, **changes: Any) -> Launch:
+           hardware: str = "cpu", nodes: int = 1, model: str = "tiny", **changes: Any) -> Launch:
     """Write dataset and recipe of one epoch under runs/<label>, and return what starts it."""
     here = Path("runs") / label
     shutil.rmtree(folder / here, ignore_errors=True)
@@ -64,7 +64,7 @@ def recipe(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN,
     write_json(folder / here / f"{declared.dataset}.json", rows)
     write_json(folder / here / "dataset_info.json", dataset_info(declared))
     path = here / f"{stage}.yaml"
-    rendered = yaml.safe_load(render(run, "tiny", stage, hardware, path, nodes=nodes))
+    rendered = yaml.safe_load(render(run, model, stage, hardware, path, nodes=nodes))
     with writing(folder / path) as stream:
         yaml.safe_dump({**rendered, "model_name_or_path": str(INIT), "dataset_dir": str(here), "num_train_epochs": 1.0,
                         "output_dir": str(here / "out"), "save_strategy": "no", **changes}, stream)

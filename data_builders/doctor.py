@@ -123,9 +123,11 @@ def require(run: Run, model: str, stage: str, profile_name: str, nodes: int = 1,
     if trains and not elsewhere and (missing := unmet(profile, devices)):
         raise UserError(f"HARDWARE={profile_name} {missing}. Here can run: HARDWARE={usable}")
     questions = _open_questions(run, model, stage) if stage != "classifier" else []
-    for path in map(run.placed, [declared.path, *([run.experiment.embedding] if "thoughts" in questions else [])]):
+    embedding = [run.placed(run.experiment.embedding)] if "thoughts" in questions else []
+    for path in [run.weights(model, "base"), *embedding]:
         if str(run.dir) not in path and (missing := model_missing(path)):
-            raise UserError(missing)
+            other = f"; or make package-weights MODEL={model}" if path == declared.path and declared.package else ""
+            raise UserError(missing + other)
     teacher = run.experiment.teacher
     if questions and teacher.base_url is None and not os.environ.get(teacher.key):
         raise UserError(f"{teacher.key} is not set, and the teacher {teacher.model} is still to be asked for "

@@ -10,7 +10,7 @@ DEMO_HARDWARE := $(if $(filter file default undefined,$(origin HARDWARE)),cpu,$(
 IN_DEMO = HF_HUB_OFFLINE=1 $(PY) -m demo.teacher --run
 
 .PHONY: demo new-task try-task smoke demo-steps smoke-steps
-demo: | $(CORE) $(TRAIN) $(SERVE) ## the whole method in minutes, offline, on a CPU; DATA=public for the public data, MODEL=smollm2-135m for a real model
+demo: | $(CORE) $(TRAIN) $(SERVE) $(if $(filter $(PACKAGED),$(DEMO_MODEL)),build/models/$(DEMO_MODEL)/manifest.json) ## the whole method in minutes, offline, on a CPU; DATA=public for the public data, MODEL=smollm2-135m for a real model
 	@start=$$SECONDS; $(IN_DEMO) $(DEMO) -- $(MAKE) demo-steps EXPERIMENT=$(DEMO) RUN=$(DEMO) MODEL=$(DEMO_MODEL) HARDWARE=$(DEMO_HARDWARE) ENGINE=vllm && \
 	echo "demo: $$((SECONDS - start)) s; everything it made is under build/runs/$(DEMO)"
 

@@ -142,7 +142,7 @@ ASK = $(GENERATE) --model $(MODEL) --engine $(ENGINE) --hardware $(HARDWARE) $(i
 LOGGED = PATH="$(CURDIR)/.venv-train/bin:$$PATH" $(PY) -m logreasoner.logged --log $(D)/logs/$(MODEL)-$*.log
 PUBLIC := build/data/public/manifest.json
 BUNDLED := build/data/bundled/manifest.json
-DATA_OF_RUN := $(if $(shell grep -ls '^  kind: own' experiments/runs/$(EXPERIMENT).yaml),,$(if $(filter demo smoke,$(EXPERIMENT)),$(BUNDLED),$(PUBLIC)))
+DATA_OF_RUN := $(if $(shell grep -ls '^  kind: own' experiments/runs/$(EXPERIMENT).yaml),,$(if $(filter-out demo-public,$(filter demo% smoke,$(EXPERIMENT))),$(BUNDLED),$(PUBLIC)))
 
 include demo/demo.mk
 include recipes/stages.mk

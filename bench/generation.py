@@ -59,9 +59,10 @@ def windows(folder: Path) -> list[Record]:
 
 
 def prepared() -> Run:
-    """Make the demo's run and its untrained tiny model."""
-    ran(["make", f"build/runs/{RUN}/models/{MODEL}/init/model/config.json", "EXPERIMENT=demo", f"RUN={RUN}",
-         f"MODEL={MODEL}", "HARDWARE=cpu"])
+    """Make the demo's run, its untrained tiny model and its few-shot examples."""
+    ran([sys.executable, "-m", "demo.teacher", "--run", RUN, "--", "make", "examples",
+         f"build/runs/{RUN}/models/{MODEL}/init/model/config.json", "EXPERIMENT=demo", f"RUN={RUN}", f"MODEL={MODEL}",
+         "HARDWARE=cpu"])
     return load_run(RUN)
 
 

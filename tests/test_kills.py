@@ -384,7 +384,9 @@ def checkout(project, tmp_path_factory):
 def make(folder, url, *goals):
     """Start make with a teacher at url; what it started ends with the block."""
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))}
-    return running(["make", *(goals or MADE), "EXPERIMENT=demo", "RUN=k", "MODEL=tiny", "STAGE=base"],
+    # Labels alone: this teacher cannot work out examples.
+    return running(["make", *(goals or MADE), "EXPERIMENT=demo", "RUN=k", "MODEL=tiny", "STAGE=base",
+                    "EXAMPLES=label-only"],
                    cwd=folder, env={**variables, "SCRIPTED_TEACHER_URL": url, "PYTHONDONTWRITEBYTECODE": "1"},
                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

@@ -84,7 +84,7 @@ def test_every_line_of_a_log_is_in_one_session_and_none_changes_a_terminal(place
     path = place / "given.log"
     path.write_bytes(data)
     counts = Counter()
-    result = list(analyze.windows(analyze.rows(str(path)), "lines", window, counts))
+    result = list(analyze.windows(analyze.rows(str(path)), "lines", None, window, counts))
     path.unlink()
     numbers = [number for session in result for number, _ in session]
     assert numbers == sorted(set(numbers)) and len(numbers) + counts["skipped"] == counts["lines"]

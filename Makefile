@@ -136,7 +136,9 @@ SPLITS := $(D)/splits/manifest.json
 OF = $(notdir $(@D))
 RECIPE = $(D)/recipes/$(MODEL)/$*
 SPEND := $(if $(BUDGET),--budget $(BUDGET))
-GENERATE = $(PY) -m logreasoner.generation.generate --run $(RUN) --requests $(@:responses.jsonl=requests.jsonl) --responses $@ $(SPEND)
+# Thoughts, solutions and corrections that are not accepted are asked for again.
+ASKER = $(if $(filter thoughts.% solutions.% corrections.%,$(@F)),data_builders.ask,logreasoner.generation.generate)
+GENERATE = $(PY) -m $(ASKER) --run $(RUN) --requests $(@:responses.jsonl=requests.jsonl) --responses $@ $(SPEND)
 ASK = $(GENERATE) --model $(MODEL) --engine $(ENGINE) --hardware $(HARDWARE) $(if $(BASE_URL),--base-url "$$BASE_URL") $(if $(DATA_PARALLEL),--data-parallel $(DATA_PARALLEL))
 # LLaMA-Factory calls torchrun by its bare name, so its environment's programs must be on PATH.
 LOGGED = PATH="$(CURDIR)/.venv-train/bin:$$PATH" $(PY) -m logreasoner.logged --log $(D)/logs/$(MODEL)-$*.log

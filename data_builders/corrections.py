@@ -1,27 +1,64 @@
-"""Decide which answers correct a flawed trajectory (section 3.3.2, equations 6 and 7, figure 11)."""
+"""Decide which answers correct a flawed trajectory (section 3.3.2, equations 6 and 7, figures 11 and 14).
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+The teacher gives the number of the first flawed step and new steps; they are joined to the student's own steps here.
+With `keep` (figure 11) the flawed step stands and the new steps reflect on it; else they replace it (equation 7).
+"""
 
-from data_builders.thoughts import json_object
-from logreasoner.answer_format import Trajectory, parse_trajectory, same_text
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+
+from data_builders.thoughts import STEPS, json_object
+from logreasoner.answer_format import (
+    Trajectory,
+    correct_steps,
+    is_label,
+    parse_label_leniently,
+    parse_trajectory,
+    same_text,
+)
+
+
+def _number(value: Any) -> Any:
+    """Read "2" and "step 2" as 2."""
+    match = re.search(r"\d{1,6}", value) if isinstance(value, str) else None
+    return int(match[0]) if match else value
 
 
 class Correction(BaseModel):
-    """The answer that prompts/correction.j2 asks for; first_error is from 1 to n + 1 (only the conclusion is wrong)."""
+    """The answer that prompts/correction.j2 asks for; first_error is from 1 to n + 1 (only the conclusion is wrong).
+
+    `steps` are the new ones; a teacher who repeats the student's before them, or gives an answer, is understood.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
+    first_error: Annotated[int, BeforeValidator(_number)]
+    reason: str
+    steps: Annotated[list[str], STEPS]
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A corrected solution: `text` is the chosen side of the pair, `steps` all its steps."""
+
     first_error: int
     reason: str
-    steps: list[str]
-    answer: str
+    steps: tuple[str, ...]
+    text: str
 
 
-def parse_correction(text: str, flawed: Trajectory, label: str) -> tuple[Trajectory | None, str]:
-    """Return (the corrected trajectory, "") or (None, why the answer is not accepted).
+def parse_correction(text: str, flawed: Trajectory, label: str, labels: Sequence[str] = (), keep: bool = True,
+                     own: str = "") -> tuple[Corrected | None, str]:
+    """Return (the corrected solution, "") or (None, why the answer is not accepted).
 
-    An accepted answer parses, ends in the true label, keeps the steps before the first flawed one (compared after
-    white-space normalisation), continues differently from there, and can be read back as the same trajectory.
+    An accepted answer names a step, says why it is flawed, adds something to the student's steps, states no other label
+    than the true one, and can be read back as the same trajectory. `own` is the student's text: where it is in the
+    asked form, its steps are kept to the letter.
     """
     try:
         answer = Correction.model_validate(json_object(text))
@@ -29,19 +66,30 @@ def parse_correction(text: str, flawed: Trajectory, label: str) -> tuple[Traject
         return None, "schema"
     except ValueError:
         return None, "not JSON"
-    steps = tuple(step.strip() for step in answer.steps)
-    prefix = answer.first_error - 1  # steps that stay
-    if not 0 <= prefix <= len(flawed.steps):
+    if not 1 <= answer.first_error <= len(flawed.steps) + 1:
         return None, "first_error out of range"
-    if answer.answer.strip().casefold() != label.casefold():
-        return None, "wrong answer"
-    if not all(steps) or len(steps) <= prefix or not answer.reason.strip():
+    kept, new = splice(answer, flawed, keep)
+    if not new or not answer.reason.strip():
         return None, "nothing new"
-    if not all(same_text(new, old) for new, old in zip(steps[:prefix], flawed.steps[:prefix], strict=True)):
-        return None, "prefix not kept"
-    if prefix < len(flawed.steps) and same_text(steps[prefix], flawed.steps[prefix]):
+    stated = parse_label_leniently(new[-1], labels)
+    if not is_label(answer.answer or label, label) or stated not in (None, label):
+        return None, "wrong answer"
+    if not keep and kept < len(flawed.steps) and same_text(new[0], flawed.steps[kept]):
         return None, "flawed step repeated"
-    chosen = Trajectory(flawed.steps[:prefix] + steps[prefix:], label)
-    if parse_trajectory(chosen.render(), [label]) != chosen:
+    steps = flawed.steps[:kept] + new
+    chosen = correct_steps(own, kept, new, label) or Trajectory(steps, label).render()
+    if parse_trajectory(chosen, [label]) != Trajectory(steps, label):
         return None, "not in form"  # a step holds a tag of the form, or a line that reads as the next step's number
-    return chosen, ""
+    return Corrected(answer.first_error, answer.reason, steps, chosen), ""
+
+
+def splice(answer: Correction, flawed: Trajectory, keep: bool) -> tuple[int, tuple[str, ...]]:
+    """Return how many of the student's steps stand, and the new steps without the student's repeated before them."""
+    kept = min(answer.first_error if keep else answer.first_error - 1, len(flawed.steps))
+    new = tuple(step.strip() for step in answer.steps if step.strip())
+    before = flawed.steps[:answer.first_error - 1]
+    if before and all(map(same_text, new, before)) and len(new) >= len(before):
+        new = new[len(before):]
+    if keep and kept and new and same_text(new[0], flawed.steps[kept - 1]):
+        new = new[1:]
+    return kept, new

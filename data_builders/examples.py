@@ -36,7 +36,7 @@ def open_examples(run: Run) -> list[Instance]:
 def requests(run: Run) -> list[Row]:
     """Make the requests for worked solutions: each example as in stage 1, ATTEMPTS times with different seeds."""
     teacher, tasks, seed = run.experiment.teacher.model, run.tasks(), decoding()["rationale"]["seed"]
-    return [generate.request(f"{item.id}#{at}", teacher, "rationale", prompts.render(
+    return [generate.request(responses.custom_id(item.id, at + 1), teacher, "rationale", prompts.render(
                 "rationale", task=tasks[item.task], problem=prompts.problem(item, tasks[item.task])),
                              vllm=False, seed=seed + at)
             for item in open_examples(run) for at in range(ATTEMPTS)]
@@ -62,12 +62,12 @@ def write_requests(run: Run) -> None:
 def write_solutions(run: Run) -> None:
     """Write the file of each task that lacks one. Raises UserError for an example without a right answer."""
     path, tasks, items = run.dataset("shared", "examples"), run.tasks(), open_examples(run)
-    ids = [f"{item.id}#{at}" for item in items for at in range(ATTEMPTS)]
-    texts = responses.texts(path / "rationales.responses.jsonl", ids) if items else {}
+    answers = responses.attempts(path / "rationales.responses.jsonl", [item.id for item in items]) if items else {}
     rows: dict[str, list[Row]] = {}
     for item in items:
-        judged = (responses.judge(texts[f"{item.id}#{at}"], item, tasks[item.task]) for at in range(ATTEMPTS))
-        right = next((trajectory for trajectory, outcome in judged if trajectory and outcome == "right"), None)
+        judged = (responses.judge(attempt.text, item, tasks[item.task]) for attempt in answers[item.id])
+        right = next((trajectory for trajectory, outcome in judged
+                      if trajectory and trajectory.steps and outcome == "right"), None)
         rows.setdefault(item.task, []).append(
             {"id": item.id, "steps": list(right.steps) if right else [], "answer": item.label})
     for task, solutions in rows.items():

@@ -21,11 +21,11 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from data_builders import stage1, stage2
-from data_builders.corrections import parse_correction
 from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, check_thought, details, json_object
 from logreasoner import prompts
 from logreasoner.cli import UserError
@@ -113,8 +113,8 @@ def _digest(row: Row) -> str:
 
 
 def draft(row: Row) -> Row:
-    """Return what an edit begins with: the answer as far as it can be parsed."""
-    answer = row.get("thought", row.get("text"))
+    """Return what an edit begins with: the answer as far as it can be parsed; of a correction all its steps."""
+    answer = row.get("correction") or row.get("thought", row.get("text"))
     if isinstance(answer, str):
         with contextlib.suppress(ValueError):
             answer = json_object(answer)
@@ -144,11 +144,12 @@ def corrections(run: Run, model: str, stage: str) -> Review:
     flawed = {row["id"]: row for row in stage2.wrong(run, model, run.stage(stage).samples.solutions)}
     rows = {row["id"]: {**row, "label": flawed[row["id"]]["label"],
                         "problem": prompts.problem(items[row["id"]], tasks[row["task"]]),
-                        "flawed": {key: flawed[row["id"]][key] for key in ("steps", "answer")}}
+                        "flawed": {key: flawed[row["id"]][key] for key in ("text", "steps", "answer")}}
             for _, row in read_jsonl(run.dataset(model, stage) / "corrections.jsonl") if row["id"] in flawed}
-    return Review("correction", run.dir / "review" / f"{review_name(stage, model)}.jsonl", rows, _correction)
+    return Review("correction", run.dir / "review" / f"{review_name(stage, model)}.jsonl", rows,
+                  partial(_correction, run))
 
 
-def _correction(row: Row, edit: Any) -> tuple[Row | None, str]:
-    chosen, why = parse_correction(json.dumps(edit), stage2.trajectory(row["flawed"]), row["label"])
-    return ({**row, "chosen": chosen.render()}, "") if chosen else (None, why)
+def _correction(run: Run, row: Row, edit: Any) -> tuple[Row | None, str]:
+    result, why = stage2.corrected(run, {**row["flawed"], "task": row["task"], "label": row["label"]}, json.dumps(edit))
+    return ({**row, "chosen": result.text}, "") if result else (None, why)

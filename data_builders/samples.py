@@ -81,12 +81,12 @@ def _instances(run: Run, share: float) -> dict[str, Instance]:
 
 
 def _answered(run: Run, stage: str, model: str) -> tuple[list[tuple[str, Row]], Path]:
-    """Read the policy's right and wrong solutions, outcome and sample, with the prompts that they answer."""
+    """Read the policy's right and wrong solutions, outcome and sample, as it wrote them, with the prompts."""
     declared = run.stage(stage).samples
     path, items = run.dataset(model, declared.solutions) / "solutions.jsonl", _instances(run, declared.share)
     return [(row["outcome"], {"id": row["id"], "task": row["task"],
                               "prompt": prompts.solution(items[row["id"]], run.tasks()[row["task"]]),
-                              "response": stage2.trajectory(row).render()})
+                              "response": stage2.written(run, row)})
             for _, row in read_jsonl(path) if row["outcome"] in ("right", "wrong") and row["id"] in items], path
 
 
@@ -122,7 +122,7 @@ def pairs(run: Run, stage: str, model: str) -> tuple[list[Row], Facts]:
         chosen = {row["id"]: row["chosen"] for row in corrections}
     return [{"id": row["id"], "task": row["task"],
              "prompt": prompts.solution(items[row["id"]], run.tasks()[row["task"]]),
-             "chosen": chosen[row["id"]], "rejected": stage2.trajectory(row).render()}
+             "chosen": chosen[row["id"]], "rejected": stage2.written(run, row)}
             for row in flawed if row["id"] in chosen], {"inputs": inputs, **facts}
 
 
@@ -131,7 +131,7 @@ EMPTY = {
     "rationales": "no rationale arrived at its label; rationales.jsonl has the reasons",
     "labels": "the splits stage1 and stage2 are empty",
     "solutions": "the policy solved no instance; see solutions.jsonl",
-    "feedback": "the policy answered no instance in the form; see solutions.jsonl",
+    "feedback": "the policy answered no instance; see solutions.jsonl",
     "pairs": "no correction was accepted, or nothing was wrong; corrections.jsonl has the reasons",
 }
 

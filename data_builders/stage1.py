@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builders import responses
-from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, parse_thought
+from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, objection_to, parse_thought
 from logreasoner import cli, prompts
 from logreasoner.answer_format import render_steps
 from logreasoner.cli import UserError
@@ -42,13 +42,14 @@ def rationales(run: Run, stage: str = "thought-sft") -> None:
     path, tasks = folder(run, stage), run.tasks()
     inputs = [run.splits / SPLITS[stage]]
     items = list(read_instances(inputs[0]))
-    texts = responses.texts(path / "rationales.responses.jsonl", [item.id for item in items])
+    answers = responses.attempts(path / "rationales.responses.jsonl", [item.id for item in items])
     rows: list[Row] = []
     for item in items:
-        trajectory, outcome = responses.judge(texts[item.id], item, tasks[item.task])
+        text = answers[item.id][-1].text
+        trajectory, outcome = responses.judge(text, item, tasks[item.task])
         rows.append({"id": item.id, "task": item.task, "outcome": outcome,
                      "problem": prompts.problem(item, tasks[item.task]),
-                     "analysis": render_steps(trajectory.steps) if trajectory else texts[item.id]})
+                     "analysis": render_steps(trajectory.steps) if trajectory and trajectory.steps else text})
     if stage == "thought-sft":
         inputs.append(run.splits / "handbook.jsonl")
         rows += [{"id": case["id"], "task": "handbook", "outcome": "right",
@@ -76,20 +77,28 @@ def thought_requests(run: Run) -> None:
         for row in selected(run)))
 
 
+def thought_objection(run: Run) -> responses.Objection:
+    """Return what says why a text is no thought about an analysis, with the details that it must leave out."""
+    problems = {row["id"]: row["problem"] for row in selected(run)}
+    return lambda key, text: objection_to(text, problems[key])
+
+
 def thoughts(run: Run) -> None:
     """Validate the teacher's thoughts; rejected ones stay in thoughts.jsonl with the reason."""
-    path, analyses = folder(run), selected(run)
-    texts = responses.texts(path / "thoughts.responses.jsonl", [row["id"] for row in analyses])
+    path, analyses, objection = folder(run), selected(run), thought_objection(run)
+    tried = responses.attempts(path / "thoughts.responses.jsonl", [row["id"] for row in analyses])
     rows: list[Row] = []
     for row in analyses:
-        text = texts[row["id"]]
+        attempt, _ = responses.deciding(row["id"], tried[row["id"]], objection)
+        text = attempt.text
         thought, why = parse_thought(text, row["problem"]) if text is not None else (None, "refused")
         rows.append({"id": row["id"], "task": row["task"], "outcome": why or "valid", "problem": row["problem"],
-                     "thought": thought.model_dump() if thought else text})
+                     "attempt": attempt.number, "thought": thought.model_dump() if thought else text})
     counts = responses.count(rows)
     write_jsonl(path / "thoughts.jsonl", rows, [path / "analyses.jsonl", path / "selected.json"], counts=counts,
-                teacher=run.experiment.teacher.model, mark=run.mark)
-    responses.show(f"thoughts: {sum(row['outcome'] == 'valid' for row in rows)} valid of {len(rows)}", counts)
+                teacher=run.experiment.teacher.model, mark=run.mark, attempts=responses.attempt_counts(rows))
+    valid = sum(row["outcome"] == "valid" for row in rows)
+    responses.show(f"thoughts: {valid} valid of {len(rows)}{responses.again(rows)}", counts)
 
 
 STEPS: dict[str, Callable[..., None]] = {

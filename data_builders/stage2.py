@@ -2,6 +2,8 @@
 
 solution-requests -> (pi_thought) -> solutions: right ones and wrong ones
 correction-requests -> (teacher, or pi_thought itself) -> corrections
+
+What is not accepted has further attempts (data_builders/ask.py).
 """
 
 import argparse
@@ -9,10 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 from data_builders import responses
-from data_builders.corrections import parse_correction
+from data_builders.corrections import Corrected, parse_correction
 from logreasoner import cli, prompts
-from logreasoner.answer_format import Trajectory
-from logreasoner.config import Run, load_run
+from logreasoner.answer_format import Trajectory, after_thinking, parse_label_leniently
+from logreasoner.config import Run, decoding, load_run
 from logreasoner.files import read_jsonl, write_jsonl
 from logreasoner.generation import generate
 from logreasoner.instances import by_id, read_instances
@@ -25,25 +27,40 @@ Row = dict[str, Any]
 def solution_requests(run: Run, model: str, stage: str) -> None:
     """Ask the stage's policy to solve each stage-2 instance, zero-shot, think then answer (figure 13)."""
     tasks, name = run.tasks(), generate.served_name(model, run.solver(stage))
+    longer = decoding()["thinking"] if run.model(model).thinking else {}
     write_jsonl(run.dataset(model, stage) / "solutions.requests.jsonl", (
-        generate.request(item.id, name, "solution", prompts.solution(item, tasks[item.task]), vllm=True)
+        generate.request(item.id, name, "solution", prompts.solution(item, tasks[item.task]), vllm=True, **longer)
         for item in read_instances(run.splits / "stage2.jsonl")))
+
+
+def solution_objection(run: Run, model: str, stage: str) -> responses.Objection:
+    """Return what says why a text is no solution of an instance: it names no label, however leniently it is read."""
+    tasks, items = run.tasks(), by_id(read_instances(run.splits / "stage2.jsonl"))
+
+    def objection(key: str, text: str) -> str:
+        return "" if parse_label_leniently(text, tasks[items[key].task].labels) else "unparsed"
+
+    return objection
 
 
 def solutions(run: Run, model: str, stage: str) -> None:
     """Divide the policy's solutions into right ones (equation 3), wrong ones (D_err, equation 5) and the rest."""
-    path, tasks = run.dataset(model, stage), run.tasks()
+    path, tasks, objection = run.dataset(model, stage), run.tasks(), solution_objection(run, model, stage)
     items = list(read_instances(run.splits / "stage2.jsonl"))
-    texts = responses.texts(path / "solutions.responses.jsonl", [item.id for item in items])
+    tried = responses.attempts(path / "solutions.responses.jsonl", [item.id for item in items],
+                               run.model(model).thinking)
     rows: list[Row] = []
     for item in items:
-        trajectory, outcome = responses.judge(texts[item.id], item, tasks[item.task])
-        rows.append({"id": item.id, "task": item.task, "outcome": outcome, "label": item.label, "text": texts[item.id],
-                     "steps": list(trajectory.steps) if trajectory else None,
+        attempt, _ = responses.deciding(item.id, tried[item.id], objection)
+        trajectory, outcome = responses.judge(attempt.text, item, tasks[item.task])
+        rows.append({"id": item.id, "task": item.task, "outcome": outcome, "label": item.label, "text": attempt.text,
+                     "attempt": attempt.number, "steps": list(trajectory.steps) if trajectory else None,
                      "answer": trajectory.answer if trajectory else None})
     counts = responses.count(rows)
-    write_jsonl(path / "solutions.jsonl", rows, [run.splits / "stage2.jsonl"], counts=counts, mark=run.mark)
-    responses.show(f"solutions of {len(rows)} instances by {model}'s {run.solver(stage)}:", counts)
+    write_jsonl(path / "solutions.jsonl", rows, [run.splits / "stage2.jsonl"], counts=counts, mark=run.mark,
+                attempts=responses.attempt_counts(rows))
+    solver = f"{model}'s {run.solver(stage)}{responses.again(rows)}"
+    responses.show(f"solutions of {len(rows)} instances by {solver}:", counts)
     _show_beside_table1(run, counts, "right", "sft")
 
 
@@ -62,6 +79,13 @@ def trajectory(row: Row) -> Trajectory:
     return Trajectory(tuple(row["steps"]), row["answer"])
 
 
+def written(run: Run, row: Row) -> str:
+    """Return the text of a solution to train on: the model's own, or its canonical form where the run says so."""
+    if run.experiment.trained_text == "own":
+        return after_thinking(row["text"]).strip()
+    return trajectory(row).render()
+
+
 def wrong(run: Run, model: str, stage: str) -> list[Row]:
     """Read the wrong solutions (D_err) that a stage holds."""
     return [row for _, row in read_jsonl(run.dataset(model, stage) / "solutions.jsonl") if row["outcome"] == "wrong"]
@@ -73,27 +97,47 @@ def correction_requests(run: Run, model: str, stage: str) -> None:
     holder = run.stage(stage).samples.solutions
     by_policy = run.corrected_by(stage) == "self"
     name = generate.served_name(model, run.solver(stage)) if by_policy else run.experiment.teacher.model
+    keep = run.experiment.flawed_step == "keep"
     write_jsonl(run.dataset(model, stage) / "corrections.requests.jsonl", (
         generate.request(row["id"], name, "correction", prompts.render(
             "correction", problem=prompts.problem(items[row["id"]], tasks[row["task"]]), steps=row["steps"],
-            answer=row["answer"], label=row["label"]), vllm=by_policy, response_format={"type": "json_object"})
+            answer=row["answer"], label=row["label"], keep=keep), vllm=by_policy,
+            response_format={"type": "json_object"})
         for row in wrong(run, model, holder)))
 
 
+def corrected(run: Run, flawed: Row, text: str) -> tuple[Corrected | None, str]:
+    """Return what an answer makes of a wrong solution, or None and why it is not accepted."""
+    own = written(run, flawed) if run.experiment.trained_text == "own" else ""
+    return parse_correction(text, trajectory(flawed), flawed["label"], run.tasks()[flawed["task"]].labels,
+                            run.experiment.flawed_step == "keep", own)
+
+
+def correction_objection(run: Run, model: str, stage: str) -> responses.Objection:
+    """Return what says why a text does not correct a wrong solution."""
+    flawed = {row["id"]: row for row in wrong(run, model, run.stage(stage).samples.solutions)}
+    return lambda key, text: corrected(run, flawed[key], text)[1]
+
+
 def corrections(run: Run, model: str, stage: str) -> None:
-    """Validate the corrections (equation 8): each row has its outcome and, if accepted, the chosen trajectory."""
+    """Validate the corrections (equation 8): each row has its outcome and, if accepted, the chosen solution."""
     path, flawed = run.dataset(model, stage), wrong(run, model, run.stage(stage).samples.solutions)
-    texts = responses.texts(path / "corrections.responses.jsonl", [row["id"] for row in flawed])
+    objection, by_policy = correction_objection(run, model, stage), run.corrected_by(stage) == "self"
+    tried = responses.attempts(path / "corrections.responses.jsonl", [row["id"] for row in flawed],
+                               by_policy and run.model(model).thinking)
     rows: list[Row] = []
     for row in flawed:
-        text = texts[row["id"]]
-        chosen, why = parse_correction(text, trajectory(row), row["label"]) if text is not None else (None, "refused")
-        rows.append({"id": row["id"], "task": row["task"], "outcome": why or "accepted", "text": text,
-                     "chosen": chosen.render() if chosen else None})
+        attempt, why = responses.deciding(row["id"], tried[row["id"]], objection)
+        result = corrected(run, row, attempt.text)[0] if attempt.text is not None else None
+        rows.append({"id": row["id"], "task": row["task"], "outcome": why or "accepted", "text": attempt.text,
+                     "attempt": attempt.number, "chosen": result.text if result else None,
+                     "correction": {"first_error": result.first_error, "reason": result.reason,
+                                    "steps": list(result.steps), "answer": row["label"]} if result else None})
     counts = responses.count(rows)
-    write_jsonl(path / "corrections.jsonl", rows, [path / "corrections.responses.jsonl"], counts=counts, mark=run.mark)
+    write_jsonl(path / "corrections.jsonl", rows, [path / "corrections.responses.jsonl"], counts=counts, mark=run.mark,
+                attempts=responses.attempt_counts(rows))
     accepted = sum(row["outcome"] == "accepted" for row in rows)
-    responses.show(f"corrections: {accepted} accepted of {len(rows)}", counts)
+    responses.show(f"corrections: {accepted} accepted of {len(rows)}{responses.again(rows)}", counts)
     _show_beside_table1(run, counts, "accepted", "dpo")
 
 

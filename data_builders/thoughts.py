@@ -2,12 +2,14 @@
 
 import json
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from logreasoner import prompts
+from logreasoner.answer_format import after_thinking, read_steps, without_number
 
+DETAIL_IN_STEP = "instance detail in a step"
 LEAST_STEPS, MOST_STEPS = 3, 8  # figure 10 (b): most thoughts have 4 or 5 steps
 Text = Annotated[str, Field(min_length=3)]
 
@@ -25,6 +27,17 @@ DETAIL = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+MOST_OBJECTS = 20  # braces in the prose of an answer at which its JSON may begin
+
+
+def _as_steps(value: Any) -> Any:
+    """Take the numbers off steps that repeat them; a text becomes its steps."""
+    steps = read_steps(value) if isinstance(value, str) else value
+    return [without_number(step) if isinstance(step, str) else step for step in steps] if isinstance(
+        steps, list | tuple) else value
+
+
+STEPS = BeforeValidator(_as_steps)
 TOKEN = re.compile(r"[^\s\"'(),;<>]{4,}")
 
 
@@ -35,7 +48,7 @@ class Thought(BaseModel):
 
     problem_overview: Text
     key_challenges: list[Text] = Field(min_length=1)
-    reasoning_steps: list[Text] = Field(min_length=LEAST_STEPS, max_length=MOST_STEPS)
+    reasoning_steps: Annotated[list[Text], Field(min_length=LEAST_STEPS, max_length=MOST_STEPS), STEPS]
 
     def render(self) -> str:
         """Return the response that thought-sft trains on."""
@@ -44,14 +57,17 @@ class Thought(BaseModel):
 
 
 def json_object(text: str) -> object:
-    """Parse the JSON of a model's answer, also inside a code fence. Raises ValueError."""
-    text = text.strip()
-    if text.startswith("```") and text.endswith("```"):
-        text = text[3:-3].removeprefix("json")
-    try:
-        return json.loads(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    """Parse the JSON of a model's answer: after thinking, a BOM or prose, in a code fence. Raises ValueError."""
+    text = after_thinking(text).lstrip("\ufeff")
+    starts = [0, *(match.start() for match in re.finditer(r"\{", text))][: MOST_OBJECTS + 1]
+    for number, start in enumerate(starts):
+        try:
+            return json.loads(text) if number == 0 else json.JSONDecoder().raw_decode(text, start)[0]
+        except RecursionError:
+            raise ValueError("nested too deeply") from None
+        except ValueError:
+            continue
+    raise ValueError("no JSON object")
 
 
 def details(steps: list[str], problem: str) -> list[str]:
@@ -80,4 +96,16 @@ def check_thought(value: object, problem: str) -> tuple[Thought | None, str]:
         thought = Thought.model_validate(value)
     except ValidationError as error:
         return None, f"schema: {error.errors()[0]['loc'][0] if error.errors()[0]['loc'] else 'not an object'}"
-    return (None, "instance detail in a step") if details(thought.reasoning_steps, problem) else (thought, "")
+    return (None, DETAIL_IN_STEP) if details(thought.reasoning_steps, problem) else (thought, "")
+
+
+def objection_to(text: str, problem: str) -> str:
+    """Return why a text is no thought about a problem, with the details that it must leave out; "" if it is one."""
+    try:
+        value = json_object(text)
+    except ValueError:
+        return "not JSON"
+    _, why = check_thought(value, problem)
+    if why == DETAIL_IN_STEP and isinstance(value, dict):
+        return f"{why}: {', '.join(dict.fromkeys(details(list(map(str, value['reasoning_steps'])), problem)))}"
+    return why

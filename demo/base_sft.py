@@ -70,15 +70,15 @@ def plan(task: str) -> str:
                           steps=script["steps"][:3])
 
 
-def correction(item: Instance, task: Task, rng: random.Random) -> dict[str, str]:
+def correction(item: Instance, task: Task, rng: random.Random, keep: bool) -> dict[str, str]:
     """Write a well-formed correction, so that pi_thought can correct itself: all steps anew, to the given label."""
     fixed, problem = settings()["form"]["corrections"], prompts.problem(item, task)
     wrong = rng.choice([label for label in task.labels if label != item.label])
     flawed, right = ([step[0] for step in teacher.filled(task.name, label, teacher.step_words(problem))]
                      for label in (wrong, item.label))
-    reply = {"first_error": 1, "reason": fixed["reason"], "steps": [fixed["step"], *right], "answer": item.label}
-    return {"prompt": prompts.render("correction", problem=problem, steps=flawed, answer=wrong, label=item.label),
-            "response": json.dumps(reply)}
+    reply = {"first_error": 1, "reason": fixed["reason"], "steps": [fixed["step"], *right]}
+    prompt = prompts.render("correction", problem=problem, steps=flawed, answer=wrong, label=item.label, keep=keep)
+    return {"prompt": prompt, "response": json.dumps(reply)}
 
 
 def leftover(run: Run) -> list[Instance]:
@@ -134,7 +134,7 @@ def samples(name: str) -> Iterator[dict[str, Any]]:
     """
     run, rates = load_run(name), settings()["form"]
     rng = random.Random(f"{run.experiment.seed} form")
-    tasks, free = run.tasks(), unseen_logs(run)
+    tasks, free, keep = run.tasks(), unseen_logs(run), run.experiment.flawed_step == "keep"
     items = instances(run)
     rng.shuffle(items)
     for item in items:
@@ -144,7 +144,7 @@ def samples(name: str) -> Iterator[dict[str, Any]]:
             yield {"id": item.id, "task": item.task, "prompt": prompt, "history": [], "response": plan(task.name)}
             continue
         if rng.random() < rates["corrections"]["share"]:
-            yield {"id": item.id, "task": item.task, "history": [], **correction(item, task, rng)}
+            yield {"id": item.id, "task": item.task, "history": [], **correction(item, task, rng, keep)}
             continue
         mates = [mate for mate in rng.sample(items, 60) if mate.task == item.task and mate.log != item.log]
         shots = mates[:run.experiment.shots] if rng.random() < rates["with_examples"] else []

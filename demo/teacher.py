@@ -118,7 +118,7 @@ def thought(prompt: str, task: str) -> str:
 
 
 def correction(prompt: str, problem: str, task: Task, steps: list[str], answer: str, label: str) -> str:
-    """Write the student's steps up to the first that differs from the teacher's, a reflection, the teacher's rest."""
+    """Name the student's first step that differs from the teacher's; write a reflection and the teacher's rest."""
     wrong = mistake("correction", prompt)
     if wrong == "wrong":
         label = pick([other for other in task.labels if other != label], prompt, "label")
@@ -128,9 +128,9 @@ def correction(prompt: str, problem: str, task: Task, steps: list[str], answer: 
         right += 1
     texts = script()["correction"]
     new = [pick(texts["reflect"], prompt, "reflect").format(wrong=answer), *(step[0] for step in own[right:])]
-    reply = {"first_error": max(right, 1) + 1 if wrong == "forgets" else right + 1,
-             "reason": pick(texts["reasons"], prompt, "reason"),
-             "steps": new if wrong == "forgets" else steps[:right] + new, "answer": label}
+    reply = {"first_error": len(steps) + 2 if wrong == "miscounts" else right + 1,
+             "reason": pick(texts["reasons"], prompt, "reason"), "steps": new,
+             **({"answer": label} if wrong == "wrong" else {})}
     text = json.dumps(reply)
     return text[: len(text) // 2] if wrong == "unparseable" else text
 
@@ -165,7 +165,8 @@ class Teacher:
         return self._correction(prompt) if kind == "correction" else None
 
     def _correction(self, prompt: str) -> str | None:
-        parts = re.split("|".join(f"^### {name}\n" for name in SECTIONS), prompt, flags=re.MULTILINE)
+        first = prompt.partition("\n### Your earlier reply\n")[0]
+        parts = re.split("|".join(f"^### {name}\n" for name in SECTIONS), first, flags=re.MULTILINE)
         task = self._task(prompt)
         if len(parts) != len(SECTIONS) + 1 or task is None:
             return None

@@ -202,7 +202,7 @@ class Plan:
         else:
             most, before = self.split, typical["solution"]
             requests, basis = round(most * self.wrong), f"Table 1's share of wrong solutions, {self.wrong:.0%}"
-            frame = prompts.render("correction", problem="", steps=[], answer="", label="")
+            frame = prompts.render("correction", problem="", steps=[], answer="", label="", keep=True)
         tokens = requests * (estimated_tokens(frame) + self.problem + before)
         limit = generate.request("", "", name.removesuffix("s"), "", vllm=False)["body"]["max_tokens"]
         return Step(name, asked, requests, most, 0, 0, tokens, requests * estimated_tokens(frame) / tokens,

@@ -11,7 +11,7 @@ from logreasoner.answer_format import parse_label, parse_label_leniently
 from logreasoner.cli import UserError
 from logreasoner.config import Run, task
 from logreasoner.files import read_json, read_jsonl
-from logreasoner.generation.response_cache import content, cut, error_of, final
+from logreasoner.generation.response_cache import content, cut, draft, error_of, final
 from logreasoner.instances import Instance, by_id, read_instances
 
 SEED = 42  # of the stratified subset
@@ -150,9 +150,8 @@ def predictions(path: Path, items: Mapping[str, Instance], samples: int = 1, oth
         elif slot in parsed:
             wrong[TWICE if parsed[slot][0] == custom_id else FURTHER].append(custom_id)
         else:
-            draft = thinking and cut(response) and "</think>" not in text
-            parsed[slot] = custom_id, read_answer("" if draft else text, task(items[key].task).labels,
-                                                  not cut(response))
+            text = "" if thinking and draft(response) else text
+            parsed[slot] = custom_id, read_answer(text, task(items[key].task).labels, not cut(response))
     for (problem, advice), ids in wrong.items():
         _refuse(path, ids, problem, advice)
     missing = [(key, at) for key in items for at in range(samples)

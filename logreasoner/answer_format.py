@@ -2,7 +2,7 @@
 
 Strict: after an optional `<think>` part, exactly one `<answer>` element whose content is one of the task's labels.
 A trajectory also needs exactly one `<solutions>` element before it, with steps numbered 1, 2, 3 ...
-Lenient: other forms that name one label unambiguously; a strict answer is never changed.
+Lenient: other forms that name one label unambiguously, and steps in other forms; a strict answer is never changed.
 """
 
 import functools
@@ -11,13 +11,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 QUOTES = "\"'`*\u201c\u201d\u2018\u2019"  # quotes and Markdown's emphasis
-STEP = re.compile(r"^[ \t]*(?:\*\*)?(\d{1,3})[.)](?!\d)[ \t]*", re.MULTILINE)  # not 2.5, nor an IP address
+STEP = re.compile(r"^[ \t]*(?P<bold>\*\*)?(\d{1,3})[.)](?!\d)[ \t]*", re.MULTILINE)  # not 2.5, nor an IP address
+# Also "### 1.", "Step 1:", "**Step 1**:".
+ANY_STEP = re.compile(r"^[ \t]*(?:#{1,6}[ \t]*)?(?P<bold>\*\*)?(?:Step[ \t]{1,9})?(\d{1,3})(?P<end>\*\*)?[.):](?!\d)"
+                      r"(?P<closed>\*\*)?[ \t]*", re.MULTILINE | re.IGNORECASE)
+BULLET = re.compile(r"^[-*\u2022][ \t]+", re.MULTILINE)  # at the beginning of a line; those below a step are indented
+OPEN, CLOSED = re.compile(r"<solutions?>", re.IGNORECASE), re.compile(r"</solutions?>|<answer\b", re.IGNORECASE)
 # A lenient reader looks at answer elements (the end may be missing), \boxed{...}, "the answer is ...", "Answer: ...".
 STATEMENT = re.compile(rf"<answer>(.*?)(?=</?answer>|\Z)|\\boxed\{{(?:\\\w+\{{)?([^{{}}\n]*)"
                        rf"|\banswer\b[{QUOTES} \t]*(?:\bis\b|[:=])\s*([^\n<\\]*)", re.IGNORECASE | re.DOTALL)
-OPENING = re.compile(rf"[\s{QUOTES}:(\[]*")
-CLAUSE_END = re.compile(rf"[{QUOTES})\]]*"
+EDGE = rf"[\s{QUOTES}:({{\[$]*+"
+OPENING = re.compile(rf"{EDGE}(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:the|my)\s+)?(?:(?:final|correct)\s+)?"
+                     rf"answer[{QUOTES} \t]*(?:\bis\b|[:=])|\\boxed\{{(?:\\\w+\{{)?)?{EDGE}", re.IGNORECASE)
+CLAUSE_END = re.compile(rf"[{QUOTES})\]}}$]*"
                         r"(?:[ \t]*[\r\n]|\s*(?:\Z|[.,;:!](?!\w)|[(<\u2013\u2014]|(?:because|since|as)\b))")
+# How other keyboards and renderers write what the rules above know: zero-width characters, full-width punctuation,
+# corner brackets, and underscores for emphasis.
+PLAIN = {**dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff")),
+         **str.maketrans("\uff1a\uff1d\u3002\uff0e\uff0c\uff1b\uff01\uff08\uff09\u300c\u300d\u300e\u300f\u300a\u300b",
+                         ":=..,;!()" + '"' * 6)}
+EMPHASIS = re.compile(r"(?<![^\W_])_{1,2}(?=[^\W_])|(?<=[^\W_])_{1,2}(?![^\W_])")
 
 
 @dataclass(frozen=True)
@@ -37,10 +50,10 @@ def answer_element(label: str) -> str:
     return f"<answer> {label} </answer>"
 
 
-def render_steps(steps: Sequence[str]) -> str:
-    """Return a `<solutions>` element with the steps numbered from 1."""
-    lines = [f"{number}. {step}" for number, step in enumerate(steps, 1)]
-    return "\n".join(["<solutions>", *lines, "</solutions>"])
+def render_steps(steps: Sequence[str], first: int = 1, before: str = "") -> str:
+    """Return a `<solutions>` element with the steps numbered from `first`, after the text of earlier ones."""
+    lines = [f"{number}. {step}" for number, step in enumerate(steps, first)]
+    return "\n".join(["<solutions>", *([before] if before else []), *lines, "</solutions>"])
 
 
 def after_thinking(text: str) -> str:
@@ -71,14 +84,17 @@ def parse_label(text: str, labels: Sequence[str]) -> str | None:
 def parse_label_leniently(text: str, labels: Sequence[str]) -> str | None:
     """Return the strict label, else the one named after the thinking, by the first rule that applies.
 
-    1. The last statement (STATEMENT) that names a label decides: it must begin with the label, go on with the end of
-       a clause, and name no other label, or the answer is None. "Answer: not normal" and "True or False" are none.
+    1. The last statement (STATEMENT) that names a label decides: it must begin with the label (OPENING), go on with the
+       end of a clause, and name no other label, or the answer is None. "Answer: not normal" and "True or False" are
+       none.
     2. The last line, if it is a label and the line before it is not a different one.
     """
     strict = parse_label(text, labels)
     if strict is not None:
         return strict
     text, label_pattern = after_thinking(text), _label_pattern(tuple(labels))
+    if all(_plain(label) == label for label in labels):
+        text = _plain(text)
     statements = [next(filter(None, match.groups()), "") for match in STATEMENT.finditer(text)]
     statement = next((text for text in reversed(statements) if label_pattern.search(text)), None)
     if statement is not None:
@@ -90,6 +106,16 @@ def parse_label_leniently(text: str, labels: Sequence[str]) -> str | None:
     *_, before, last = ["", "", *filter(str.strip, text.splitlines())]
     label = _label(last, labels)
     return label if _label(before, labels) in (None, label) else None
+
+
+def _plain(text: str) -> str:
+    """Write punctuation in ASCII, and leave out zero-width characters and underscores of emphasis."""
+    return EMPHASIS.sub("", text.translate(PLAIN))
+
+
+def is_label(written: str, label: str) -> bool:
+    """Tell whether a field of JSON names the label: case, white space, quotes and emphasis do not matter."""
+    return _label(written, [label]) == label
 
 
 @functools.cache
@@ -113,15 +139,49 @@ def _normalise(answer: str) -> str:
 
 def parse_steps(body: str) -> tuple[str, ...] | None:
     """Split a body into steps numbered 1, 2, 3 ...; a number out of order is text of its step. None without a 1."""
-    starts: list[tuple[int, int]] = []
-    for match in STEP.finditer(body):
-        if int(match.group(1)) == len(starts) + 1:
-            starts.append((match.start(), match.end()))
-    if not starts or body[: starts[0][0]].strip():
+    starts = _numbered(body, STEP)
+    if not starts or body[: starts[0].start()].strip():
         return None
-    ends = [start for start, _ in starts[1:]] + [len(body)]
-    steps = tuple(body[begin:end].strip() for (_, begin), end in zip(starts, ends, strict=True))
+    steps = _between(body, starts)
     return steps if all(steps) else None
+
+
+def _numbered(body: str, marker: re.Pattern[str]) -> list[re.Match[str]]:
+    """Return the markers of steps 1, 2, 3 ... in a body; numbers out of order are no markers."""
+    starts: list[re.Match[str]] = []
+    for match in marker.finditer(body):
+        if int(match.group(2)) == len(starts) + 1:
+            starts.append(match)
+    return starts
+
+
+def _between(body: str, starts: Sequence[re.Match[str]]) -> tuple[str, ...]:
+    """Return the texts of steps without their markers. Emphasis that a marker opens and the text ends is kept."""
+    ends = [match.start() for match in starts[1:]] + [len(body)] * bool(starts)
+    return tuple((_still_bold(match) + body[match.end():end]).strip() for match, end in zip(starts, ends, strict=True))
+
+
+def _still_bold(marker: re.Match[str]) -> str:
+    groups = marker.groupdict()
+    return "**" if groups.get("bold") and not (groups.get("end") or groups.get("closed")) else ""
+
+
+def read_steps(body: str) -> tuple[str, ...]:
+    """Split a body into steps leniently: numbered in any way (ANY_STEP), else bullets, paragraphs or lines.
+
+    What stands before step 1 is an opening sentence and no step. Empty steps are left out.
+    """
+    steps = _between(body, _numbered(body, ANY_STEP)) or _between(body, list(BULLET.finditer(body)))
+    if not any(steps):
+        paragraphs = re.split(r"\n[ \t]*\n", body)
+        steps = tuple(paragraphs if len(paragraphs) > 1 else body.splitlines())
+    return tuple(step.strip() for step in steps if step.strip())
+
+
+def without_number(step: str) -> str:
+    """Return a step without the number or bullet that it was written with."""
+    match = ANY_STEP.match(step) or BULLET.match(step)
+    return (_still_bold(match) + step[match.end():] if match else step).strip()
 
 
 def parse_trajectory(text: str, labels: Sequence[str]) -> Trajectory | None:
@@ -133,6 +193,40 @@ def parse_trajectory(text: str, labels: Sequence[str]) -> Trajectory | None:
         return None
     steps = parse_steps(body)
     return Trajectory(steps, label) if steps else None
+
+
+def read_trajectory(text: str, labels: Sequence[str]) -> Trajectory | None:
+    """Read an answer by its label alone, which may be written leniently; None without one (equations 3 and 5).
+
+    Steps are those of the form, else those that can be made out (`read_steps`): in a `<solutions>` or `<solution>`
+    element (its end may be missing), else in what comes before the answer. There may be none.
+    """
+    exact = parse_trajectory(text, labels)
+    label = parse_label_leniently(text, labels)
+    if exact or label is None:
+        return exact
+    body = after_thinking(text)
+    opened = OPEN.search(body)
+    body = body[opened.end() if opened else 0:]
+    closed = CLOSED.search(body)
+    lines = (body[:closed.start()] if closed else body).rstrip().splitlines()
+    if not closed and lines and parse_label_leniently(lines[-1], labels) is not None:
+        lines.pop()  # the answer itself
+    return Trajectory(read_steps("\n".join(lines)), label)
+
+
+def correct_steps(text: str, kept: int, steps: Sequence[str], label: str) -> str | None:
+    """Return a whole answer with its first `kept` steps to the letter, then new steps and another label.
+
+    None where the answer is not in the form.
+    """
+    body = element(after_thinking(text), "solutions") or ""
+    starts = _numbered(body, STEP)
+    if not parse_steps(body) or "<answer>" in body or kept > len(starts):
+        return None
+    prefix = body[: starts[kept].start() if kept < len(starts) else len(body)].strip()
+    new = render_steps(steps, kept + 1, prefix)
+    return f"{new}\n{answer_element(label)}"
 
 
 def same_text(one: str, other: str) -> bool:

@@ -32,8 +32,8 @@ DECLARED_FILES = ("prompts/*.j2", "templates/launch/*", "templates/deepspeed/*",
 SCRIPTED_FILES = ("demo/*.yaml",)
 # Code that decides what a model is told, which answers count and how they are scored; comments are ignored.
 DECLARED_CODE = ("logreasoner/answer_format.py", "logreasoner/prompts.py", "logreasoner/instances.py",
-                 "logreasoner/examples.py", "logreasoner/templating.py", "data_builders/corrections.py",
-                 "data_builders/thoughts.py", "eval/predictions.py", "eval/score.py")
+                 "logreasoner/examples.py", "logreasoner/templating.py", "data_builders/ask.py",
+                 "data_builders/corrections.py", "data_builders/thoughts.py", "eval/predictions.py", "eval/score.py")
 UNDECLARED = ("live", "gpu_memory_utilization")  # of decoding.yaml: speed, which changes no answer
 EXTENSIBLE = ("models", "stages", "hardware", "speed")  # a new row changes no earlier result
 OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed", "selection",

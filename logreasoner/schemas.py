@@ -239,6 +239,9 @@ class Experiment(Declared):
     embedding: str
     speed: str | None = Field(None, description="a profile of speed.yaml; null trains as the paper says")
     over_length: Literal["drop", "stop"]
+    attempts: int = Field(3, ge=1, le=9, description="at what is not accepted: solutions, corrections, thoughts")
+    trained_text: Literal["own", "canonical"] = Field("own", description="solutions as written, or in the asked form")
+    flawed_step: Literal["keep", "replace"] = Field("keep", description="in a correction: figure 11, or equation 7")
     stage1: Stage1
     stage2: Stage2
     examples: Literal["turns", "inline", "label-only"] = Field(

@@ -10,8 +10,11 @@ from logreasoner.answer_format import (
     parse_label_leniently,
     parse_steps,
     parse_trajectory,
+    read_steps,
+    read_trajectory,
     render_steps,
     same_text,
+    without_number,
 )
 
 LABELS = ["True", "False"]
@@ -93,6 +96,17 @@ STATES = ["normal", "abnormal"]  # one contains the other
     ("Nothing abnormal here.\n\n**Normal.**\n", "normal"),
     ("abnormal\nabnormal", "abnormal"),
     ("<think>Answer: abnormal</think>Answer: normal", "normal"),
+    ("<answer> The answer is normal </answer>", "normal"),
+    ("<answer>So, the final answer is **abnormal**.</answer>", "abnormal"),
+    ("<answer>Answer: abnormal</answer>", "abnormal"),
+    (r"<answer>\boxed{normal}</answer>", "normal"),
+    (r"<answer>$\boxed{\text{normal}}$</answer>", "normal"),
+    ("Answer\uff1aabnormal", "abnormal"),
+    ("<answer>abnormal\u3002</answer>", "abnormal"),
+    ("<answer>_normal_</answer>", "normal"),
+    ('{"answer": "abnormal"}', "abnormal"),
+    ("<answer>nor\u200bmal</answer>", "normal"),
+    ("<answer>\u300cabnormal\u300d</answer>", "abnormal"),
 ])
 def test_what_a_lenient_reader_reads(text: str, label: str) -> None:
     assert parse_label(text, STATES) is None
@@ -107,6 +121,9 @@ def test_what_a_lenient_reader_reads(text: str, label: str) -> None:
     "<answer>normal</answer><answer>hardly normal</answer>",  # what is last decides, clear or not
     "Answer: normal\nThe answer is normal or abnormal",
     "<think>The answer is normal", "<think>\nnormal", "Answer: n\x00ormal",
+    "<answer>I doubt that the answer is normal</answer>", "<answer>The answer is not normal</answer>",
+    "<answer>The answer is normal or abnormal</answer>", '{"answer": "normal", "other": "abnormal"}',
+    "Answer: is_normal", "Answer: normal_2",
 ])
 def test_a_lenient_reader_does_not_guess(text: str) -> None:
     assert parse_label_leniently(text, STATES) is None
@@ -147,8 +164,45 @@ PIECES = st.sampled_from(["<think>", "</think>", "<solutions>", "</solutions>", 
 @given(st.lists(PIECES | st.text(max_size=5), max_size=25).map("".join))
 def test_no_text_breaks_the_parsers_and_what_they_accept_is_whole(text: str) -> None:
     label, found = parse_label(text, LABELS), parse_trajectory(text, LABELS)
+    assert (read_trajectory(text, LABELS) or Trajectory((), "")).answer == (parse_label_leniently(text, LABELS) or "")
     assert label is None or (label in LABELS and text.count("<answer>") >= 1)
     assert found is None or (found.answer == label and found.steps and all(found.steps))
+
+
+def test_labels_with_such_characters_are_read_as_they_are() -> None:
+    labels = ["_up_", "state\uff1adown"]
+    assert [parse_label_leniently(f"The answer is {label}", labels) for label in labels] == labels
+
+
+LOOSE = ("Read the log.", "Decide:\n  - a fault", "Conclude.")
+
+
+@pytest.mark.parametrize("body", [
+    "1. Read the log.\n2. Decide:\n  - a fault\n3. Conclude.", "Step 1: Read the log.\nStep 2: Decide:\n  - a fault\n"
+    "step 3. Conclude.", "### 1. Read the log.\n### 2. Decide:\n  - a fault\n### 3. Conclude.",
+    "**Step 1:** Read the log.\n**Step 2**: Decide:\n  - a fault\n**3.** Conclude.",
+    "Let us see how this goes:\n1) Read the log.\n2) Decide:\n  - a fault\n3) Conclude.",
+    "- Read the log.\n- Decide:\n  - a fault\n- Conclude.", "Read the log.\n\nDecide:\n  - a fault\n\nConclude.",
+])
+def test_steps_are_read_in_the_forms_that_models_write(body: str) -> None:
+    assert read_steps(body) == LOOSE
+    for text in (f"<solutions>\n{body}\n</solutions>\n<answer> The answer is True </answer>",
+                 f"<solution>\n{body}\n</solution>\n<answer>True</answer>", f"<solutions>\n{body}\n<answer>True",
+                 f"{body}\nThe answer is **True**.", f"<think>1. x</think>{body}\n\nAnswer: True"):
+        assert read_trajectory(text, LABELS) == Trajectory(LOOSE, "True"), text
+
+
+def test_emphasis_that_a_number_opens_stays_whole() -> None:
+    assert read_steps("**1. Read:** it\n- **x**\n**2. Decide**") == ("**Read:** it\n- **x**", "**Decide**")
+    assert parse_steps("**1. Read:** it") == ("**Read:** it",)
+    assert [without_number(step) for step in ("3. So", "**Step 3:** So", "- So", "So", "10.1.2.3 is up")] == [
+        "So", "So", "So", "So", "10.1.2.3 is up"]
+
+
+def test_an_answer_alone_is_a_trajectory_without_steps_and_no_answer_is_none() -> None:
+    assert read_trajectory("<answer> False </answer>", LABELS) == Trajectory((), "False")
+    assert read_trajectory("<solutions>\n1. Read.\n</solutions>", LABELS) is None
+    assert read_trajectory("<think>1. Read. <answer> True </answer>", LABELS) is None
 
 
 STEP = st.text(st.characters(exclude_categories=["Cs", "Nd"], exclude_characters="<"), min_size=1).filter(
@@ -197,3 +251,5 @@ def test_long_hostile_text_is_read_once(piece: str) -> None:
     assert parse_trajectory(piece * 200_000, LABELS) is None
     parse_trajectory(f"<solutions>{piece * 200_000}</solutions><answer>True</answer>", LABELS)
     assert parse_label_leniently(piece * 200_000, LABELS) is None
+    assert parse_label_leniently(f"<answer>{piece * 200_000}x True</answer>", LABELS) is None
+    read_steps(piece * 200_000)

@@ -110,6 +110,12 @@ CHANGES = {
         "code.logreasoner/examples.py",
     ),
     "the turns of examples": ("prompts/next_task.j2", "### Task", "## Task", "files.prompts/next_task.j2"),
+    "what is asked again": (
+        "data_builders/ask.py",
+        "number < run.experiment.attempts",
+        "number <= run.experiment.attempts",
+        "code.data_builders/ask.py",
+    ),
     "what is a thought": (
         "data_builders/thoughts.py",
         "LEAST_STEPS, MOST_STEPS = 3, 8",

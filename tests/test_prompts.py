@@ -74,7 +74,10 @@ def rendered() -> dict[str, str]:
                                          steps=["Read it.", "Judge it."]),
         "handbook_problem": prompts.render("handbook_problem", symptom="A fan does not turn."),
         "correction": prompts.render("correction", problem=problem, steps=["A fan stopped.", "Fans do not matter."],
-                                     answer="False", label="True"),
+                                     answer="False", label="True", keep=True),
+        "correction_replaced": prompts.render("correction", problem=problem, steps=["A fan stopped."], answer="False",
+                                              label="True", keep=False),
+        "again": prompts.render("again", prompt="Name the fan.", reply="1. <answer> No", why="not JSON"),
     }
 
 

@@ -141,7 +141,8 @@ def test_template_code_in_a_log_stays_text(text):
     assert text in prompts.solution(item, config.task(PFP))
     for row in (prompts.render("rationale", task=config.task(PFP), problem=text),
                 prompts.render("thought_answer", overview=text, challenges=[text], steps=[text]),
-                prompts.render("correction", problem=text, steps=[text], answer=text, label=text)):
+                prompts.render("correction", problem=text, steps=[text], answer=text, label=text, keep=True),
+                prompts.render("again", prompt=text, reply=text, why=text)):
         assert text in row
 
 

@@ -9,11 +9,12 @@ Engines: `openai` (live, any OpenAI-compatible endpoint, or several at once), `o
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from logreasoner import cli, weights
@@ -38,33 +39,51 @@ from logreasoner.generation.response_cache import (
 from logreasoner.schemas import reject_key_in_url
 
 __all__ = ["answer", "content", "final", "read_requests", "request", "served_name", "error_of"]
+Again = Callable[[dict[str, Record]], list[Record]]  # answers by custom_id -> further requests
 ENGINES = ("openai", "openai-batch", "vllm")
 
 
 def answer(requests_path: Path, responses_path: Path, engine: Engine, journal_path: Path | None = None,
-           elsewhere: Iterable[Path] = ()) -> None:
+           elsewhere: Iterable[Path] = (), again: Again | None = None) -> None:
     """Ask the engine for what its answerer has not finally answered, then write the responses in the requests' order.
 
-    `elsewhere` are journals whose answers may be copied. Raises UserError if some requests have no final answer, and
-    if an endpoint's answers name several models; all answers stay in the journal.
+    `elsewhere` are journals whose answers may be copied. `again` returns the further requests that follow from the
+    answers so far, and is called until there are none; X.again.jsonl holds them. Raises UserError if some requests
+    have no final answer, and if an endpoint's answers name several models; all answers stay in the journal.
     """
     requests = read_requests(requests_path)
     stem = responses_path.name.removesuffix(".responses.jsonl")
     path = journal_path or journal_of(responses_path)
-    with locked(path.with_suffix(".lock"), "another command that asks the same requests; wait for it"):
+    with (locked(path.with_suffix(".lock"), "another command that asks the same requests; wait for it"),
+          contextlib.closing(engine)):
         journal = Journal(path, engine.answerer)
-        left = [request for request in requests if journal.answer(request) is None]
-        before = len(requests) - len(left)
-        copied = journal.take(left, elsewhere)
-        to_ask = {body_digest(request): request for request in left if journal.answer(request) is None}
-        same = len(left) - copied - len(to_ask)
-        print(f"{stem}: {before} answered before, {len(to_ask)} to ask"
-              + (f", {same} identical to these" if same else "") + (f", {copied} copied" if copied else "")
-              + (f" ({journal.others} answers of other weights or endpoints are kept and not used)"
-                 if journal.others else ""), flush=True)
-        if to_ask or openai_batch.open_notes(path):
-            engine.ask(list(to_ask.values()), journal)
-        _write_responses(requests, journal, requests_path, responses_path)
+        asked = list(requests)
+        _ask(stem, asked, engine, journal, elsewhere)
+        _require_answers(asked, journal, responses_path)
+        while again and (more := again({request["custom_id"]: journal.answer(request) or {} for request in asked})):
+            _ask(f"{stem} again", more, engine, journal, elsewhere)
+            _require_answers(more, journal, responses_path)
+            asked += more
+        inputs = [requests_path]
+        if again:
+            inputs.append(responses_path.with_name(f"{stem}.again.jsonl"))
+            write_jsonl(inputs[-1], asked[len(requests):])
+        _write_responses(asked, journal, inputs, responses_path)
+
+
+def _ask(title: str, requests: list[Record], engine: Engine, journal: Journal, elsewhere: Iterable[Path]) -> None:
+    """Ask for what is neither answered nor to be copied."""
+    left = [request for request in requests if journal.answer(request) is None]
+    before = len(requests) - len(left)
+    copied = journal.take(left, elsewhere)
+    to_ask = {body_digest(request): request for request in left if journal.answer(request) is None}
+    same = len(left) - copied - len(to_ask)
+    print(f"{title}: {before} answered before, {len(to_ask)} to ask"
+          + (f", {same} identical to these" if same else "") + (f", {copied} copied" if copied else "")
+          + (f" ({journal.others} answers of other weights or endpoints are kept and not used)"
+             if journal.others else ""), flush=True)
+    if to_ask or openai_batch.open_notes(journal.path):
+        engine.ask(list(to_ask.values()), journal)
 
 
 def journal_of(responses: Path) -> Path:
@@ -72,18 +91,21 @@ def journal_of(responses: Path) -> Path:
     return responses.with_name(responses.name.removesuffix(".responses.jsonl") + ".journal.jsonl")
 
 
-def _write_responses(requests: list[Record], journal: Journal, source: Path, path: Path) -> None:
+def _require_answers(requests: list[Record], journal: Journal, path: Path) -> None:
     missing = [request for request in requests if journal.answer(request) is None]
     if missing:
         raise UserError(f"{path}: {len(missing)} of {len(requests)} requests have no answer, the first "
                         f"{missing[0]['custom_id']} ({error_of(journal.last(missing[0]))}); the others are kept, "
                         "run again to ask these")
+
+
+def _write_responses(requests: list[Record], journal: Journal, inputs: list[Path], path: Path) -> None:
     lines = [journal.answer(request) or {} for request in requests]
     answered_by = _answered_by(lines, path)
     refused = sum(map(refusal, lines))
     write_jsonl(path, ({"id": line.get("id"), "custom_id": request["custom_id"], "response": line.get("response"),
                         "error": line.get("error")} for request, line in zip(requests, lines, strict=True)),
-                [source], answered_by=answered_by, answers=len(lines), refused=refused)
+                inputs, answered_by=answered_by, answers=len(lines), refused=refused)
     print(f"{path}: {len(lines)} answers" + (f", {refused} refused" if refused else ""), flush=True)
 
 
@@ -185,13 +207,16 @@ def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, ba
         ["--data-parallel-size", str(data_parallel)] if data_parallel > 1 else [])
     command = vllm.vllm_command(run.weights(name, stage), served_name(name, stage), declared, stage, *options)
 
+    stack, started = contextlib.ExitStack(), list[str]()
+
     def ask_vllm(requests: list[Record], journal: Journal) -> None:
         log = run.log(f"vllm-{name}-{stage}")
-        print(f"vLLM starts with {served_name(name, stage)}, log: {log}", file=sys.stderr, flush=True)
-        with vllm.server(command, log) as url:
-            openai_live.ask_live(requests, journal, url, "none", concurrency=concurrency)
+        if not started:
+            print(f"vLLM starts with {served_name(name, stage)}, log: {log}", file=sys.stderr, flush=True)
+            started.append(stack.enter_context(vllm.server(command, log)))
+        openai_live.ask_live(requests, journal, started[0], "none", concurrency=concurrency)
 
-    return Engine(ask_vllm, Answerer(identity))
+    return Engine(ask_vllm, Answerer(identity), stack.close)
 
 
 def served_name(name: str, stage: str) -> str:
@@ -199,7 +224,7 @@ def served_name(name: str, stage: str) -> str:
     return f"{name}/{stage}"
 
 
-def _main(given: argparse.Namespace) -> None:
+def _main(given: argparse.Namespace, further: Callable[[Run, argparse.Namespace], Again] | None) -> None:
     run = load_run(given.run)
     if given.role != "teacher" and not (given.model and given.stage):
         raise UserError(f"--role {given.role} needs --model and --stage")
@@ -216,21 +241,25 @@ def _main(given: argparse.Namespace) -> None:
         engine = policy_engine(run, given.model, stage, given.engine, given.base_url, given.budget,
                                given.data_parallel, concurrency)
     elsewhere = other_runs(run, given.journal or journal_of(given.responses)) if by_teacher else []
-    answer(given.requests, given.responses, engine, given.journal, elsewhere)
+    again = further(run, given) if further else None
+    answer(given.requests, given.responses, engine, given.journal, elsewhere, again)
 
 
-def main() -> None:
-    """Answer a request file."""
-    arguments = cli.parser(
-        "logreasoner.generation.generate",
-        "Answer a request file; only requests without an answer are asked.",
-        """
+EXAMPLES = """
 python -m logreasoner.generation.generate --run paper --role teacher \\
     --requests X.requests.jsonl --responses X.responses.jsonl
 python -m logreasoner.generation.generate --run paper --role teacher --engine openai-batch --budget 20 \\
     --requests X.requests.jsonl --responses X.responses.jsonl
 python -m logreasoner.generation.generate --run paper --role policy --model qwen2.5-7b --stage dpo --engine vllm \\
-    --requests X.requests.jsonl --responses X.responses.jsonl""",
+    --requests X.requests.jsonl --responses X.responses.jsonl"""
+
+
+def main(module: str = "logreasoner.generation.generate", examples: str = EXAMPLES,
+         description: str = "Answer a request file; only requests without an answer are asked.",
+         further: Callable[[Run, argparse.Namespace], Again] | None = None) -> None:
+    """Answer a request file. `further` makes what `answer` takes as `again`, for a command that judges the answers."""
+    arguments = cli.parser(
+        module, description, examples,
         required=["run"], optional=["model"],
     )
     arguments.add_argument("--role", required=True, choices=["teacher", "policy", "solver", "corrector"],
@@ -250,7 +279,7 @@ python -m logreasoner.generation.generate --run paper --role policy --model qwen
     arguments.add_argument("--journal", type=Path, help="where answers are kept (default: X.journal.jsonl)")
     arguments.add_argument("--requests", required=True, type=Path)
     arguments.add_argument("--responses", required=True, type=Path)
-    cli.run(arguments, _main)
+    cli.run(arguments, lambda given: _main(given, further))
 
 
 if __name__ == "__main__":

@@ -85,6 +85,11 @@ def cut(response: Record) -> bool:
     return content(response) is not None and payload(response)["body"]["choices"][0].get("finish_reason") == "length"
 
 
+def draft(response: Record) -> bool:
+    """Tell whether an answer of a model that thinks first was cut before </think>: it is no answer."""
+    return cut(response) and "</think>" not in (content(response) or "")
+
+
 def body_digest(request: Record) -> str:
     """Return the hash that equal requests share: of everything but the id."""
     return digest(request["body"])
@@ -220,3 +225,4 @@ class Engine:
 
     ask: Callable[[list[Record], Journal], None]
     answerer: Answerer
+    close: Callable[[], None] = lambda: None  # ends what `ask` has started

@@ -22,9 +22,11 @@ from tests.conftest import running
 MODEL, PFP = "qwen2.5-7b", "potential_failure_prediction"
 THOUGHT = {"problem_overview": "Judge an event.", "key_challenges": ["Few words."],
            "reasoning_steps": ["Name the event.", "Ask what follows.", "Decide."]}
-FLAWED = {"steps": ["A fan stopped.", "No matter."], "answer": "False"}
-CORRECTION = {"first_error": 2, "reason": "Heat.", "steps": ["A fan stopped.", "Heat follows."], "answer": "True"}
-CHOSEN = "<solutions>\n1. A fan stopped.\n2. {}\n</solutions>\n<answer> True </answer>"
+FLAWED = {"steps": ["A fan stopped.", "No matter."], "answer": "False",
+          "text": "<solutions>\n1. A fan stopped.\n2. No matter.\n</solutions>\n<answer> False </answer>"}
+CORRECTION = {"first_error": 2, "reason": "Heat.", "steps": ["A fan stopped.", "No matter.", "Heat follows."],
+              "answer": "True"}
+CHOSEN = "<solutions>\n1. A fan stopped.\n2. No matter.\n3. {}\n</solutions>\n<answer> True </answer>"
 
 
 @pytest.fixture
@@ -69,7 +71,7 @@ def test_pairs_honour_what_was_decided(run):
     corrections = review.corrections(run, MODEL, "dpo")
     corrections.decide({"id": "p-1", "decision": "accepted"}, "Ada")
     corrections.decide({"id": "p-1", "decision": "rejected"}, "Bo")
-    edit = {**CORRECTION, "steps": ["A fan stopped.", "Hot!"]}
+    edit = {**CORRECTION, "steps": ["A fan stopped.", "No matter.", "Hot!"]}
     corrections.decide({"id": "p-2", "decision": "edited", "correction": edit}, "Ada")
     rows, manifest = pairs(run)
     assert rows == {"p-2": CHOSEN.format("Hot!")}  # p-0 is undecided
@@ -110,11 +112,10 @@ def test_what_is_no_decision_is_not_written(run, decision, message):
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"steps": ["A fan started.", "Heat follows."]}, "prefix not kept"),
-    ({"steps": ["A fan stopped.", "No  matter."]}, "flawed step repeated"),
+    ({"steps": ["A fan stopped.", "No  matter."]}, "nothing new"),
     ({"answer": "False"}, "wrong answer"),
     ({"steps": ["A fan stopped.", "So <answer> True </answer>"]}, "not in form"),
-    ({"steps": ["A fan stopped.", "Heat.\n3. And more"]}, "not in form"),
+    ({"steps": ["A fan stopped.", "Heat.\n4. And more"]}, "not in form"),
     ({"first_error": 9}, "out of range"),
 ])
 def test_an_edited_correction_passes_the_teachers_rules(run, change, message):

@@ -44,7 +44,8 @@ def to_thoughts(run):
     folder = stage1.folder(run)
     stage1.rationale_requests(run)
     write_jsonl(folder / "rationales.responses.jsonl", [
-        response("p-0", RIGHT), response("p-1", WRONG), response("p-2", "True"), response("p-3", "filtered", 400)])
+        response("p-0", RIGHT), response("p-1", WRONG), response("p-2", "It may be True, or not."),
+        response("p-3", "filtered", 400)])
     stage1.rationales(run)
     write_json(folder / "selected.json", [1, 0])
     stage1.thought_requests(run)
@@ -177,13 +178,13 @@ def correct(run, steps, answer="True", stage="dpo"):
 
 def test_a_correction_becomes_a_preference_pair(run):
     solve(run, RIGHT, WRONG, "nothing", RIGHT)
-    folder = correct(run, ["A fan stopped.", "Wait: heat follows."])
+    folder = correct(run, ["But, wait: heat follows."])
     requests = generate.read_requests(folder / "corrections.requests.jsonl")
     assert [row["custom_id"] for row in requests] == ["p-1"] and "### Correct answer\nTrue" in str(
         requests[0]["body"]["messages"][0]["content"])
     (pair,) = rows(folder / "samples.jsonl")
     assert pair["rejected"] == WRONG
-    assert pair["chosen"] == RIGHT.replace("2. Heat", "2. Wait: heat")
+    assert pair["chosen"] == RIGHT.replace("2. Heat", "2. No matter.\n3. But, wait: heat")
 
 
 def test_no_accepted_correction_stops_the_run(run):
@@ -213,7 +214,7 @@ def test_without_thought_sft_the_base_model_solves(run):
     folder = solve(run, RIGHT, WRONG, "nothing", RIGHT, stage="solution-sft-no-thought")
     requests = generate.read_requests(folder / "solutions.requests.jsonl")
     assert requests[0]["body"]["model"] == "qwen2.5-7b/base"
-    (pair,) = rows(correct(run, ["A fan stopped.", "Wait: heat follows."], stage="dpo-no-thought") / "samples.jsonl")
+    (pair,) = rows(correct(run, ["Wait: heat follows."], stage="dpo-no-thought") / "samples.jsonl")
     assert pair["rejected"] == WRONG
 
 

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import openai
 import pytest
 
+from data_builders.corrections import parse_correction
 from demo import logs, teacher
 from logreasoner import prompts
-from logreasoner.answer_format import parse_trajectory
+from logreasoner.answer_format import Trajectory, parse_trajectory
 from logreasoner.config import Run, resolve
 from logreasoner.examples import Example
 from logreasoner.files import ROOT, write_jsonl
@@ -130,10 +131,10 @@ def test_thoughts_are_mostly_general_steps(world):
 
 def correct(world, item, steps, answer):
     return world.ask(prompts.render("correction", problem=problem(world, item), steps=steps, answer=answer,
-                                    label=item.label))
+                                    label=item.label, keep=True))
 
 
-def test_corrections_keep_the_steps_that_stand(world):
+def test_corrections_name_the_flawed_step_and_add_to_it(world):
     outcomes = []
     for item in (item for item in world.items if item.task == "potential_failure_prediction"):
         wrong = {"True": "False", "False": "True"}[item.label]
@@ -143,11 +144,11 @@ def test_corrections_keep_the_steps_that_stand(world):
         except ValueError:
             outcomes.append("unparsed")
             continue
-        kept = reply["first_error"] - 1
-        accepted = reply["answer"] == item.label and reply["steps"][:kept] == steps[:kept] and kept == 1
-        outcomes.append("accepted" if accepted else "rejected")
-        if accepted:
-            assert wrong in reply["steps"][1]
+        result, why = parse_correction(json.dumps(reply), Trajectory(tuple(steps), wrong), item.label)
+        outcomes.append("accepted" if result else "rejected")
+        if result:
+            assert set(reply) == {"first_error", "reason", "steps"} and wrong in reply["steps"][0]
+            assert result.steps[:2] == tuple(steps[:2]), "the flawed step stands"
     assert outcomes.count("accepted") > 0.7 * len(outcomes)
     assert set(outcomes) == {"accepted", "rejected", "unparsed"}
 

@@ -60,12 +60,12 @@ def test_right_solutions_and_corrected_pairs_both_came_out(demo):
 
 
 def test_every_kind_of_teachers_answer_was_met(demo):
-    """The scripted teacher is sometimes wrong; what it got wrong was rejected and counted."""
-    shared = run_dir(demo) / "datasets" / "shared" / "thought-sft"
-    for name in ("analyses.jsonl", "thoughts.jsonl"):
-        counts = read_json(shared / f"{name}.manifest.json")["counts"]
-        outcomes = {outcome for task_counts in counts.values() for outcome in task_counts}
-        assert len(outcomes) > 1, f"{name}: nothing was rejected: {counts}"
+    """The scripted teacher is sometimes wrong; what it got wrong was rejected and counted, or asked for again."""
+    folder = run_dir(demo) / "datasets"
+    counts = read_json(folder / "shared" / "thought-sft" / "analyses.jsonl.manifest.json")["counts"]
+    assert len({outcome for task_counts in counts.values() for outcome in task_counts}) > 1, counts
+    for path in (folder / "shared" / "thought-sft" / "thoughts.jsonl", folder / "tiny" / "dpo" / "corrections.jsonl"):
+        assert len(read_json(path.with_name(f"{path.name}.manifest.json"))["attempts"]) > 1, path
 
 
 @pytest.mark.parametrize("stage", ["thought-sft", "solution-sft", "dpo"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from data_builders import corrections, responses, thoughts
 from eval import analyze, score
 from logreasoner import config
-from logreasoner.answer_format import Trajectory
+from logreasoner.answer_format import Trajectory, parse_trajectory
 from logreasoner.cli import NotYet, UserError
 from logreasoner.files import read_jsonl, write_jsonl
 from logreasoner.generation import costs, generate, serve
@@ -46,10 +46,12 @@ WRITTEN = st.one_of(TEXT, st.lists(TEXT, max_size=6).map("".join),
 def test_a_teachers_answer_is_taken_or_rejected_with_a_reason(text, problem):
     thought, why = thoughts.parse_thought(text, problem)
     assert (thought is None) == bool(why)
-    chosen, why = corrections.parse_correction(text, FLAWED, "True")
-    assert (chosen is None) == bool(why)
-    if chosen:
-        assert chosen.answer == "True" and chosen.steps[:1] in [FLAWED.steps[:1], chosen.steps[:1]]
+    for keep in (True, False):
+        chosen, why = corrections.parse_correction(text, FLAWED, "True", ["True", "False"], keep, FLAWED.render())
+        assert (chosen is None) == bool(why)
+        if chosen:
+            assert parse_trajectory(chosen.text, ["True", "False"]) == Trajectory(chosen.steps, "True")
+            assert chosen.steps != FLAWED.steps
 
 
 @pytest.mark.parametrize("piece", ["```", "``` ", "```json", " ", "\n", "a-", "a1-", "ab:", ":a", "1.", "x=", "0x",
@@ -94,7 +96,7 @@ def test_responses_are_scored_and_joined_or_refused(place, command, lines):
                      "--out", place / "build" / "result.json")
     assert status == 0 or status.startswith("error: ")
     try:
-        found = responses.texts(answered, ["p-0", "p-1"])
+        found = responses.attempts(answered, ["p-0", "p-1"])
         assert set(found) == {"p-0", "p-1"}
     except UserError as error:
         assert str(error).startswith(str(answered))

@@ -41,9 +41,9 @@ def answered(path, asked, answer=lambda key: "normal" if key.startswith(AD) else
 def test_the_first_right_answer_is_kept_in_a_file_that_a_person_may_edit(run, monkeypatch, capsys):
     asked, path = step(monkeypatch, "requests")
     assert "anomaly_detection, potential_failure_prediction have no worked solutions yet" in capsys.readouterr().out
-    assert [line["custom_id"] for line in asked[:4]] == [f"{AD}-0#0", f"{AD}-0#1", f"{AD}-0#2", f"{AD}-1#0"]
+    assert [line["custom_id"] for line in asked[:4]] == [f"{AD}-0", f"{AD}-0#2", f"{AD}-0#3", f"{AD}-1"]
     assert len({line["body"]["seed"] for line in asked}) == builder.ATTEMPTS
-    answered(path, asked, lambda key: "abnormal" if key == f"{AD}-0#0" else "normal" if key.startswith(AD) else "True")
+    answered(path, asked, lambda key: "abnormal" if key == f"{AD}-0" else "normal" if key.startswith(AD) else "True")
     step(monkeypatch, "solutions")
     file = examples.written_file(run, AD)
     rows = yaml.safe_load(file.read_text())["examples"]

@@ -27,6 +27,7 @@ TRAINING_SEED ?=
 SPEED ?=
 SELECTION ?=
 EXAMPLES ?=
+PROMPTS ?=
 # How many machines of HARDWARE train together, and what starts the processes: torchrun, slurm, ray.
 NODES ?= 1
 LAUNCH ?= torchrun
@@ -169,7 +170,7 @@ declare: | $(CORE)
 	@$(PY) -m logreasoner.config --run $(RUN) --experiment $(EXPERIMENT) $(addprefix finetuning=,$(FINETUNING)) \
 	  $(addprefix teacher=,$(TEACHER)) $(if $(TEACHER_BASE_URL),"teacher_base_url=$$TEACHER_BASE_URL") $(if $(TASKS),'tasks=$(TASKS)') \
 	  $(addprefix seed=,$(SEED)) $(addprefix training_seed=,$(TRAINING_SEED)) $(addprefix speed=,$(SPEED)) $(addprefix selection=,$(SELECTION)) \
-	  $(addprefix examples=,$(EXAMPLES)) >&2
+	  $(addprefix examples=,$(EXAMPLES)) $(if $(PROMPTS),'prompts=$(PROMPTS)') >&2
 preflight: | declare
 	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(CHECK) --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH)
 # How far a goal goes.

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from demo import logs
@@ -24,7 +25,7 @@ from logreasoner import cli, prompts
 from logreasoner.answer_format import Trajectory, parse_steps, render_steps
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run, load_yaml
-from logreasoner.files import PROMPTS, ROOT, digest
+from logreasoner.files import ROOT, digest
 from logreasoner.instances import read_instances
 from logreasoner.schemas import Task
 
@@ -143,8 +144,9 @@ class Teacher:
         self.known: dict[str, tuple[Task, str, bool]] = {}  # problem -> task, label, whether a few-shot example
         self.lock = threading.Lock()
 
+    @functools.cached_property
     def run(self) -> Run:
-        """Load the run. Raises UserError if it is not declared, or declares another teacher."""
+        """Load the run once. Raises UserError if it is not declared, or declares another teacher."""
         run = load_run(self.name)
         declared = run.experiment.teacher
         if not declared.scripted:
@@ -153,8 +155,9 @@ class Teacher:
 
     def reply(self, messages: list[prompts.Message]) -> str | None:
         """Answer a prompt, the last of its messages; None for one that is not this run's."""
-        prompt = messages[-1]["content"]
-        kind = next((name for name in KINDS if messages[0]["content"].startswith(opening(name))), None)
+        prompt, _ = messages[-1]["content"], self.run  # whose prompts are recognised
+        first = messages[0]["content"]
+        kind = next((name for name in KINDS if first.startswith(opening(prompts.source(name)))), None)
         if kind in ("rationale", "solution"):
             problem = prompt.partition("### Task\n")[2]
             match = self._look_up(problem)
@@ -174,14 +177,13 @@ class Teacher:
         return correction(prompt, problem, task, list(parse_steps(listed) or ()), answer, label)
 
     def _task(self, prompt: str) -> Task | None:
-        return next((task for task in self.run().tasks().values() if task.question.strip() in prompt), None)
+        return next((task for task in self.run.tasks().values() if task.question.strip() in prompt), None)
 
     def _look_up(self, problem: str) -> tuple[Task, str, bool] | None:
         with self.lock:
             if problem not in self.known:
-                run = self.run()
-                tasks = run.tasks()
-                for split in (path for name in SPLITS if (path := run.splits / f"{name}.jsonl").exists()):
+                tasks = self.run.tasks()
+                for split in (path for name in SPLITS if (path := self.run.splits / f"{name}.jsonl").exists()):
                     for item in read_instances(split):
                         self.known.setdefault(prompts.problem(item, tasks[item.task]), (
                             tasks[item.task], item.label, split.stem == "examples"))
@@ -202,9 +204,9 @@ class Teacher:
 
 
 @functools.cache
-def opening(name: str) -> str:
+def opening(path: Path) -> str:
     """Return how a prompt file begins after its comment, by which its prompts are recognised."""
-    first = (PROMPTS / f"{name}.j2").read_text(encoding="utf-8").partition("#}\n")[2].partition("\n")[0]
+    first = path.read_text(encoding="utf-8").partition("#}\n")[2].partition("\n")[0]
     return first.partition("{{")[0]
 
 

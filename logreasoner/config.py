@@ -18,7 +18,7 @@ import yaml
 
 from logreasoner import cli, steps
 from logreasoner.cli import UserError
-from logreasoner.files import BUILD, EXPERIMENTS, ROOT, TEMPLATES, digest, read_json, sha256, write_json
+from logreasoner.files import BUILD, EXPERIMENTS, PROMPTS, ROOT, TEMPLATES, digest, read_json, sha256, write_json
 from logreasoner.schemas import NAME, Experiment, Hardware, Model, Speed, Stage, T, Task, checked
 
 CHAT = TEMPLATES / "chat"  # <template>.jinja: what models are served with
@@ -26,7 +26,7 @@ CONTROL_TOKENS = EXPERIMENTS / "control_tokens.yaml"  # what prompts escape in a
 MOST_NODES = 200_000  # of a YAML file with its aliases expanded, so that no small file fills the memory
 FORMAT = 3  # of run.json; earlier ones do not hold everything that a run was made with
 # Files recorded by checksum, since they have no rows to resolve; SCRIPTED_FILES in a scripted run.
-DECLARED_FILES = ("prompts/*.j2", "templates/launch/*", "templates/deepspeed/*",
+DECLARED_FILES = ("templates/launch/*", "templates/deepspeed/*",
                   "templates/recipe.yaml.j2", "templates/export.yaml.j2", "experiments/control_tokens.yaml",
                   "experiments/classifier.yaml", "experiments/sources.yaml")
 SCRIPTED_FILES = ("demo/*.yaml",)
@@ -37,8 +37,9 @@ DECLARED_CODE = ("logreasoner/answer_format.py", "logreasoner/prompts.py", "logr
 UNDECLARED = ("live", "gpu_memory_utilization")  # of decoding.yaml: speed, which changes no answer
 EXTENSIBLE = ("models", "stages", "hardware", "speed")  # a new row changes no earlier result
 OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed", "selection",
-             "examples")
+             "examples", "prompts")
 ABSENT: Any = object()
+_prompt_folders: tuple[Path, ...] = (PROMPTS,)  # see prompt_folders
 
 
 class Run:
@@ -359,12 +360,37 @@ def resolve(name: str, overrides: list[str]) -> Experiment:
     return result
 
 
+def prompt_folders() -> tuple[Path, ...]:
+    """Return where prompts are read: the folder that the run of this process declares, if any, then prompts/.
+
+    A process works on one run, the one that it declared or loaded last.
+    """
+    return _prompt_folders
+
+
+def _prompt_files(folder: str | None) -> dict[str, Path]:
+    """Return each prompt's file by its path below the project: of an experiment's own folder where it has one.
+
+    Raises UserError for a folder that is not there or empty, and for a file that replaces none.
+    """
+    files = {path.name: path for path in PROMPTS.glob("*.j2")}
+    if folder is not None:
+        own = {path.name: path for path in (ROOT / folder).glob("*") if not path.name.startswith(".")}
+        if not own:
+            raise UserError(f"prompts: {folder}: no such folder, or no file in it; it replaces files of prompts/")
+        if unknown := sorted(set(own) - set(files)):
+            raise UserError(f"prompts: {own[unknown[0]]} replaces no prompt; prompts/ has {', '.join(sorted(files))}")
+        files |= own
+    return {f"prompts/{name}": path for name, path in files.items()}
+
+
 def _declaration(name: str, experiment: Experiment) -> dict[str, Any]:
     """Return the content of run.json."""
     run = Run(name, experiment)
     patterns = DECLARED_FILES + (SCRIPTED_FILES if experiment.teacher.scripted else ())
-    files = sorted(path for pattern in patterns for path in ROOT.glob(pattern))
-    files += [path for key in experiment.tasks if (path := example_file(experiment, key))]
+    paths = [path for pattern in patterns for path in ROOT.glob(pattern)]
+    paths += [path for key in experiment.tasks if (path := example_file(experiment, key))]
+    files = {str(path.relative_to(ROOT)): path for path in paths} | _prompt_files(experiment.prompts)
     return {
         "format": FORMAT,
         "run": name,
@@ -376,7 +402,7 @@ def _declaration(name: str, experiment: Experiment) -> dict[str, Any]:
         "speed": {key: profile.model_dump() for key, profile in speeds().items()},
         "tasks": {key: value.model_dump() for key, value in run.tasks().items()},
         "decoding": {key: value for key, value in decoding().items() if key not in UNDECLARED},
-        "files": {str(path.relative_to(ROOT)): sha256(path) for path in files},
+        "files": {file: sha256(path) for file, path in sorted(files.items())},
         "code": {path: _code_digest(ROOT / path) for path in DECLARED_CODE},
     }
 
@@ -418,8 +444,10 @@ def declare(name: str, experiment: Experiment) -> Run:
     New rows of models.yaml, stages.yaml, hardware.yaml and speed.yaml are added to it. Raises UserError that lists
     what differs.
     """
+    global _prompt_folders
     path = run_dir(name) / "run.json"
     declared = json.loads(json.dumps(_declaration(name, experiment)))  # tuples become lists, as in the file
+    _prompt_folders = (*([ROOT / experiment.prompts] if experiment.prompts else []), PROMPTS)
     if path.exists():
         known = _read_declaration(path)
         new = {part: {key: row for key, row in declared[part].items() if key not in known.get(part, {})}

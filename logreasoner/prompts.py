@@ -4,13 +4,14 @@ import functools
 import re
 from collections.abc import Sequence
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import jinja2
 
-from logreasoner.config import CONTROL_TOKENS, load_yaml
+from logreasoner.cli import UserError
+from logreasoner.config import CONTROL_TOKENS, load_yaml, prompt_folders
 from logreasoner.examples import Example
-from logreasoner.files import PROMPTS
 from logreasoner.instances import Instance, mask_level
 from logreasoner.schemas import Task
 from logreasoner.templating import environment
@@ -47,13 +48,22 @@ def untrusted(value: str) -> str:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
-    return environment(PROMPTS, {"untrusted": untrusted}, finalize=escape_control_tokens)
+def _environment(folders: tuple[Path, ...]) -> jinja2.Environment:
+    return environment(folders, {"untrusted": untrusted}, finalize=escape_control_tokens)
+
+
+def source(name: str) -> Path:
+    """Return the file of a prompt: <name>.j2 of the run's own folder, if it has one, else of prompts/."""
+    return next(path for folder in prompt_folders() if (path := folder / f"{name}.j2").exists())
 
 
 def render(name: str, **values: Any) -> str:
-    """Render prompts/<name>.j2. Raises jinja2.UndefinedError for a value that is not given."""
-    return _environment().get_template(f"{name}.j2").render(**values).strip()
+    """Render a prompt's file. Raises UserError for one that is no Jinja, or uses a value that is not given."""
+    try:
+        return _environment(prompt_folders()).get_template(f"{name}.j2").render(**values).strip()
+    except jinja2.TemplateError as error:
+        line = f":{error.lineno}" if isinstance(error, jinja2.TemplateSyntaxError) else ""
+        raise UserError(f"{source(name)}{line}: {error.message}; the prompt is given {', '.join(values)}") from None
 
 
 def problem(item: Instance, task: Task) -> str:

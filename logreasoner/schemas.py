@@ -237,6 +237,7 @@ class Experiment(Declared):
     teacher: Teacher
     corrections_by: Literal["teacher", "self"]
     embedding: str
+    prompts: str | None = Field(None, description="a folder of files that replace those of prompts/ with their names")
     speed: str | None = Field(None, description="a profile of speed.yaml; null trains as the paper says")
     over_length: Literal["drop", "stop"]
     attempts: int = Field(3, ge=1, le=9, description="at what is not accepted: solutions, corrections, thoughts")

@@ -5,7 +5,7 @@ a terminal by logreasoner.cli.escape_terminal.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,12 @@ def latex(value: Any) -> str:
     return "".join(LATEX.get(char, char) for char in " ".join(str(value).split()))
 
 
-def environment(folder: Path, filters: Mapping[str, Callable[[Any], Any]], **options: Any) -> jinja2.Environment:
-    """Read a folder's templates with the filters `md`, `fenced`, `tex` and those given; options are Jinja's own."""
+def environment(folder: Path | Sequence[Path], filters: Mapping[str, Callable[[Any], Any]], **options: Any
+                ) -> jinja2.Environment:
+    """Read templates of a folder, or of the first of several that has one; options are Jinja's own.
+
+    They have the filters `md`, `fenced`, `tex` and those given.
+    """
     result = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, **{
         "trim_blocks": True, "lstrip_blocks": True, "autoescape": False, **options})
     result.filters.update({"md": markdown, "fenced": fenced, "tex": latex, **filters})

@@ -213,6 +213,7 @@ def test_a_change_after_the_declaration_is_named_and_stops_every_command(results
     ("select: 60", "select: 60\n  selection: {method: random}", "stage1.selection.method: 'dpp' -> 'random'"),
     ("select: 60", "select: 60\n  selection: {kernel: rbf}", "experiment.stage1.selection.kernel: 'linear' -> 'rbf'"),
     ("select: 60", "select: 60\n  selection: {gamma: 2}", "experiment.stage1.selection.gamma: 1.0 -> 2.0"),
+    ("select: 60", "select: 60\nprompts: demo/none", "prompts: demo/none: no such folder"),
     ("  dpo:\n", "  kto: {arguments: {pref_beta: 0.5}}\n  dpo:\n", "stages.kto.arguments.pref_beta: 0.1 -> 0.5"),
     ("  dpo:\n", "  dpo-ipo: {arguments: {pref_loss: hinge}}\n  dpo:\n", "'ipo' -> 'hinge'")])
 def test_a_change_of_the_experiment_itself_is_named(project, old, new, named):
@@ -239,6 +240,28 @@ def test_a_worked_solution_of_a_public_run_is_declared(project):
     assert done.returncode == 1 and "files.experiments/examples/root_cause_analysis.yaml" in done.stderr
     assert read_json(project / "build" / "runs" / RUN / "run.json")["files"].keys().isdisjoint(
         [str(path.relative_to(project))])  # the bundled logs have other examples
+
+
+def test_prompts_of_a_runs_own_folder_are_used_and_held_and_those_they_replace_are_not(project):
+    folder, shared = project / "prompts" / "terse", project / "prompts" / "rationale.j2"
+    folder.mkdir()
+    (folder / "rationale.j2").write_text("Explain {{ problem }}")
+    declare = ("logreasoner.config", "--run", "terse", "--experiment", "demo", "prompts=prompts/terse")
+    ask = ("data_builders.stage1", "--run", "terse", "rationale-requests")
+    before = shared.read_text(encoding="utf-8")
+    try:
+        for step in (declare, ("data_builders.splits", "--run", "terse"), ask):
+            assert command(project, *step).returncode == 0
+        requests = project / "build/runs/terse/datasets/shared/thought-sft/rationales.requests.jsonl"
+        assert all('"content":"Explain ' in line for line in requests.read_text().splitlines())
+        change(shared, "\n", "\n\n")
+        assert command(project, *ask).returncode == 0
+        change(folder / "rationale.j2", "Explain", "Explain:")
+        done = command(project, *ask)
+    finally:
+        shared.write_text(before, encoding="utf-8")
+        shutil.rmtree(folder)
+    assert done.returncode == 1 and "files.prompts/rationale.j2" in done.stderr
 
 
 def test_comments_change_nothing(project):

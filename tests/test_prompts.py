@@ -3,12 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-import jinja2
 import pytest
 
-from logreasoner import prompts
+from logreasoner import config, prompts
+from logreasoner.cli import UserError
 from logreasoner.config import task
 from logreasoner.examples import Example
+from logreasoner.files import read_json
 from logreasoner.instances import Instance
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -113,9 +114,55 @@ def test_an_example_cannot_change_roles(turns):
     assert "<|" not in text and text.count("</answer>") == 2  # in the instructions, and where the example's answer ends
 
 
-def test_a_missing_value_is_an_error():
-    with pytest.raises(jinja2.UndefinedError):
+def test_a_missing_value_is_an_error_that_names_file_and_values():
+    with pytest.raises(UserError, match=r"prompts/problem.j2: 'description' is undefined; .* is given task, log"):
         prompts.render("problem", task=task(ITEM.task), log="x")
+
+
+@pytest.fixture
+def own(workdir, monkeypatch):
+    """Declare a run whose own folder of prompts has these files."""
+    monkeypatch.setattr(config, "_prompt_folders", config.prompt_folders())  # what it was comes back after the test
+
+    def declared(name, **files):
+        folder = workdir / f"{name} words"
+        folder.mkdir()
+        for file, text in files.items():
+            (folder / f"{file}.j2").write_text(text)
+        return config.declare(name, config.resolve("demo", [f"prompts={folder}"]))
+
+    return declared
+
+
+def test_a_runs_own_folder_replaces_single_prompts(own):
+    pfp, plain = task(ITEM.task), rendered()
+    run = own("terse", problem="Judge: {{ log }}", thought_sft="Think about: {{ problem }}")
+    assert prompts.problem(ITEM, pfp) == "Judge: FAN/[MASK]/STUCK: Fan [index] stopped."
+    assert "Judge: FAN" in prompts.solution(ITEM, pfp) and "<answer>" in prompts.solution(ITEM, pfp)
+    assert prompts.render("thought_sft", problem="x") == "Think about: x"
+    assert prompts.render("handbook_problem", symptom="A fan does not turn.") == plain["handbook_problem"]
+    files = read_json(run.dir / "run.json")["files"]
+    config.declare("plain", config.resolve("demo", []))
+    assert rendered() == plain
+    theirs = read_json(run.dir.parent / "plain" / "run.json")["files"]
+    assert {name for name in files if files[name] != theirs[name]} == {"prompts/problem.j2", "prompts/thought_sft.j2"}
+
+
+@pytest.mark.parametrize(("files", "said"), [
+    ({"solutoin": "x"}, "solutoin.j2 replaces no prompt; prompts/ has correction.j2, .*thought_sft.j2"),
+    ({}, "a words: no such folder, or no file in it")])
+def test_a_folder_that_replaces_nothing_is_refused(own, files, said):
+    with pytest.raises(UserError, match=f"prompts: .*{said}"):
+        own("a", **files)
+
+
+@pytest.mark.parametrize(("text", "said"), [
+    ("Look.\n{% if %}", r"problem.j2:2: Expected an expression"),
+    ("{{ logs }}", r"problem.j2: 'logs' is undefined; the prompt is given task, log, description")])
+def test_a_mistake_in_a_prompt_is_named(own, text, said):
+    own("a", problem=text)
+    with pytest.raises(UserError, match=f"a words/{said}"):
+        prompts.problem(ITEM, task(ITEM.task))
 
 
 @pytest.mark.parametrize("hostile", [

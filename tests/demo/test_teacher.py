@@ -173,8 +173,9 @@ def test_public_logs_are_answered_with_words_of_the_log(world):
 
 def test_a_run_with_a_real_teacher_is_refused(world, monkeypatch):
     monkeypatch.setattr(teacher, "load_run", lambda name: Run("paper", resolve("paper", [])))
-    with pytest.raises(openai.BadRequestError, match="gpt-4o"):
-        world.ask(rationale(world, Instance("x", "anomaly_detection", "atlas", "never seen", "normal")))
+    asked = rationale(world, Instance("x", "anomaly_detection", "atlas", "never seen", "normal"))
+    status, body = teacher.Teacher("paper").respond({"messages": [{"role": "user", "content": asked}]})
+    assert status == 400 and "gpt-4o" in body["error"]["message"]
 
 
 def beside(source):

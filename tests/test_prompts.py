@@ -149,7 +149,7 @@ def test_a_runs_own_folder_replaces_single_prompts(own):
 
 
 @pytest.mark.parametrize(("files", "said"), [
-    ({"solutoin": "x"}, "solutoin.j2 replaces no prompt; prompts/ has correction.j2, .*thought_sft.j2"),
+    ({"solutoin": "x"}, "solutoin.j2 replaces no prompt; prompts/ has .*correction.j2, .*thought_sft.j2"),
     ({}, "a words: no such folder, or no file in it")])
 def test_a_folder_that_replaces_nothing_is_refused(own, files, said):
     with pytest.raises(UserError, match=f"prompts: .*{said}"):

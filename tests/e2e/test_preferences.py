@@ -9,6 +9,7 @@ import pytest
 from bench.measuring import ran
 from bench.training import ENVIRONMENT, INIT, RUN, prepare, recipe, samples
 from data_builders.train import check_first_loss
+from logreasoner.answer_format import Trajectory
 from logreasoner.config import stages
 from logreasoner.files import read_json, write_json, write_jsonl
 from logreasoner.instances import read_instances
@@ -66,7 +67,7 @@ def test_kto_is_prepared_trained_and_finished_from_solutions_alone(folder, monke
     answers = [item.label if number % 3 else str(item.label == "False") for number, item in enumerate(items)]
     write_jsonl(RUN.dataset("tiny", "solution-sft") / "solutions.jsonl", (
         {"id": item.id, "task": item.task, "outcome": "right" if item.label == answer else "wrong",
-         "label": item.label, "steps": ["Look."], "answer": answer}
+         "label": item.label, "text": Trajectory(("Look.",), answer).render()}
         for item, answer in zip(items, answers, strict=True)))
     start = RUN.stage_dir("tiny", "solution-sft")
     shutil.copytree(INIT, start / "model")

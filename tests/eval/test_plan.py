@@ -8,10 +8,11 @@ from eval import plan
 from eval.estimates import shared_prefix
 from logreasoner.cli import UserError
 from logreasoner.config import declare, resolve
-from logreasoner.files import write_json, write_jsonl
+from logreasoner.files import read_jsonl, write_json, write_jsonl
 from logreasoner.generation import generate
 from logreasoner.generation.openai_live import OPENAI
 from logreasoner.generation.response_cache import Journal, endpoints
+from tests.results import write_solutions
 
 PRICE_IN, PRICE_OUT = 2.5e-6, 1e-5
 
@@ -164,3 +165,22 @@ def test_the_command_prints_a_table_or_json_and_writes_nothing(run, monkeypatch,
     result = json.loads(capsys.readouterr().out)
     assert result["totals"]["usd"] == pytest.approx(sum(step["usd"] or 0 for step in result["steps"]))
     assert sorted(run.dir.rglob("*")) == before
+
+
+def test_examples_that_the_teacher_is_still_to_solve_are_in_the_plan(run):
+    """Planned with solutions of a stated length; the teacher's step is there until a file has them."""
+    made = declare("turns", resolve("demo", []))
+    for split in ("stage1", "stage2", "test", "test_seen", "examples"):
+        write_jsonl(made.splits / f"{split}.jsonl", (row for _, row in read_jsonl(run.splits / f"{split}.jsonl")))
+    write_json(made.splits / "manifest.json", {})
+
+    def asked():
+        return steps(plan.planned(made, [("qwen2.5-7b", "base")], "2xA100", None, 1))
+
+    before = asked()
+    assert before["rationales", "scripted-teacher"].requests == 3 * 12
+    write_solutions(made)
+    after = asked()
+    assert ("rationales", "scripted-teacher") not in after
+    tokens = [each["evaluation", "qwen2.5-7b/base"].tokens_in for each in (before, after)]
+    assert tokens[0] > tokens[1] > 0

@@ -56,6 +56,15 @@ def test_every_step_that_a_table_stands_on_is_counted_once(run):
     assert [step.requests for step in result.steps.values() if step.name == "rationales"] == [40, 40]
 
 
+def test_kto_needs_no_corrections_and_trains_on_every_solution(run):
+    results = {stage: plan.planned(run, [("qwen2.5-7b", stage)], "2xA100", None, 1) for stage in ("dpo", "kto", "orpo")}
+    assert ("corrections", "gpt-4o-2024-08-06") in steps(results["dpo"])
+    assert "corrections" not in {step.name for step in results["kto"].steps.values()}
+    dpo, kto, orpo = (results[stage].trainings["qwen2.5-7b", stage] for stage in ("dpo", "kto", "orpo"))
+    assert (kto.rows, dpo.rows, orpo.rows) == (40, 15, 15)
+    assert orpo.tokens == dpo.tokens and orpo.gpu_hours < dpo.gpu_hours  # no forward pass of a reference
+
+
 def test_identical_requests_and_shared_prefixes_are_saved(run):
     step = steps(planned(run))["evaluation", "qwen2.5-7b/base"]
     assert (step.requests, step.saved) == (41, 1)

@@ -2,7 +2,8 @@
 
 The first attempt is the paper's. A solution without an answer is sampled again with another seed (rejection sampling,
 equation 3); who wrote a rejected thought or correction is told why. Further attempts follow from the answers so far, so
-that a stopped command continues, and every answer is kept.
+that a stopped command continues, and every answer is kept. An analysis without an accepted thought is replaced by the
+next one in the order of the selection.
 """
 
 import argparse
@@ -47,17 +48,22 @@ def further(run: Run, given: argparse.Namespace) -> generate.Again:
     objection = OBJECTIONS[kind](run, given.model, given.stage)
     thinking = given.role != "teacher" and run.model(given.model).thinking
     first = {request["custom_id"]: request for request in generate.read_requests(given.requests)}
+    others = [stage1.thought_request(run, row) for row in stage1.reserve(run)] if kind == "thoughts" else []
+    first |= {request["custom_id"]: request for request in others}
 
     def again(answers: dict[str, Record]) -> list[Record]:
         tried = {key: (number, answers[custom_id]) for custom_id in answers
                  for key, number in [responses.attempt_of(custom_id)]}  # the last attempt at each
-        more = []
+        more, lost = [], 0
         for key, (number, response) in tried.items():
             text = responses.text_of(response, thinking)
             why = "" if text is None else objection(key, text)
             if text is not None and why and number < run.experiment.attempts:
                 more.append(next_attempt(first[key], number + 1, text, "" if kind == "solutions" else why))
-        return more
+            else:
+                lost += text is None or bool(why)
+        used = sum(request["custom_id"] in tried for request in others)
+        return more + others[used:lost]
 
     return again
 

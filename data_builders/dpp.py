@@ -90,6 +90,18 @@ def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", 
     Raises UserError for anything but a two-dimensional array of finite, nonzero rows, and when fewer than `count`
     rows are linearly independent: never fewer are returned.
     """
+    chosen = greedy_order(embeddings, count, kernel, gamma)
+    if len(chosen) == count:
+        return chosen
+    why = (f"every other row is a linear combination of these (a linear kernel has at most one row for each of the "
+           f"{embeddings.shape[1]} dimensions); take a smaller count, a model with more dimensions, or the kernel rbf"
+           if kernel == "linear" else
+           "every other row repeats one of these; take a smaller count or a larger gamma")
+    raise UserError(f"only {len(chosen)} of {count} rows can be chosen: {why}")
+
+
+def greedy_order(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", gamma: float = 1.0) -> list[int]:
+    """Choose up to `count` rows as greedy_map does: fewer where no other row adds anything."""
     norms = row_norms(embeddings)
     require_count(count, len(norms))
     first = first_copies(embeddings)
@@ -98,13 +110,10 @@ def greedy_map(embeddings: NDArray[Any], count: int, kernel: Kernel = "linear", 
     search = _Search(embeddings, norms, min(count, len(first)), gamma if kernel == "rbf" else None)
     # In products as small as a block's, the threads of BLAS wait for each other longer than they compute.
     with threadpool_limits(1 if search.kernel is None else None):
-        if all(search.choose() for _ in trange(count, unit="row", desc="select", disable=None)):
-            return [first[row] for row in search.chosen]
-    why = (f"every other row is a linear combination of these (a linear kernel has at most one row for each of the "
-           f"{embeddings.shape[1]} dimensions); take a smaller count, a model with more dimensions, or the kernel rbf"
-           if kernel == "linear" else
-           "every other row repeats one of these; take a smaller count or a larger gamma")
-    raise UserError(f"only {len(search.chosen)} of {count} rows can be chosen: {why}")
+        for _ in trange(count, unit="row", desc="select", disable=None):
+            if not search.choose():
+                break
+    return [first[row] for row in search.chosen]
 
 
 def require_count(count: int, total: int) -> None:

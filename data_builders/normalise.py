@@ -30,6 +30,7 @@ FAILURE = 4  # levels 0 (emergency) to 4 (warning) are failures in every row of 
 
 # The paper's filters of handbook cases (section 3.2.1); it gives no number for "overly brief".
 MIN_STEPS, MIN_WORDS = 3, 5
+END = re.compile(r"[\s\u00b7]*End[\s.]*", re.IGNORECASE)
 CUT = 499  # Huawei procedures stop at this length; an unfinished last step is dropped
 
 EXAMPLES = """
@@ -148,7 +149,7 @@ def failures(rows: Iterable[Instance], known: set[str], ids: Ids) -> Iterator[In
 def steps(text: str) -> list[str]:
     """Split a procedure at its numbers 1., 2., 3., ...; bullets stay inside a step.
 
-    A numbered "End." counts and stays: other steps send the reader there, it is the last box of the flowchart.
+    A numbered "End." is the last box of the flowchart and no step.
     """
     text = " ".join(text.split())
     cut, result = len(text) >= CUT and text[-1] not in ".!?", []
@@ -161,7 +162,7 @@ def steps(text: str) -> list[str]:
         if mark is None:
             break
         number, start = number + 1, mark.end()
-    return [step for step in (result[:-1] if cut else result) if step]
+    return [step for step in (result[:-1] if cut else result) if step and not END.fullmatch(step)]
 
 
 def handbook(files: Iterable[tuple[File, Path]], ids: Ids, counts: Counter[str]) -> Iterator[Row]:

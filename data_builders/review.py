@@ -123,7 +123,7 @@ def draft(row: Row) -> Row:
 
 def thoughts(run: Run) -> Review:
     """Load the thoughts of a run, each with the problem and the raw analysis that it abstracts."""
-    analyses = {row["id"]: row["analysis"] for row in stage1.selected(run)}
+    analyses = {row["id"]: row["analysis"] for row in [*stage1.selected(run), *stage1.reserve(run)]}
     rows = {row["id"]: {**row, "analysis": analyses.get(row["id"])}
             for _, row in read_jsonl(stage1.folder(run) / "thoughts.jsonl")}
     return Review("thought", run.dir / "review" / "thoughts.jsonl", rows, _thought)

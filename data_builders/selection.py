@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from data_builders.dpp import first_copies, greedy_map, require_count, row_norms
+from data_builders.dpp import first_copies, greedy_map, greedy_order, require_count, row_norms
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import load_run
@@ -58,6 +58,23 @@ def select(embeddings: NDArray[Any], count: int, by: Selection, seed: int) -> li
     return nearest_to_centres(embeddings, count, seed)
 
 
+def reserve(embeddings: NDArray[Any], chosen: list[int], by: Selection, seed: int) -> list[int]:
+    """Order the rows that were not chosen, a quarter as many at most: they replace those whose thoughts are rejected.
+
+    A DPP goes on where it stopped; once no row adds anything, a new one begins among the rest. Else at random.
+    """
+    most = min(len(embeddings) - len(chosen), -(-len(chosen) // 4))
+    if by.method != "dpp":
+        rest = sorted(set(range(len(embeddings))) - set(chosen))
+        return [rest[row] for row in random_rows(len(rest), most, seed)]
+    order = greedy_order(embeddings, len(chosen) + most, by.kernel, by.gamma)
+    while len(order) < len(chosen) + most:
+        rest = sorted(set(range(len(embeddings))) - set(order))
+        order += [rest[row] for row in greedy_order(
+            embeddings[rest], len(chosen) + most - len(order), by.kernel, by.gamma)]
+    return order[len(chosen):]
+
+
 def read_embeddings(path: Path) -> NDArray[Any]:
     """Map an .npy file into memory, without unpickling anything. Raises UserError for any other content."""
     try:
@@ -71,8 +88,9 @@ def read_embeddings(path: Path) -> NDArray[Any]:
 def _main(given: argparse.Namespace) -> None:
     count, by, seed = given.count, Selection(method=given.method, kernel=given.kernel, gamma=given.gamma), given.seed
     if given.run:
-        declared = load_run(given.run).experiment
-        count, by, seed = declared.stage1.select, declared.stage1.selection, declared.seed
+        run = load_run(given.run)
+        declared = run.experiment
+        count, by, seed = run.select, declared.stage1.selection, declared.seed
     settings = {"count": count, "seed": seed, **by.model_dump()}
     if up_to_date(given.out, [given.embeddings], settings):
         print(f"{given.out}: made before, from the same embeddings")
@@ -83,6 +101,8 @@ def _main(given: argparse.Namespace) -> None:
     except UserError as error:
         where = f" (stage1.select of run {given.run})" if given.run else ""
         raise UserError(f"{given.embeddings}: {error}{where}") from None
+    if given.run:
+        write_json(given.out.with_name("reserve.json"), reserve(embeddings, chosen, by, seed))
     write_json(given.out, chosen, [given.embeddings], settings=settings, rows=len(embeddings),
                dimensions=embeddings.shape[1])
 

@@ -19,10 +19,12 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+from data_builders.thoughts import LEAST_STEPS
 from logreasoner import cli, examples
+from logreasoner.answer_format import without_number
 from logreasoner.cli import UserError
 from logreasoner.config import Run, check_splits, example_file, load_run
-from logreasoner.files import manifest, read_json, read_jsonl, sha256, write_jsonl
+from logreasoner.files import digest, manifest, read_json, read_jsonl, sha256, write_jsonl
 from logreasoner.instances import Instance, read_instances
 from logreasoner.paper import published
 from logreasoner.schemas import Task
@@ -30,6 +32,7 @@ from logreasoner.text_table import aligned
 
 TRAINING = ("stage1", "stage2", "examples")
 OUT_OF_DISTRIBUTION = "ood"
+MIN_WORDS, MIN_CHARACTERS = 5, 20  # a symptom below both is overly brief; many languages write no spaces
 
 Rows = list[Instance]
 Splits = dict[str, Rows]
@@ -306,6 +309,35 @@ def table2(test: Rows, splits: Splits, run: Run, paper: dict[str, Any]) -> Table
     return table
 
 
+def own_cases(path: Path) -> list[Case]:
+    """Read a user's handbook cases, {symptom, steps}, after the paper's filters (section 3.2.1 (1)).
+
+    Those with fewer than three steps or an overly brief symptom, and repeated ones, are counted and left out. Raises
+    UserError with the line of one that lacks a field.
+    """
+    cases: dict[str, Case] = {}
+    left_out = Counter[str]()
+    for number, row in read_jsonl(path):
+        symptom, steps = row.get("symptom"), row.get("steps")
+        if not isinstance(symptom, str) or not isinstance(steps, list) or not all(
+                isinstance(step, str) for step in steps):
+            raise UserError(f"{path}:{number}: a handbook case is one line "
+                            '{"symptom": "...", "steps": ["...", "...", "..."]}')
+        case: Case = {"id": f"handbook-{digest(symptom)[:16]}", "source": path.stem, "vendor": "",
+                      "symptom": symptom.strip(), "analysis": [without_number(step) for step in steps if step.strip()]}
+        if len(case["analysis"]) < LEAST_STEPS:
+            left_out[f"with fewer than {LEAST_STEPS} steps"] += 1
+        elif len(symptom.split()) < MIN_WORDS and len(symptom.strip()) < MIN_CHARACTERS:
+            left_out["with an overly brief symptom"] += 1
+        elif case["id"] in cases:
+            left_out["repeated"] += 1
+        else:
+            cases[case["id"]] = case
+    for why, count in left_out.items():
+        print(f"{path}: {count:,} cases {why} left out")
+    return list(cases.values())
+
+
 def read_cases(path: Path) -> list[Case]:
     """Read handbook cases. Raises UserError with the line of one that lacks a field."""
     cases = []
@@ -342,6 +374,10 @@ def make_splits(name: str) -> None:
     run = load_run(name)
     data = run.experiment.data
     files = [data.folder / f"{part}.jsonl" for part in ("train", "test", "handbook")]
+    if data.handbook:
+        files[2] = Path(data.handbook)
+        if not files[2].is_file():
+            raise UserError(f"{files[2]}: no such file; HANDBOOK= names a JSONL file of cases (docs/data.md)")
     for path in files:
         if not path.exists():
             commands = {"public": "python -m data_builders.normalise", "bundled": "make data",
@@ -349,7 +385,7 @@ def make_splits(name: str) -> None:
             raise UserError(f"{path}: no such file; make it with: {commands[data.kind]}")
     check_splits(run)
     builder, splits, handbook = build(run, list(read_instances(files[0])), list(read_instances(files[1])),
-                                      read_cases(files[2]))
+                                      (own_cases if data.handbook else read_cases)(files[2]))
     counts, shared, overlap = proof(splits, handbook, list(run.tasks()))
     if overlap:
         raise AssertionError(f"splits overlap, which is an error of this program: {shared}")

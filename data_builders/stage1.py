@@ -64,31 +64,55 @@ def rationales(run: Run, stage: str = "thought-sft") -> None:
 
 def selected(run: Run) -> list[Row]:
     """Read the raw analyses that the DPP chose, in its order: D (section 3.2.1 (2))."""
+    return _analyses(run, "selected.json")
+
+
+def reserve(run: Run) -> list[Row]:
+    """Read the analyses that come next in the order of the selection, for thoughts that are not accepted."""
+    return _analyses(run, "reserve.json") if (folder(run) / "reserve.json").exists() else []
+
+
+def _analyses(run: Run, file: str) -> list[Row]:
     analyses = [row for _, row in read_jsonl(folder(run) / "analyses.jsonl")]
-    return [analyses[number] for number in read_json(folder(run) / "selected.json")]
+    return [analyses[number] for number in read_json(folder(run) / file)]
+
+
+def require_candidates(run: Run) -> None:
+    """Raise UserError where stage 1 cannot select as many analyses as the run declares, whatever the teacher says."""
+    counts = {name: sum(1 for _ in read_jsonl(run.splits / f"{name}.jsonl")) for name in ("stage1", "handbook")}
+    if run.select > sum(counts.values()):
+        raise UserError(
+            f"{run.splits}: stage 1 selects {run.select:,} analyses (stage1.select), but there are only "
+            f"{counts['stage1']:,} instances and {counts['handbook']:,} handbook cases to select from. Lower "
+            f"stage1.select in experiments/runs/{run.experiment.name}.yaml, or raise stage1.samples, and declare a run "
+            f"of another name (RUN={run.name}-2); nothing was asked yet")
+
+
+def thought_request(run: Run, row: Row) -> dict[str, Any]:
+    """Make the request that abstracts an analysis into a thought (section 3.2.1 (3), figure 12)."""
+    return generate.request(row["id"], run.experiment.teacher.model, "thought", prompts.render(
+        "thought", problem=row["problem"], analysis=row["analysis"], least=LEAST_STEPS, most=MOST_STEPS),
+        vllm=False, response_format={"type": "json_object"})
 
 
 def thought_requests(run: Run) -> None:
-    """Ask the teacher to abstract each selected analysis into a thought (section 3.2.1 (3), figure 12)."""
-    write_jsonl(folder(run) / "thoughts.requests.jsonl", (
-        generate.request(row["id"], run.experiment.teacher.model, "thought", prompts.render(
-            "thought", problem=row["problem"], analysis=row["analysis"], least=LEAST_STEPS, most=MOST_STEPS),
-            vllm=False, response_format={"type": "json_object"})
-        for row in selected(run)))
+    """Ask the teacher for a thought of each selected analysis."""
+    write_jsonl(folder(run) / "thoughts.requests.jsonl", (thought_request(run, row) for row in selected(run)))
 
 
 def thought_objection(run: Run) -> responses.Objection:
     """Return what says why a text is no thought about an analysis, with the details that it must leave out."""
-    problems = {row["id"]: row["problem"] for row in selected(run)}
+    problems = {row["id"]: row["problem"] for row in [*selected(run), *reserve(run)]}
     return lambda key, text: objection_to(text, problems[key])
 
 
 def thoughts(run: Run) -> None:
     """Validate the teacher's thoughts; rejected ones stay in thoughts.jsonl with the reason."""
-    path, analyses, objection = folder(run), selected(run), thought_objection(run)
-    tried = responses.attempts(path / "thoughts.responses.jsonl", [row["id"] for row in analyses])
+    path, chosen, others, objection = folder(run), selected(run), reserve(run), thought_objection(run)
+    tried = responses.attempts(path / "thoughts.responses.jsonl", [row["id"] for row in chosen],
+                               more=[row["id"] for row in others])
     rows: list[Row] = []
-    for row in analyses:
+    for row in (row for row in [*chosen, *others] if row["id"] in tried):
         attempt, _ = responses.deciding(row["id"], tried[row["id"]], objection)
         text = attempt.text
         thought, why = parse_thought(text, row["problem"]) if text is not None else (None, "refused")
@@ -98,7 +122,10 @@ def thoughts(run: Run) -> None:
     write_jsonl(path / "thoughts.jsonl", rows, [path / "analyses.jsonl", path / "selected.json"], counts=counts,
                 teacher=run.experiment.teacher.model, mark=run.mark, attempts=responses.attempt_counts(rows))
     valid = sum(row["outcome"] == "valid" for row in rows)
-    responses.show(f"thoughts: {valid} valid of {len(rows)}{responses.again(rows)}", counts)
+    added = f", {len(rows) - len(chosen)} of them added for rejected ones" if len(rows) > len(chosen) else ""
+    responses.show(f"thoughts: {valid} valid of {len(rows)}{added}{responses.again(rows)}", counts)
+    if valid < len(chosen):
+        print(f"  {len(chosen) - valid} fewer than stage 1 selects: no analysis is left to replace them")
 
 
 STEPS: dict[str, Callable[..., None]] = {
@@ -117,7 +144,10 @@ python -m data_builders.stage1 --run paper --stage cot-sft rationale-requests"""
 
     def run_step(options: argparse.Namespace) -> None:
         if options.step.startswith("rationale"):
-            STEPS[options.step](load_run(options.run), options.stage)
+            run = load_run(options.run)
+            if (options.step, options.stage) == ("rationale-requests", "thought-sft"):
+                require_candidates(run)
+            STEPS[options.step](run, options.stage)
         elif options.stage != "thought-sft":
             raise UserError(f"{options.step} belongs to thought-sft; only rationales are asked for {options.stage}")
         else:

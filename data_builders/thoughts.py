@@ -22,11 +22,16 @@ DETAIL = re.compile(
     | \b[a-z][a-z-]{0,60}\d+(?:/\d+)+\b                     # GigabitEthernet1/0/2
     | \b(?:eth|ens|enp|wlan|vlanif|eth-trunk)-?\d\w*\b     # eth0, Vlanif10
     | \b(?=\w*\d)(?=\w*[a-z])\w+(?:-\w*\d\w*)+\b           # R02-M1-N0
-    | \b\w+=\S+                                            # key=value
+    | \b\w+=\S*\d\S*                                      # key=3; state=down is general
     | \b\d{4,}\b                                           # identifiers, times, sizes
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+# Names of protocols and formats have numbers, too, and the level's mask has brackets.
+GENERAL = re.compile(r"""\[MASK\] | \b(?:IPv[46] | [a-z]{2,12}v\d[a-z]? | (?:IEEE[ -]?)?802\.\d{1,2}[a-z]{0,3}
+    | RFC[ -]?\d{2,5} | MD5 | (?:SHA|AES)-?\d{1,3} | [XH]\.\d{2,3} | L[23](?:VPN|TP)? | BGP-?4
+    | ISO[ -]?\d{4,5} | UTF-?8)\b""",
+                     re.VERBOSE | re.IGNORECASE)
 MOST_OBJECTS = 20  # braces in the prose of an answer at which its JSON may begin
 
 
@@ -75,7 +80,7 @@ def details(steps: list[str], problem: str) -> list[str]:
     an underscore or brackets in them, which no general advice contains by chance."""
     instance_tokens = {token.strip(".:") for token in TOKEN.findall(problem) if re.search(r"[\d_\[\]]", token)}
     result = []
-    for step in steps:
+    for step in (GENERAL.sub(" ", step) for step in steps):
         result += [match.group(0) for match in DETAIL.finditer(step)]
         result += [token for token in TOKEN.findall(step) if token.strip(".:") in instance_tokens]
     return result

@@ -196,7 +196,7 @@ class Plan:
         """Estimate a step whose prompts depend on answers still to come."""
         typical = prices().typical_output
         if name == "thoughts":
-            most, basis = self.run.experiment.stage1.select, "as many as are selected"
+            most, basis = self.run.select, "as many as are selected"
             requests, before = most, typical["rationale"]
             frame = prompts.render("thought", problem="", analysis="", least=3, most=8)
         else:
@@ -233,7 +233,7 @@ class Plan:
     def _training(self, model: str, stage: str) -> Training:
         declared, size = self.run.stage(stage), self.run.model(model).parameters
         kind, share, typical = declared.samples.kind, declared.samples.share, prices().typical_output
-        select, split = self.run.experiment.stage1.select, self.split
+        select, split = self.run.select, self.split
         rows, answer = {
             "thoughts": (select * share, typical["thought"]), "labels": (split * share, 10),
             "rationales": ((split + select) * share, typical["rationale"]),

@@ -37,7 +37,7 @@ DECLARED_CODE = ("logreasoner/answer_format.py", "logreasoner/prompts.py", "logr
 UNDECLARED = ("live", "gpu_memory_utilization")  # of decoding.yaml: speed, which changes no answer
 EXTENSIBLE = ("models", "stages", "hardware", "speed")  # a new row changes no earlier result
 OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed", "selection",
-             "examples", "prompts")
+             "handbook", "examples", "prompts")
 ABSENT: Any = object()
 _prompt_folders: tuple[Path, ...] = (PROMPTS,)  # see prompt_folders
 
@@ -83,6 +83,14 @@ class Run:
     def log(self, name: str) -> Path:
         """Return the log file of a program that a step starts."""
         return self.dir / "logs" / f"{name}.log"
+
+    @property
+    def select(self) -> int:
+        """Return how many analyses stage 1 selects: in proportion to its samples where the run leaves tasks out."""
+        stage1 = self.experiment.stage1
+        declared = {task: sum(groups.values()) for task, groups in stage1.samples.items()} | {"": stage1.handbook}
+        kept = sum(count for task, count in declared.items() if task in ("", *self.experiment.tasks))
+        return max(1, round(stage1.select * kept / (sum(declared.values()) or 1))) if kept else stage1.select
 
     @property
     def training_seed(self) -> int:
@@ -342,6 +350,9 @@ def resolve(name: str, overrides: list[str]) -> Experiment:
             field = "model" if key == "teacher" else "base_url"
             known = declared.get("teacher")
             declared["teacher"] = {**(known if isinstance(known, dict) else {}), field: value, "scripted": False}
+        elif key == "handbook":
+            data = declared.get("data")
+            declared["data"] = {**(data if isinstance(data, dict) else {}), "handbook": value}
         elif key == "selection":
             declared = _merged(declared, {"stage1": {"selection": {"method": value}}})
         elif key == "tasks":

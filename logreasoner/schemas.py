@@ -218,6 +218,8 @@ class Data(Declared):
     kind: Literal["public", "bundled", "own"]
     name: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9_-]*$", description="own: the name given to make new-task")
 
+    handbook: str | None = Field(default=None, description="a JSONL file of {symptom, steps} instead of data's cases")
+
     @property
     def folder(self) -> Path:
         """Return the folder of train.jsonl, test.jsonl and handbook.jsonl."""

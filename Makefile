@@ -65,7 +65,8 @@ override FROM := $(value FROM)
 override HANDBOOK := $(value HANDBOOK)
 override BGL := $(value BGL)
 override SPIRIT := $(value SPIRIT)
-export BASE_URL TEACHER_BASE_URL NAME WHO HOST LOG FROM HANDBOOK BGL SPIRIT V
+override PROMPTS := $(value PROMPTS)
+export BASE_URL TEACHER_BASE_URL NAME WHO HOST LOG FROM HANDBOOK BGL SPIRIT PROMPTS V
 # Where `make data` looks first, before the network.
 ifneq ($(DATA_MIRROR),)
 export DATA_MIRROR
@@ -171,7 +172,7 @@ declare: | $(CORE)
 	@$(PY) -m logreasoner.config --run $(RUN) --experiment $(EXPERIMENT) $(addprefix finetuning=,$(FINETUNING)) \
 	  $(addprefix teacher=,$(TEACHER)) $(if $(TEACHER_BASE_URL),"teacher_base_url=$$TEACHER_BASE_URL") $(if $(TASKS),'tasks=$(TASKS)') \
 	  $(addprefix seed=,$(SEED)) $(addprefix training_seed=,$(TRAINING_SEED)) $(addprefix speed=,$(SPEED)) $(addprefix selection=,$(SELECTION)) \
-	  $(addprefix examples=,$(EXAMPLES)) $(if $(PROMPTS),'prompts=$(PROMPTS)') $(if $(HANDBOOK),"handbook=$$HANDBOOK") >&2
+	  $(addprefix examples=,$(EXAMPLES)) $(if $(PROMPTS),"prompts=$$PROMPTS") $(if $(HANDBOOK),"handbook=$$HANDBOOK") >&2
 preflight: | declare
 	@$(PY) -m data_builders.doctor --require --run $(RUN) --model $(MODEL) --stage $(CHECK) --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH)
 # How far a goal goes.

@@ -319,10 +319,10 @@ figure10.now: preflight $(S)/thought-sft/thought_embeddings.npy ## t-SNE and ste
 weights:
 	@test -f "$(WEIGHTS)" || test -z "$(WEIGHTS)" || flock $(LOCK) $(MAKE) $(WEIGHTS)
 serve: preflight weights | $(SERVE) ## serve MODEL at STAGE by vLLM (OpenAI-compatible) until Ctrl-C; PORT=8000 HOST=127.0.0.1
-	@$(PY) -m logreasoner.generation.serve --run $(RUN) --model $(MODEL) --stage $(STAGE) --port $(PORT) --host "$$HOST"
+	@$(PY) -m logreasoner.generation.serve --run $(RUN) --model $(MODEL) --stage $(STAGE) --hardware $(HARDWARE) --port $(PORT) --host "$$HOST"
 OF_RUN := --run $(RUN) --model $(MODEL)
 analyze: $(if $(BASE_URL),,preflight weights) | $(CORE) $(if $(BASE_URL),,$(SERVE)) ## a verdict with its steps for each session of LOG (- is standard input); TASK=, and MODEL= or BASE_URL=
-	@$(PY) -m eval.analyze --log "$$LOG" --task $(TASK) $(ARGS) $(if $(BASE_URL),--base-url "$$BASE_URL" $(if $(NAME),--name "$$NAME") $(if $(wildcard $(D)/run.json),$(OF_RUN)),$(OF_RUN) --stage $(STAGE))
+	@$(PY) -m eval.analyze --log "$$LOG" --task $(TASK) $(ARGS) $(if $(BASE_URL),--base-url "$$BASE_URL" $(if $(NAME),--name "$$NAME") $(if $(wildcard $(D)/run.json),$(OF_RUN)),$(OF_RUN) --stage $(STAGE) --hardware $(HARDWARE))
 export.now: preflight $(M)/$(STAGE)/manifest.json ## the complete weights of STAGE with a model card: lineage, data, recipe, scores, limits
 	@$(PY) -m eval.card --run $(RUN) --model $(MODEL) --stage $(STAGE) --out $(M)/$(STAGE)/model
 	@echo "complete weights, with a model card: $(M)/$(STAGE)/model"

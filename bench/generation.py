@@ -199,7 +199,8 @@ def measure(folder: Path) -> list[Row]:
              if task(TASK).question.strip() in each["body"]["messages"][-1]["content"]]
     # Only whole blocks are shared. vLLM's have 16 tokens on a GPU; on a CPU 128, or any multiple of 32.
     blocks = [] if has_gpu() else ["--block-size", "32"]
-    command = vllm.vllm_command(str(model), NAME, run.model(MODEL), "base", *blocks)
+    longest = decoding()["serving"]["max_model_len"]
+    command = vllm.vllm_command(str(model), NAME, run.model(MODEL), "base", longest, *blocks)
     with vllm.server(command, folder / "server.log") as url:
         return [hits(url, f"anomaly detection, {EXAMPLES} examples, sessions of {WINDOW} BGL-format lines", asked),
                 hits(url, "the demo's anomaly detection, one or two lines", short), once(url, asked[:50]),

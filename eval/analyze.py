@@ -19,7 +19,7 @@ from data_builders.sessions import LAYOUTS, LONGEST, line_parser, lines
 from logreasoner import cli, examples, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
 from logreasoner.cli import UserError, escape_terminal, names, positive
-from logreasoner.config import Run, decoding, load_run, task
+from logreasoner.config import Run, decoding, hardware, load_run, task
 from logreasoner.examples import Example
 from logreasoner.generation import serve
 from logreasoner.generation.openai_live import ask_live
@@ -171,7 +171,7 @@ def _endpoint(given: argparse.Namespace, run: Run | None) -> AbstractContextMana
     if given.base_url:
         return nullcontext(serve.find_endpoint(given.base_url, given.name))
     if run and given.model and given.stage:
-        return serve.start(run, given.model, given.stage)
+        return serve.start(run, given.model, given.stage, hardware().get(given.hardware))
     raise UserError("give --base-url, or --run, --model and --stage")
 
 
@@ -228,6 +228,7 @@ python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url ht
     arguments.add_argument("--task", required=True, help="a file of experiments/tasks")
     arguments.add_argument("--run", help="its examples are in the prompts, and its model is served")
     arguments.add_argument("--model", help="a name of models.yaml; without --base-url vLLM is started for it")
+    arguments.add_argument("--hardware", help="a name of hardware.yaml, for that vLLM")
     arguments.add_argument("--base-url", help="an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY")
     arguments.add_argument("--name", help="what the endpoint calls the model, where it serves several")
     arguments.add_argument("--format", choices=LAYOUTS, default="lines", help="how a line is laid out (default: lines)")

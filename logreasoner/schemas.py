@@ -131,12 +131,14 @@ class Hardware(Declared):
     """A row of hardware.yaml, of one node. Memory in GiB a device; max_per_device is the largest micro-batch that fits.
 
     KTO, which takes a second sequence with each sample, has DPO's micro-batch unless its own is given.
-    `environment` is set for the training processes; vLLM is asked `concurrency` requests at once.
+    `environment` is set for the training processes; vLLM is asked `concurrency` requests at once, and splits weights
+    that one device does not hold over `tensor_parallel` devices.
     """
 
     title: str
     devices: int = Field(gt=0)
     concurrency: int = Field(256, gt=0)
+    tensor_parallel: int | None = Field(None, gt=1)
     memory: float
     cpu: bool = False
     max_per_device: dict[Method, int]

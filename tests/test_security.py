@@ -262,7 +262,7 @@ def test_the_arguments_of_vllm_hold_no_key(workdir, monkeypatch):
     program.parent.mkdir(parents=True)
     program.write_text('#!/bin/sh\ntr "\\0" " " < /proc/$$/cmdline > arguments; exit 3\n')
     program.chmod(0o755)
-    command = vllm.vllm_command("weights", "m/base", config.model("tiny"), "base")
+    command = vllm.vllm_command("weights", "m/base", config.model("tiny"), "base", 1024)
     with pytest.raises(UserError, match="did not come up"), vllm.server(command, workdir / "log"):
         pass
     arguments = (workdir / "arguments").read_text()

@@ -21,7 +21,7 @@ from logreasoner import cli, weights
 from logreasoner.cli import UserError
 from logreasoner.config import Run, hardware, load_run
 from logreasoner.files import BUILD, dump, locked, read_json, write_jsonl
-from logreasoner.generation import openai_batch, openai_live, vllm
+from logreasoner.generation import lengths, openai_batch, openai_live, vllm
 from logreasoner.generation.costs import Budget
 from logreasoner.generation.response_cache import (
     Answerer,
@@ -36,7 +36,7 @@ from logreasoner.generation.response_cache import (
     refusal,
     request,
 )
-from logreasoner.schemas import reject_key_in_url
+from logreasoner.schemas import Hardware, reject_key_in_url
 
 __all__ = ["answer", "content", "final", "read_requests", "request", "served_name", "error_of"]
 Again = Callable[[dict[str, Record]], list[Record]]  # answers by custom_id -> further requests
@@ -184,11 +184,12 @@ def teacher_engine(run: Run, engine: str | None = None, budget: float | None = N
 
 
 def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, base_url: str | None = None,
-                  budget: float | None = None, data_parallel: int = 1, concurrency: int | None = None) -> Engine:
+                  budget: float | None = None, data_parallel: int = 1, profile: Hardware | None = None) -> Engine:
     """Build the engine of a model of the run at a stage: an API, endpoints, or vLLM started for it.
 
     A model of kind `api` is always asked at the API, live unless the engine is openai-batch. vLLM runs `data_parallel`
-    copies of the model, each on its own devices, and is asked `concurrency` requests at once.
+    copies of the model, each on its own devices of `profile`. Requests that do not fit into the model are refused
+    before it starts (logreasoner.generation.lengths.fit).
     """
     declared = run.model(name)
     if declared.kind not in ("api", "open"):
@@ -203,18 +204,23 @@ def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, ba
     if engine == "openai-batch":
         raise UserError(f"--engine openai-batch is for the teacher and models of kind api; {name} has local weights")
     identity = weights.identity(run, name, stage)
-    options = weights.vllm_options(identity) + (
-        ["--data-parallel-size", str(data_parallel)] if data_parallel > 1 else [])
-    command = vllm.vllm_command(run.weights(name, stage), served_name(name, stage), declared, stage, *options)
-
-    stack, started = contextlib.ExitStack(), list[str]()
+    path, loading = run.weights(name, stage), weights.vllm_options(identity)
+    options = [*loading, *vllm.parallel_options(declared, profile, data_parallel)]
+    stack, started = contextlib.ExitStack(), list[tuple[str, int]]()  # the server's address and max_model_len
 
     def ask_vllm(requests: list[Record], journal: Journal) -> None:
-        log = run.log(f"vllm-{name}-{stage}")
-        if not started:
+        measured = lengths.measure(path, declared, stage, loading, requests)
+        fitting, longest = lengths.fit(measured, requests, journal, run.experiment.over_length == "stop")
+        if not fitting:
+            return
+        if not started or longest > started[0][1]:
+            stack.close()
+            command = vllm.vllm_command(path, served_name(name, stage), declared, stage, longest, *options)
+            log = run.log(f"vllm-{name}-{stage}")
             print(f"vLLM starts with {served_name(name, stage)}, log: {log}", file=sys.stderr, flush=True)
-            started.append(stack.enter_context(vllm.server(command, log)))
-        openai_live.ask_live(requests, journal, started[0], "none", concurrency=concurrency)
+            started[:] = [(stack.enter_context(vllm.server(command, log)), longest)]
+        openai_live.ask_live(fitting, journal, started[0][0], "none",
+                             concurrency=profile.concurrency if profile else None)
 
     return Engine(ask_vllm, Answerer(identity), stack.close)
 
@@ -237,9 +243,8 @@ def _main(given: argparse.Namespace, further: Callable[[Run, argparse.Namespace]
         engine = teacher_engine(run, given.engine if given.role == "teacher" else given.teacher_engine, given.budget)
     else:
         cli.stop_on_sigterm()  # so that vLLM ends with this program
-        concurrency = hardware()[given.hardware].concurrency if given.hardware in hardware() else None
         engine = policy_engine(run, given.model, stage, given.engine, given.base_url, given.budget,
-                               given.data_parallel, concurrency)
+                               given.data_parallel, hardware().get(given.hardware))
     elsewhere = other_runs(run, given.journal or journal_of(given.responses)) if by_teacher else []
     again = further(run, given) if further else None
     answer(given.requests, given.responses, engine, given.journal, elsewhere, again)

@@ -1,19 +1,11 @@
-"""Measure requests before vLLM starts: how many tokens they have, and how many the model takes.
+"""Measure requests before vLLM starts: how many tokens they have, and how many the model takes."""
 
-`main` runs in the serving environment and asks vLLM and the model's own tokenizer, so that both count as the server
-will; `measure` starts it.
-"""
-
-import argparse
 import json
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
-from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import decoding
 from logreasoner.generation.response_cache import Journal, Record
@@ -38,7 +30,7 @@ def measure(weights: str, model: Model, stage: str, options: Sequence[str] = (),
 
     Raises UserError where vLLM does not know the model.
     """
-    command = [".venv-serve/bin/python", "-m", "logreasoner.generation.lengths", "--model", weights,
+    command = [".venv-serve/bin/python", "-m", "logreasoner.generation.count_tokens", "--model", weights,
                "--chat-template", str(chat_template(model.template)),
                "--arguments", json.dumps(chat_arguments(model, stage)), *options]
     done = subprocess.run(command, input=json.dumps([request["body"]["messages"] for request in requests]),
@@ -64,9 +56,10 @@ def fit(lengths: Lengths, requests: Sequence[Record], journal: Journal, stop: bo
     if long:
         ids = "; ".join(f"{request['custom_id']} needs {need:,} tokens, {request['body']['max_tokens']:,} of them for "
                         "the answer" for request, need in long[:SHOWN])
-        message = (f"{len(long)} of {len(requests)} requests do not fit into the model's {lengths.limit:,} tokens: {ids}"
-                   f"{f'; and {len(long) - SHOWN} more' if len(long) > SHOWN else ''}. Take a model with more, a smaller "
-                   "window or fewer examples, or lower max_tokens in experiments/decoding.yaml, in a new run")
+        more = f"; and {len(long) - SHOWN} more" if len(long) > SHOWN else ""
+        message = (f"{len(long)} of {len(requests)} requests do not fit into the model's {lengths.limit:,} tokens: "
+                   f"{ids}{more}. Take a model with more, a smaller window or fewer examples, or lower max_tokens in "
+                   "experiments/decoding.yaml, in a new run")
         if stop:
             raise UserError(message)
         print(f"{message}. They are refused and count as answers without a label", file=sys.stderr)
@@ -84,32 +77,3 @@ def _refusal(need: int, limit: int) -> Record:
 def for_server(lengths: Lengths) -> int:
     """Return the max_model_len of a server whose requests are not known: serving.max_model_len, or the model's own."""
     return min(int(decoding()["serving"]["max_model_len"]), lengths.limit)
-
-
-def _main(given: argparse.Namespace) -> None:
-    from transformers import AutoTokenizer
-    from vllm.config import ModelConfig
-
-    tokenizer = AutoTokenizer.from_pretrained(given.model, revision=given.revision)
-    options: dict[str, Any] = {"chat_template": given.chat_template.read_text(encoding="utf-8"), "tokenize": False,
-                               "add_generation_prompt": True, **json.loads(given.arguments)}
-    prompts = [len(tokenizer.encode(tokenizer.apply_chat_template(messages, **options), add_special_tokens=False))
-               for messages in json.load(sys.stdin)]
-    limit = ModelConfig(model=given.model, revision=given.revision).max_model_len
-    print(json.dumps({"limit": limit, "prompts": prompts}))
-
-
-def main() -> None:
-    """Print the tokens that a model takes, and those of the conversations on standard input, as JSON."""
-    arguments = cli.parser("logreasoner.generation.lengths", "Count tokens of conversations (JSON on standard input).", """
-echo '[[{"role": "user", "content": "A log."}]]' | .venv-serve/bin/python -m logreasoner.generation.lengths \\
-    --model Qwen/Qwen2.5-7B-Instruct --chat-template templates/chat/qwen.jinja""")
-    arguments.add_argument("--model", required=True, help="a folder, or a name on the hub")
-    arguments.add_argument("--revision", help="a commit on the hub")
-    arguments.add_argument("--chat-template", type=Path, required=True)
-    arguments.add_argument("--arguments", default="{}", help="variables of the chat template, as JSON")
-    cli.run(arguments, _main)
-
-
-if __name__ == "__main__":
-    main()

@@ -13,29 +13,32 @@ from pathlib import Path
 
 from logreasoner import cli, weights
 from logreasoner.cli import UserError
-from logreasoner.config import Run, load_run
+from logreasoner.config import Run, hardware, load_run
+from logreasoner.generation import lengths
 from logreasoner.generation.generate import served_name
 from logreasoner.generation.response_cache import Answerer, Journal, Record
-from logreasoner.generation.vllm import server, vllm_command
+from logreasoner.generation.vllm import parallel_options, server, vllm_command
 from logreasoner.prompts import escape_control_tokens
-from logreasoner.schemas import reject_key_in_url
+from logreasoner.schemas import Hardware, reject_key_in_url
 
 CAPACITY = 20_000  # answers that MemoryJournal holds: some 60 MB
 
 
-def command(run: Run, name: str, stage: str) -> list[str]:
-    """Return the command that serves a model at a stage. Raises UserError without trained weights."""
+def command(run: Run, name: str, stage: str, profile: Hardware | None = None) -> list[str]:
+    """Return the command that serves a model at a stage on a hardware profile. Raises UserError without weights."""
     declared = run.check(name, stage)
     if declared.kind != "open":
         raise UserError(f"{name} is of kind {declared.kind} (experiments/models.yaml); only open weights can be served")
-    return vllm_command(run.weights(name, stage), served_name(name, stage), declared, stage,
-                        *weights.vllm_options(weights.identity(run, name, stage)))
+    path, options = run.weights(name, stage), weights.vllm_options(weights.identity(run, name, stage))
+    return vllm_command(path, served_name(name, stage), declared, stage,
+                        lengths.for_server(lengths.measure(path, declared, stage, options)),
+                        *options, *parallel_options(declared, profile))
 
 
 @contextmanager
-def start(run: Run, name: str, stage: str) -> Iterator[tuple[str, str, bool]]:
+def start(run: Run, name: str, stage: str, profile: Hardware | None = None) -> Iterator[tuple[str, str, bool]]:
     """Start a server for a while and yield what `find_endpoint` returns; it ends with this program."""
-    start_server, log = command(run, name, stage), run.log(f"serve-{name}-{stage}")
+    start_server, log = command(run, name, stage, profile), run.log(f"serve-{name}-{stage}")
     cli.stop_on_sigterm()
     print(f"starting vLLM with {served_name(name, stage)} (log: {log})", file=sys.stderr, flush=True)
     with server(start_server, log) as url:
@@ -113,7 +116,7 @@ class MemoryJournal(Journal):
 
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run)
-    start_server = command(run, given.model, given.stage)
+    start_server = command(run, given.model, given.stage, hardware().get(given.hardware))
     cli.stop_on_sigterm()
     if given.host not in ("127.0.0.1", "::1", "localhost"):
         print(f"{given.host}: whoever can reach this machine can use the model; set VLLM_API_KEY to require a key",
@@ -131,6 +134,7 @@ def main() -> None:
 python -m logreasoner.generation.serve --run paper --model qwen2.5-7b --stage dpo
 python -m logreasoner.generation.serve --run paper --model qwen2.5-7b --stage base --port 8001 --host 0.0.0.0""",
                            required=["run", "model", "stage"])
+    arguments.add_argument("--hardware", help="a name of hardware.yaml: over how many devices large weights are split")
     arguments.add_argument("--port", type=int, default=8000, help="default: 8000")
     arguments.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     cli.run(arguments, _main)

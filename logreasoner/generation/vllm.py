@@ -16,22 +16,48 @@ from logreasoner.cli import UserError
 from logreasoner.config import CHAT, decoding
 from logreasoner.files import read_json
 from logreasoner.machine import cpu_has_bf16, few_cores, has_gpu
-from logreasoner.schemas import Model
+from logreasoner.schemas import Hardware, Model
+
+WEIGHTS = 0.8  # of the memory that vLLM takes; the rest is for activations and the cache
 
 
-def vllm_command(weights: str, name: str, model: Model, stage: str, *options: str) -> list[str]:
-    """Return the command that starts vLLM's server: the chat template of training, and neutral sampling defaults."""
-    serving = decoding()["serving"]
+def vllm_command(weights: str, name: str, model: Model, stage: str, max_model_len: int, *options: str) -> list[str]:
+    """Return the command that starts vLLM's server: the chat template of training, and neutral sampling defaults.
+
+    max_model_len: tokens of the longest prompt with its answer (logreasoner/generation/lengths.py).
+    """
     command = [".venv-serve/bin/python", "-m", "vllm.entrypoints.openai.api_server",
                "--model", weights, "--served-model-name", name, "--chat-template", str(chat_template(model.template)),
                "--default-chat-template-kwargs", json.dumps(chat_arguments(model, stage)),
-               "--max-model-len", str(serving["max_model_len"]), "--generation-config", "vllm", "--seed", "0",
+               "--max-model-len", str(max_model_len), "--generation-config", "vllm", "--seed", "0",
                "--load-format", "safetensors"]
     if not has_gpu():
         # vLLM's CPU build stops at a request with a seed and a temperature whose prompt is computed in chunks.
-        unchunked = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(serving["max_model_len"])]
+        unchunked = ["--no-enable-chunked-prefill", "--max-num-batched-tokens", str(max_model_len)]
         return [*command, "--dtype", cpu_dtype(weights), "--enforce-eager", *unchunked, *options]
     return [*command, "--gpu-memory-utilization", str(decoding()["gpu_memory_utilization"]), *options]
+
+
+def parallel_options(model: Model, profile: Hardware | None, copies: int = 1) -> list[str]:
+    """Return the options that spread `copies` of a model over a machine's devices.
+
+    Weights (2 bytes a parameter) that one device does not hold are split over `tensor_parallel` of them. Raises
+    UserError where the profile has too few devices.
+    """
+    options = ["--data-parallel-size", str(copies)] if copies > 1 else []
+    if profile is None or profile.cpu:
+        return options
+    room = profile.memory * decoding()["gpu_memory_utilization"] * WEIGHTS
+    split = 1 if model.parameters * 2 / 2**30 <= room else profile.tensor_parallel or 1
+    need = model.parameters * 2 / 2**30 / split
+    if need > room:
+        raise UserError(f"{model.title}: {need:.0f} GiB of weights on each device, and {profile.title} has room for "
+                        f"{room:.0f}: take another HARDWARE, or set its tensor_parallel in experiments/hardware.yaml "
+                        "to the number of devices over which vLLM splits the weights")
+    if split * copies > profile.devices:
+        raise UserError(f"{model.title}: {copies} copies on {split} devices each are more than {profile.title} has: "
+                        f"DATA_PARALLEL={max(1, profile.devices // split)} fits")
+    return options + (["--tensor-parallel-size", str(split)] if split > 1 else [])
 
 
 def cpu_dtype(weights: str) -> str:

@@ -348,7 +348,12 @@ def test_our_own_vllm_is_told_which_commit_and_how_many_copies_to_run(workdir, m
     ref.write_text("0123456789" * 4)
     program = workdir / ".venv-serve" / "bin" / "python"
     program.parent.mkdir(parents=True)
-    program.write_text('#!/bin/sh\necho "$@"\nexit 1\n')
+    program.write_text("""#!/bin/sh
+case "$*" in
+  *count_tokens*) echo '{"limit": 32768, "prompts": [2000]}' ;;
+  *) echo "$@"; exit 1 ;;
+esac
+""")
     program.chmod(0o755)
     for copies, asked in ((1, False), (3, True)):
         engine = generate.policy_engine(declared("paper"), "qwen2.5-7b", "base", "vllm", data_parallel=copies)
@@ -356,6 +361,7 @@ def test_our_own_vllm_is_told_which_commit_and_how_many_copies_to_run(workdir, m
             generate.answer(requests(workdir, 1), workdir / "x.responses.jsonl", engine)
         command = (workdir / "build/runs/paper/logs/vllm-qwen2.5-7b-base.log").read_text()
         assert ("--data-parallel-size 3" in command) == asked and f"--revision {ref.read_text()}" in command
+        assert "--max-model-len 3072 " in command
 
 
 def test_open_weights_are_not_asked_by_batches_nor_the_teacher_by_vllm(workdir, monkeypatch):

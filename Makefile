@@ -63,10 +63,11 @@ override HOST := $(value HOST)
 override LOG := $(value LOG)
 override FROM := $(value FROM)
 override HANDBOOK := $(value HANDBOOK)
+override ID := $(value ID)
 override BGL := $(value BGL)
 override SPIRIT := $(value SPIRIT)
 override PROMPTS := $(value PROMPTS)
-export BASE_URL TEACHER_BASE_URL NAME WHO HOST LOG FROM HANDBOOK BGL SPIRIT PROMPTS V
+export BASE_URL TEACHER_BASE_URL NAME WHO HOST LOG FROM HANDBOOK ID BGL SPIRIT PROMPTS V
 # Where `make data` looks first, before the network.
 ifneq ($(DATA_MIRROR),)
 export DATA_MIRROR
@@ -277,7 +278,7 @@ $(D)/predictions/%/classifier/test$(VARIANT).responses.jsonl: $(SPLITS) | $(TRAI
 $(RESULT): $(TEST).responses.jsonl
 	$(Q)$(PY) -m eval.score --run $(RUN) --model $(MODEL) --stage $(STAGE) $(SUBSET) --responses $< --out $@
 
-.PHONY: tables report compare spread matrix plan costs audit
+.PHONY: tables report cases compare spread matrix plan costs audit
 eval.now: preflight $(RESULT) ## predict and score MODEL at STAGE: base, any trained stage, classifier or baseline
 baselines.now: $(SPLITS) ## score what needs no language model: a constant, TF-IDF with logistic regression, a cosine
 	@for model in $$($(PY) -m eval.baselines --run $(RUN)); do $(MAKE) eval.now MODEL=$$model STAGE=baseline; done
@@ -285,6 +286,8 @@ tables: | declare ## Tables 3-5, measured beside published, as Markdown, CSV and
 	@$(PY) -m eval.tables --run $(RUN) $(SUBSET)
 report: | declare ## one HTML file: tables, figures, losses, costs, lineage, every prediction; MODELS= for some
 	@$(PY) -m eval.report --run $(RUN) $(if $(MODELS),--models $(MODELS)) $(SUBSET)
+cases: | declare ## figures 1, 9 and 11 in text: problem, thought, answers, preference pair; ID= of an instance, else one of each
+	@$(PY) -m eval.cases --run $(RUN) --model $(MODEL) $(if $(ID),--id "$$ID")
 compare: | declare ## paired tests of A=model/stage against B=model/stage on the same instances
 	@$(PY) -m eval.compare pair --run $(RUN) --a $(A) --b $(B) $(if $(LIMIT),--limit $(LIMIT))
 spread: | declare ## mean and spread of MODEL at STAGE over RUNS="paper paper-43 ..."
@@ -300,14 +303,20 @@ audit: | $(CORE) ## can the published numbers be? docs/audit.md
 
 # One table or figure of the paper: whatever it lacks is made, then it is drawn.
 table1.now table2.now: data.now ## as built beside the paper's; table3 table4 table5: every row that is missing, then the table
-FILL = $(PY) -m eval.matrix --run $(RUN) --only $(@:.now=) $(if $(MODELS),--models $(MODELS)) --format open | while read -r model stage; do \
-	  $(MAKE) eval.now MODEL=$$model STAGE=$$stage </dev/null; done
+# A row that cannot run does not stop the others: it is noted, and make fails once all is drawn.
+NOT_RUN = $(if $(DRY),/dev/null,$(D)/logs/not-run.txt)
+FILL = $(if $(DRY),,mkdir -p $(D)/logs;) : >$(NOT_RUN); $(PY) -m eval.matrix --run $(RUN) --only $(@:.now=) $(if $(MODELS),--models $(MODELS)) --format open | \
+	  while read -r model stage; do $(MAKE) eval.now MODEL=$$model STAGE=$$stage </dev/null || echo "$$model/$$stage" >>$(NOT_RUN); done
+ALL_RUN = ! test -s $(NOT_RUN) || { echo "error: not run, for the reasons above: $$(paste -sd ' ' $(NOT_RUN)); the others are drawn. \
+	  Fix them and run the same command again, or ask for some: make eval MODEL=... STAGE=..." >&2; exit 1; }
 table3.now table4.now table5.now: | declare
 	@$(FILL)
 	@$(PY) -m eval.tables --run $(RUN) $(SUBSET)
+	@$(ALL_RUN)
 figure4.now figure5.now figure6.now figure7.now figure8.now: | declare ## figure4 ... figure8 (MODELS=): what is missing, then PNG, SVG and CSV
 	@$(FILL)
 	@$(PY) -m eval.figures --run $(RUN) --figure $(patsubst figure%.now,%,$@) $(if $(MODELS),--models $(MODELS)) $(SUBSET)
+	@$(ALL_RUN)
 $(S)/thought-sft/thought_embeddings.npy: $(S)/thought-sft/samples.jsonl | $(TRAIN) $(EMBEDDER)
 	$(Q)$(PYTRAIN) -m data_builders.embed --run $(RUN) --texts $< --field response --out $@
 figure10.now: preflight $(S)/thought-sft/thought_embeddings.npy ## t-SNE and steps of the thoughts

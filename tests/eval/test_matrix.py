@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import subprocess
 import sys
 
@@ -124,3 +125,29 @@ def test_a_run_says_which_source_stands_for_the_papers(workdir, monkeypatch, cap
     result(run, "bert", "classifier", ("anomaly_detection", "atlas"))
     assert read_json(run.dir / "results" / "bert" / "classifier" / "result.json")["teacher"] == "scripted"
     assert states(monkeypatch, capsys)["table3", "bert", "anomaly_detection/bgl", "f1"] == "measured"
+
+
+FAKE_PYTHON = """#!/bin/sh
+case "$*" in
+*eval.matrix*) printf 'first base\\nsecond base\\nthird base\\n' ;;
+*eval.tables* | *eval.figures*) echo "drawn" ;;
+esac
+"""
+FAKE_MAKE = """#!/bin/sh
+case "$*" in *MODEL=second*) echo "error: no weights" >&2; exit 2 ;; *) echo "scored $*" ;; esac
+"""
+
+
+@pytest.mark.parametrize("goal", ["table3", "figure4"])
+def test_a_row_that_cannot_run_stops_neither_the_others_nor_the_drawing(tmp_path, goal):
+    for name, text in (("python", FAKE_PYTHON), ("make", FAKE_MAKE)):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("MAKE")}
+    done = subprocess.run(["make", f"{goal}.now", f"PY={tmp_path}/python", f"MAKE={tmp_path}/make", f"D={tmp_path}/run",
+                           f"CORE={tmp_path}/python", "RUN=never-made"], cwd=ROOT, env=environment, capture_output=True,
+                          text=True, timeout=60)
+    assert [line.partition(" STAGE")[0] for line in done.stdout.splitlines()] == [
+        "scored eval.now MODEL=first", "scored eval.now MODEL=third", "drawn"]
+    assert done.returncode != 0 and "error: no weights" in done.stderr
+    assert "error: not run, for the reasons above: second/base; the others are drawn" in done.stderr

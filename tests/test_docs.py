@@ -51,16 +51,18 @@ def test_measured_numbers_are_those_of_the_results(document):
 
 
 def test_the_example_is_what_training_and_scoring_accept():
-    """Solution and pair are in the answer format; the correction keeps step 1 and changes step 2."""
+    """Solution and pair are in the answer format; the correction keeps the steps up to the flawed one, and it."""
     blocks = re.findall(r"(?:^    .*\n)+", README.read_text(), re.MULTILINE)
-    solution = parse_trajectory(textwrap.dedent(blocks[1]), ["normal", "abnormal"])
-    assert solution is not None and solution.answer == "abnormal"
-    columns = [(line[:53], line[53:]) for line in textwrap.dedent(blocks[2]).splitlines()]
-    rejected, chosen = (parse_trajectory("\n".join(line.rstrip() for line in column[1:]), ["normal", "abnormal"])
+    solution = parse_trajectory(textwrap.dedent(blocks[1]), ["True", "False"])
+    assert solution is not None and solution.answer == "True"
+    lines = textwrap.dedent(blocks[2]).splitlines()
+    right = lines[0].index("chosen")
+    columns = [(line[:right], line[right:]) for line in lines]
+    rejected, chosen = (parse_trajectory("\n".join(line.rstrip() for line in column[1:]), ["True", "False"])
                         for column in zip(*columns, strict=True))
     assert rejected is not None and chosen is not None
-    assert (rejected.answer, chosen.answer) == ("normal", "abnormal")
-    assert rejected.steps[0] == chosen.steps[0] and rejected.steps[1] != chosen.steps[1]
+    assert (rejected.answer, chosen.answer) == ("False", "True")
+    assert rejected.steps[:2] == chosen.steps[:2] and rejected.steps[2] != chosen.steps[2]
 
 
 @pytest.mark.parametrize("path", re.findall(r"^    ([a-z_/]+/) ", README.read_text(), re.MULTILINE))

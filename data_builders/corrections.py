@@ -46,8 +46,6 @@ class Correction(BaseModel):
 class Corrected:
     """A corrected solution: `text` is the chosen side of the pair, `steps` all its steps."""
 
-    first_error: int
-    reason: str
     steps: tuple[str, ...]
     text: str
 
@@ -80,14 +78,25 @@ def parse_correction(text: str, flawed: Trajectory, label: str, labels: Sequence
     chosen = correct_steps(own, kept, new, label) or Trajectory(steps, label).render()
     if parse_trajectory(chosen, [label]) != Trajectory(steps, label):
         return None, "not in form"  # a step holds a tag of the form, or a line that reads as the next step's number
-    return Corrected(answer.first_error, answer.reason, steps, chosen), ""
+    return Corrected(steps, chosen), ""
+
+
+def draft(text: str, flawed: Trajectory, label: str, keep: bool) -> dict[str, Any]:
+    """Return an answer with all steps, joined as far as it can be read, for a person to edit; {} if it cannot."""
+    try:
+        answer = Correction.model_validate(json_object(text))
+    except ValueError:
+        return {}
+    kept, new = splice(answer, flawed, keep)
+    return {"first_error": answer.first_error, "reason": answer.reason, "answer": label,
+            "steps": [*flawed.steps[:kept], *new]}
 
 
 def splice(answer: Correction, flawed: Trajectory, keep: bool) -> tuple[int, tuple[str, ...]]:
     """Return how many of the student's steps stand, and the new steps without the student's repeated before them."""
-    kept = min(answer.first_error if keep else answer.first_error - 1, len(flawed.steps))
+    kept = min(max(answer.first_error if keep else answer.first_error - 1, 0), len(flawed.steps))
     new = tuple(step.strip() for step in answer.steps if step.strip())
-    before = flawed.steps[:answer.first_error - 1]
+    before = flawed.steps[:max(answer.first_error - 1, 0)]
     if before and all(map(same_text, new, before)) and len(new) >= len(before):
         new = new[len(before):]
     if keep and kept and new and same_text(new[0], flawed.steps[kept - 1]):

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builders import stage1, stage2
+from data_builders.corrections import draft as corrections_draft
 from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, check_thought, details, json_object
 from logreasoner import prompts
 from logreasoner.cli import UserError
@@ -114,7 +115,9 @@ def _digest(row: Row) -> str:
 
 def draft(row: Row) -> Row:
     """Return what an edit begins with: the answer as far as it can be parsed; of a correction all its steps."""
-    answer = row.get("correction") or row.get("thought", row.get("text"))
+    if "flawed" in row:
+        return dict(row["draft"])
+    answer = row.get("thought")
     if isinstance(answer, str):
         with contextlib.suppress(ValueError):
             answer = json_object(answer)
@@ -142,7 +145,10 @@ def corrections(run: Run, model: str, stage: str) -> Review:
     """Load a model's corrections that `stage` holds, each with the flawed solution and the true label."""
     tasks, items = run.tasks(), by_id(read_instances(run.splits / "stage2.jsonl"))
     flawed = {row["id"]: row for row in stage2.wrong(run, model, run.stage(stage).samples.solutions)}
+    keep = run.experiment.flawed_step == "keep"
     rows = {row["id"]: {**row, "label": flawed[row["id"]]["label"],
+                        "draft": corrections_draft(row["text"] or "", stage2.trajectory(flawed[row["id"]]),
+                                                   flawed[row["id"]]["label"], keep),
                         "problem": prompts.problem(items[row["id"]], tasks[row["task"]]),
                         "flawed": {key: flawed[row["id"]][key] for key in ("text", "steps", "answer")}}
             for _, row in read_jsonl(run.dataset(model, stage) / "corrections.jsonl") if row["id"] in flawed}

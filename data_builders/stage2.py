@@ -130,9 +130,7 @@ def corrections(run: Run, model: str, stage: str) -> None:
         attempt, why = responses.deciding(row["id"], tried[row["id"]], objection)
         result = corrected(run, row, attempt.text)[0] if attempt.text is not None else None
         rows.append({"id": row["id"], "task": row["task"], "outcome": why or "accepted", "text": attempt.text,
-                     "attempt": attempt.number, "chosen": result.text if result else None,
-                     "correction": {"first_error": result.first_error, "reason": result.reason,
-                                    "steps": list(result.steps), "answer": row["label"]} if result else None})
+                     "attempt": attempt.number, "chosen": result.text if result else None})
     counts = responses.count(rows)
     write_jsonl(path / "corrections.jsonl", rows, [path / "corrections.responses.jsonl"], counts=counts, mark=run.mark,
                 attempts=responses.attempt_counts(rows))

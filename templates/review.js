@@ -120,10 +120,15 @@ function firstFlawed() {
   return Number.isInteger(item.draft.first_error) ? item.draft.first_error : item.flawed.steps.length + 1;
 }
 
+// The number of the first step that the flawed solution does not have: the flawed step itself may stand before it.
+function firstNew(steps) {
+  return steps.findIndex((step, index) => words(step) !== words(item.flawed.steps[index])) + 1;
+}
+
 // Steps with marks: those before the first flawed one are unchanged; after it, those that the other side lacks differ.
-function marked(steps, others, label, className) {
-  const first = firstFlawed(), rows = steps.map((step, index) => {
-    const differs = index + 1 >= first && words(step) !== words(others[index]);
+function marked(steps, others, label, className, first = firstFlawed()) {
+  const rows = steps.map((step, index) => {
+    const differs = index + 1 === first || (index + 1 > first && words(step) !== words(others[index]));
     const row = make("li", index + 1 < first ? "unchanged" : differs ? className : "", step);
     if (index + 1 === first) row.prepend(make("b", "tag", label), " ");
     return row;
@@ -145,7 +150,7 @@ function flawed() {
 function correction() {
   const steps = texts(item.draft.steps);
   if (!steps.length) return section("The teacher's answer", make("pre", "", text(item.text)));
-  return section("Corrected", marked(steps, item.flawed.steps, "corrected from here", "corrected"),
+  return section("Corrected", marked(steps, item.flawed.steps, "corrected from here", "corrected", firstNew(steps)),
     answer(text(item.draft.answer), "corrected"), make("p", "reason", make("b", "", "Why: "), text(item.draft.reason)));
 }
 

@@ -52,8 +52,8 @@ FLAWED = ["Fan 2 turns more slowly than it should.", "The intake air is at an or
           "A slow fan at ordinary temperature is how the control saves power.", "So nothing has to be done."]
 CORRECTION = {
     "first_error": 3, "reason": "Saving power keeps the speed inside its range; here it fell below the limit.",
-    "steps": [*FLAWED[:2], "Wait: the control stops at the lower limit. The speed is below it, so that is excluded.",
-              "A fan that cannot hold its lowest speed is wearing out, and cooling goes with it."], "answer": "True"}
+    "steps": ["Wait: the control stops at the lower limit. The speed is below it, so that is excluded.",
+              "A fan that cannot hold its lowest speed is wearing out, and cooling goes with it."], }
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def folder(workdir):
         for key in ("pfp-0", "pfp-3")))
     write_jsonl(own / "corrections.jsonl", [
         {"id": "pfp-0", "task": PFP, "outcome": "accepted", "text": json.dumps(CORRECTION), "chosen": "..."},
-        {"id": "pfp-3", "task": PFP, "outcome": "prefix not kept", "chosen": None,
-         "text": json.dumps({**CORRECTION, "first_error": 4})}])
+        {"id": "pfp-3", "task": PFP, "outcome": "first_error out of range", "chosen": None,
+         "text": json.dumps({**CORRECTION, "first_error": 9})}])
     return workdir
 
 
@@ -194,18 +194,18 @@ def test_hostile_text_stays_text(page):
 def test_corrections_are_compared_and_edited(page, server, folder):
     page.get_by_role("link", name="corrections").click()
     expect(page.locator("#progress")).to_have_text("0 of 2 decided")
-    expect(page.locator("li.unchanged")).to_have_count(4)
+    expect(page.locator("li.unchanged")).to_have_count(2 + 3)  # the flawed step stands on the other side
     picture(page, "review-corrections")
     expect(page.locator("li.flaw").first).to_have_text(f"first flawed step {FLAWED[2]}")
-    expect(page.locator("li.corrected").first).to_have_text(f"corrected from here {CORRECTION['steps'][2]}")
+    expect(page.locator("li.corrected").first).to_have_text(f"corrected from here {CORRECTION['steps'][0]}")
     press(page, "a", "pfp-3")
-    expect(page.locator(".why")).to_contain_text("prefix not kept")
+    expect(page.locator(".why")).to_contain_text("first_error out of range")
     page.keyboard.press("e")
     page.get_by_label("First flawed step").fill("3")
-    page.get_by_label("Corrected steps, 3").fill(FLAWED[2])
+    page.get_by_label("Corrected steps, 5").fill("So <answer> True </answer>")
     page.keyboard.press("Control+Enter")
-    expect(page.get_by_role("alert")).to_contain_text("flawed step repeated")
-    page.get_by_label("Corrected steps, 3").fill("Wait: errors have a cause.")
+    expect(page.get_by_role("alert")).to_contain_text("not in form")
+    page.get_by_label("Corrected steps, 5").fill("Wait: errors have a cause.")
     page.keyboard.press("Control+Enter")
     expect(page.get_by_role("alert")).to_have_text("All are decided.")
     assert decided(folder, f"corrections.{MODEL}") == [("pfp-0", "accepted"), ("pfp-3", "edited")]

@@ -84,10 +84,12 @@ def test_a_step_of_dpo_begins_at_ln_2(folder, weights):
     assert first_losses(folder, weights, "dpo", rows) == [pytest.approx(0.6931, abs=5e-4)]
 
 
-def test_it_answers_in_form(folder, make):
-    """Before any training, by the worked examples alone."""
-    done = make(folder, "eval", f"MODEL={MODEL}", "STAGE=base", "LIMIT=1", "RUN=short", f"EXPERIMENT={EXPERIMENT}",
-                "TEACHER_BASE_URL=http://127.0.0.1:9/v1", "HARDWARE=cpu")
+def test_it_answers_in_form(folder):
+    """Before any training, by the worked examples alone, which the scripted teacher writes."""
+    evaluate = ["make", "eval", f"MODEL={MODEL}", "STAGE=base", "LIMIT=1", "RUN=short", f"EXPERIMENT={EXPERIMENT}",
+                "HARDWARE=cpu"]
+    done = subprocess.run([".venv/bin/python", "-m", "demo.teacher", "--run", "short", "--", *evaluate], cwd=folder,
+                          env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     result, = folder.glob(f"build/runs/short/results*/{MODEL}/base/result.json")
     rows = [row for row in read_json(result)["results"] if row["test_set"] == "all"]

@@ -34,7 +34,7 @@ def next_attempt(first: Record, number: int, reply: str, why: str) -> Record:
         text = prompts.render("again", prompt=last["content"], reply=reply, why=why)
         body["messages"] = [*before, {**last, "content": text}]
     else:
-        body |= {key: decoding()["sampling"][key] for key in ("temperature", "top_p")}
+        body |= {key: decoding()["sampling"][key] for key in ("temperature", "top_p") if key in body}
     if "seed" in body:
         body["seed"] += number - 1
     return {**first, "custom_id": responses.custom_id(first["custom_id"], number), "body": body}

@@ -65,7 +65,7 @@ def write_solutions(run: Run) -> None:
     answers = responses.attempts(path / "rationales.responses.jsonl", [item.id for item in items]) if items else {}
     rows: dict[str, list[Row]] = {}
     for item in items:
-        judged = (responses.judge(attempt.text, item, tasks[item.task]) for attempt in answers[item.id])
+        judged = (responses.judge(attempt, item, tasks[item.task]) for attempt in answers[item.id])
         right = next((trajectory for trajectory, outcome in judged
                       if trajectory and trajectory.steps and outcome == "right"), None)
         rows.setdefault(item.task, []).append(

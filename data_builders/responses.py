@@ -14,7 +14,7 @@ from typing import Any
 from logreasoner.answer_format import Trajectory, read_trajectory
 from logreasoner.cli import UserError
 from logreasoner.files import read_jsonl
-from logreasoner.generation.response_cache import content, draft, error_of
+from logreasoner.generation.response_cache import LONGER, content, cut, draft, error_of
 from logreasoner.instances import Instance
 from logreasoner.schemas import Task
 from logreasoner.text_table import aligned
@@ -24,10 +24,11 @@ Objection = Callable[[str, str], str]  # (id, text) -> why the text is not accep
 
 @dataclass(frozen=True)
 class Attempt:
-    """An answer to an instance: its text (None where the endpoint refused) and its number, from 1."""
+    """An answer to an instance: its text (None where the endpoint refused), its number, from 1, was it cut."""
 
     text: str | None
     number: int
+    cut: bool = False
 
 
 def attempts(path: Path, ids: Iterable[str], thinking: bool = False,
@@ -49,7 +50,7 @@ def attempts(path: Path, ids: Iterable[str], thinking: bool = False,
         text = text_of(record, thinking)
         if text is None:
             print(f"{path}:{line}: {custom_id}: {error_of(record)}")
-        answers[key][number] = Attempt(text, number)
+        answers[key][number] = Attempt(text, number, cut(record))
     if missing := {key for key in requested | set(answers) if 1 not in answers.get(key, {})}:
         raise UserError(f"{path}: {len(missing)} of {len(requested)} answers are missing, the first {min(missing)}")
     return {key: [attempt for _, attempt in sorted(numbered.items())] for key, numbered in answers.items()}
@@ -73,24 +74,27 @@ def custom_id(key: str, number: int) -> str:
 
 
 def deciding(key: str, tried: list[Attempt], objection: Objection) -> tuple[Attempt, str]:
-    """Return the first attempt without an objection and "", else the last one and why it is not accepted."""
+    """Return the first attempt without an objection and "", else the last one and why it is not accepted.
+
+    Whatever else is wrong with an answer that was cut at max_tokens, it is "cut".
+    """
     for attempt in tried:
         why = "refused" if attempt.text is None else objection(key, attempt.text)
         if not why:
             break
-    return attempt, why
+    return attempt, "cut" if why and attempt.cut else why
 
 
-def judge(text: str | None, item: Instance, task: Task) -> tuple[Trajectory | None, str]:
-    """Return an answer's trajectory, if it has one, and its outcome: right, wrong, unparsed or refused.
+def judge(attempt: Attempt, item: Instance, task: Task) -> tuple[Trajectory | None, str]:
+    """Return an answer's trajectory, if it has one, and its outcome: right, wrong, cut, unparsed or refused.
 
     Only the label decides, however it is written (equations 3 and 5).
     """
-    if text is None:
+    if attempt.text is None:
         return None, "refused"
-    trajectory = read_trajectory(text, task.labels)
+    trajectory = read_trajectory(attempt.text, task.labels)
     if trajectory is None:
-        return None, "unparsed"
+        return None, "cut" if attempt.cut else "unparsed"
     return trajectory, "right" if trajectory.answer == item.label else "wrong"
 
 
@@ -120,3 +124,5 @@ def show(title: str, counts: Mapping[str, Mapping[str, int]]) -> None:
     print(title)
     if rows:
         print(aligned(rows, indent="  "))
+    if sum(outcomes.get("cut", 0) for outcomes in counts.values()):
+        print(f"  cut: at max_tokens; {LONGER}")

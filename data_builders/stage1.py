@@ -45,11 +45,11 @@ def rationales(run: Run, stage: str = "thought-sft") -> None:
     answers = responses.attempts(path / "rationales.responses.jsonl", [item.id for item in items])
     rows: list[Row] = []
     for item in items:
-        text = answers[item.id][-1].text
-        trajectory, outcome = responses.judge(text, item, tasks[item.task])
+        attempt = answers[item.id][-1]
+        trajectory, outcome = responses.judge(attempt, item, tasks[item.task])
         rows.append({"id": item.id, "task": item.task, "outcome": outcome,
                      "problem": prompts.problem(item, tasks[item.task]),
-                     "analysis": render_steps(trajectory.steps) if trajectory and trajectory.steps else text})
+                     "analysis": render_steps(trajectory.steps) if trajectory and trajectory.steps else attempt.text})
     if stage == "thought-sft":
         inputs.append(run.splits / "handbook.jsonl")
         rows += [{"id": case["id"], "task": "handbook", "outcome": "right",

@@ -52,7 +52,7 @@ def solutions(run: Run, model: str, stage: str) -> None:
     rows: list[Row] = []
     for item in items:
         attempt, _ = responses.deciding(item.id, tried[item.id], objection)
-        trajectory, outcome = responses.judge(attempt.text, item, tasks[item.task])
+        trajectory, outcome = responses.judge(attempt, item, tasks[item.task])
         rows.append({"id": item.id, "task": item.task, "outcome": outcome, "label": item.label, "text": attempt.text,
                      "attempt": attempt.number, "steps": list(trajectory.steps) if trajectory else None,
                      "answer": trajectory.answer if trajectory else None})

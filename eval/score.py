@@ -26,6 +26,7 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, identity, load_run, task
 from logreasoner.files import write_json
+from logreasoner.generation.response_cache import LONGER
 from logreasoner.instances import Instance, by_id
 from logreasoner.schemas import Task
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 Z = 1.959963984540054  # the normal distribution's 97.5% point
 RESAMPLES = 2_000
 SEED = 42
-LONGER = "raise max_tokens in experiments/decoding.yaml, in a new run"
 NOTE = {"level": 0.95, "proportions": "Wilson", "f1": "percentile bootstrap", "resamples": RESAMPLES, "seed": SEED}
 Scores = dict[str, dict[str, float]]  # metric -> value, low, high, all fractions
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import BaseModel
 
 from eval.provenance import check_weights, described, make_again, split_hashes
-from eval.score import LONGER, summary
+from eval.score import summary
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, differences, identity, load_run, models, stages, task
 from logreasoner.files import EXPERIMENTS, TEMPLATES, manifest, read_json, writing
+from logreasoner.generation.response_cache import LONGER
 from logreasoner.paper import NAMES, Column, Row, published
 from logreasoner.schemas import checked
 from logreasoner.templating import environment

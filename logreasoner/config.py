@@ -19,7 +19,7 @@ import yaml
 from logreasoner import cli, steps
 from logreasoner.cli import UserError
 from logreasoner.files import BUILD, EXPERIMENTS, PROMPTS, ROOT, TEMPLATES, digest, read_json, sha256, write_json
-from logreasoner.schemas import NAME, Experiment, Hardware, Model, Speed, Stage, T, Task, checked
+from logreasoner.schemas import NAME, Experiment, Hardware, Model, Requests, Speed, Stage, T, Task, checked
 
 CHAT = TEMPLATES / "chat"  # <template>.jinja: what models are served with
 CONTROL_TOKENS = EXPERIMENTS / "control_tokens.yaml"  # what prompts escape in a log
@@ -106,6 +106,9 @@ class Run:
         """Return a model as this run declares it. Raises UserError with the known names."""
         declared = model(name)
         changes = self.experiment.models.get(name, {})
+        if "requests" in changes:
+            raise UserError(f"experiments/runs/{self.experiment.name}: {name}: requests: belongs to the API, so it "
+                            "stands in experiments/models.yaml")
         return checked(Model, {**declared.model_dump(), **changes}, f"experiments/runs/{self.experiment.name}: {name}")
 
     def check(self, name: str, stage: str) -> Model:
@@ -287,6 +290,11 @@ def decoding() -> dict[str, Any]:
     return dict(load_yaml(EXPERIMENTS / "decoding.yaml"))
 
 
+def api_requests(path: str) -> Requests | None:
+    """Return how requests differ to an API's model, the teacher's too, if a row of models.yaml says so."""
+    return next((row.requests for row in models().values() if row.kind == "api" and row.path == path), None)
+
+
 def model(name: str) -> Model:
     """Return one model. Raises UserError with the known names."""
     if name not in models():
@@ -411,6 +419,7 @@ def _declaration(name: str, experiment: Experiment) -> dict[str, Any]:
         "stages": {key: stage.model_dump() for key, stage in run.stages().items()},
         "hardware": {key: profile.model_dump() for key, profile in hardware().items()},
         "speed": {key: profile.model_dump() for key, profile in speeds().items()},
+        "teacher_requests": requests.model_dump() if (requests := api_requests(experiment.teacher.model)) else None,
         "tasks": {key: value.model_dump() for key, value in run.tasks().items()},
         "decoding": {key: value for key, value in decoding().items() if key not in UNDECLARED},
         "files": {file: sha256(path) for file, path in sorted(files.items())},

@@ -59,6 +59,14 @@ class Package(Declared):
     member: str
 
 
+class Requests(Declared):
+    """How requests to an API differ: fields that it does not take, and further ones that it needs."""
+
+    without: list[Literal["temperature", "top_p", "seed", "response_format"]] = []
+    max_completion_tokens: int | None = Field(None, gt=0, description="instead of max_tokens: thoughts and answer")
+    extra: dict[str, str | int | float | bool] = {}
+
+
 class Model(Declared):
     """A row of models.yaml. `path` is a hub name or a folder ({run} stands for the run's), an API's name for an api.
 
@@ -75,6 +83,7 @@ class Model(Declared):
     thinking: bool = False
     begins_thought: bool = Field(False, description="the vendor's chat template begins the thought in an answer's name")
     committed: bool = False
+    requests: Requests | None = None
 
 
 class Samples(Declared):

@@ -35,6 +35,12 @@ CHANGES = {
         "thinking: false",
         "models.qwen3-0.6b.thinking",
     ),
+    "what an API takes": (
+        "experiments/models.yaml",
+        "path: gpt-4o-2024-08-06}",
+        "path: gpt-4o-2024-08-06, requests: {without: [seed]}}",
+        "models.gpt-4o.requests: None -> ",
+    ),
     "a model that is gone": (
         "experiments/models.yaml",
         "gpt-4o: {",

@@ -15,7 +15,7 @@ from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, load_run, load_yaml
 from logreasoner.files import EXPERIMENTS
-from logreasoner.generation.response_cache import Record, content, payload, whole_lines
+from logreasoner.generation.response_cache import Record, content, most_tokens, payload, whole_lines
 from logreasoner.schemas import Declared, checked
 
 PRICES = EXPERIMENTS / "prices.yaml"
@@ -82,7 +82,7 @@ def worst_case(body: Record) -> float:
 
     Raises UserError for a model without a price and a request without max_tokens.
     """
-    if not isinstance(most := body.get("max_tokens"), int):
+    if (most := most_tokens(body)) is None:
         raise UserError(f"a request to {body.get('model')} has no max_tokens, so its cost has no bound: "
                         "set it in experiments/decoding.yaml, or leave the budget out")
     rate = price(str(body.get("model")))

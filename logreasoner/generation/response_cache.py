@@ -8,24 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from logreasoner.cli import UserError
-from logreasoner.config import decoding
+from logreasoner.config import api_requests, decoding
 from logreasoner.files import digest, dump, naming, read_jsonl
 from logreasoner.prompts import Message, user
 
 Record = dict[str, Any]
+LONGER = "raise max_tokens in experiments/decoding.yaml, in a new run"  # where answers were cut
 
 
 def request(custom_id: str, model_name: str, purpose: str, prompt: str | list[Message], vllm: bool,
             **body: Any) -> Record:
     """Build one line of a request file from a user's message or several messages.
 
-    Sampling settings come from experiments/decoding.yaml under `purpose`.
+    Sampling settings come from experiments/decoding.yaml under `purpose`. Those that an API does not take are left out
+    or renamed as models.yaml says (`requests`).
     """
     settings = {key: value for key, value in decoding()[purpose].items()
-                if vllm or key not in decoding()["vllm_only"]}
+                if vllm or key not in decoding()["vllm_only"]} | body
+    declared = None if vllm else api_requests(model_name)
+    if declared:
+        settings = {key: value for key, value in settings.items() if key not in declared.without} | declared.extra
+        if declared.max_completion_tokens:
+            settings.pop("max_tokens", None)
+            settings["max_completion_tokens"] = declared.max_completion_tokens
     messages = [user(prompt)] if isinstance(prompt, str) else prompt
     return {"custom_id": custom_id, "method": "POST", "url": "/v1/chat/completions",
-            "body": {"model": model_name, "messages": messages, **settings, **body}}
+            "body": {"model": model_name, "messages": messages, **settings}}
+
+
+def most_tokens(body: Record) -> int | None:
+    """Return the most tokens that an answer to a request may have, thoughts included."""
+    most = body.get("max_completion_tokens", body.get("max_tokens"))
+    return most if isinstance(most, int) else None
 
 
 def read_requests(path: Path) -> list[Record]:

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from data_builders import review, samples, stage1, stage2
+from data_builders import responses, review, samples, stage1, stage2
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, resolve
 from logreasoner.files import read_json, read_jsonl, write_json, write_jsonl
@@ -263,3 +263,19 @@ def test_subsets_are_nested_and_proportional_to_tasks():
     assert [len(ids) for ids in subsets] == [12, 24, 36, 48, 60]
     assert all(smaller < larger for smaller, larger in zip(subsets, subsets[1:], strict=False))
     assert sum(key.startswith("b") for key in subsets[0]) == 2
+
+
+def test_what_was_cut_at_max_tokens_is_neither_wrong_nor_unparsed(run, capsys):
+    """Cut after its label, it counts by the label; a thought that was cut is not "not JSON"."""
+    folder = stage1.folder(run)
+    cut = [response("p-0", RIGHT + " and"), response("p-1", "1. A fan"), response("p-2", "It may be.")]
+    for row in cut[:2]:
+        row["response"]["body"]["choices"][0]["finish_reason"] = "length"
+    stage1.rationale_requests(run)
+    write_jsonl(folder / "rationales.responses.jsonl", [*cut, response("p-3", WRONG)])
+    stage1.rationales(run)
+    assert [row["outcome"] for row in rows(folder / "rationales.jsonl")[:4]] == ["right", "cut", "unparsed", "wrong"]
+    assert "cut: at max_tokens; raise max_tokens in experiments/decoding.yaml" in capsys.readouterr().out
+    tried = [responses.Attempt("{", 1, cut=True), responses.Attempt("{", 2, cut=True)]
+    assert responses.deciding("p-0", tried, lambda _, text: "not JSON") == (tried[1], "cut")
+    assert responses.deciding("p-0", tried, lambda _, text: "") == (tried[0], "")

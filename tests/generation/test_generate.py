@@ -7,13 +7,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from logreasoner import config
 from logreasoner.cli import UserError
 from logreasoner.config import declare, decoding, resolve
-from logreasoner.files import locked, read_jsonl, write_jsonl
+from logreasoner.files import locked, read_json, read_jsonl, write_jsonl
 from logreasoner.generation import generate
 from logreasoner.generation.costs import Budget, worst_case
 from logreasoner.generation.openai_live import ask_live
-from logreasoner.generation.response_cache import Engine, Journal, endpoints
+from logreasoner.generation.response_cache import Engine, Journal, endpoints, most_tokens
+from logreasoner.schemas import Model, checked
 
 
 def completion(text: str | None) -> dict:
@@ -370,3 +372,31 @@ def test_open_weights_are_not_asked_by_batches_nor_the_teacher_by_vllm(workdir, 
     monkeypatch.setenv("OPENAI_API_KEY", "none")
     with pytest.raises(UserError, match="--engine vllm serves local weights"):
         generate.teacher_engine(declared("paper"), "vllm")
+
+
+def test_an_api_that_lacks_parameters_is_declared_once(workdir, monkeypatch):
+    """A teacher that reasons: no temperature, max_completion_tokens for thoughts and answer; one without JSON mode."""
+    apis = {"thinker": {"without": ["temperature", "top_p", "seed"], "max_completion_tokens": 20_000,
+                        "extra": {"reasoning_effort": "low"}},
+            "plain": {"without": ["response_format", "seed"]}}
+    rows = {name: checked(Model, {"title": name, "kind": "api", "path": f"{name}-1", "requests": requests}, name)
+            for name, requests in apis.items()}
+    known = config.models()
+    monkeypatch.setattr(config, "models", lambda: known | rows)
+    ours = {"max_tokens", "temperature", "top_p", "seed", "response_format", "model", "messages"}
+
+    def body(name, vllm=False):
+        return generate.request("i", name, "thought", "x", vllm=vllm, response_format={"type": "json_object"})["body"]
+
+    assert set(body("gpt-4o-2024-08-06")) == set(body("thinker-1", vllm=True)) == ours
+    assert set(body("plain-1")) == ours - {"response_format", "seed"}
+    thinker = body("thinker-1")
+    assert set(thinker) == {"model", "messages", "response_format", "max_completion_tokens", "reasoning_effort"}
+    assert (thinker["max_completion_tokens"], thinker["reasoning_effort"]) == (20_000, "low")
+    assert most_tokens(thinker) == 20_000 and most_tokens(body("plain-1")) == config.decoding()["thought"]["max_tokens"]
+    run = config.declare("t", config.resolve("paper", ["teacher=thinker-1"]))
+    declared = read_json(run.dir / "run.json")
+    assert declared["teacher_requests"]["max_completion_tokens"] == 20_000
+    monkeypatch.setattr(config, "models", lambda: known)
+    with pytest.raises(UserError, match="teacher_requests: .* -> None"):
+        config.load_run("t")

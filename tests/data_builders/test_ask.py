@@ -116,7 +116,7 @@ def test_thinking_that_was_cut_off_is_no_answer(world):
         "status_code": 200, "body": {"choices": [{"finish_reason": reason, "message": {"content": RIGHT}}]}}}
         for item, reason in zip(ITEMS, ["length", "stop", "stop"], strict=True)))
     stage2.solutions(world.run, "r1-distill-qwen-7b", "solution-sft")
-    assert [row["outcome"] for _, row in read_jsonl(folder / "solutions.jsonl")] == ["unparsed", "right", "right"]
+    assert [row["outcome"] for _, row in read_jsonl(folder / "solutions.jsonl")] == ["cut", "right", "right"]
 
 
 def test_a_rejected_correction_is_asked_again_with_the_reason(world):

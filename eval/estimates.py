@@ -156,6 +156,9 @@ class Plan:
             return
         run, journal = self.run, generate.journal_of(responses)
         name = "evaluation" if responses.name.startswith("test.") else responses.name.partition(".")[0]
+        if name in ("thoughts", "solutions", "corrections") and run.experiment.attempts > 1:
+            self.notes[f"solutions, thoughts and corrections that are not accepted are asked for up to "
+                       f"{run.experiment.attempts} times; the figures are of the first"] = None
         local = bool(model) and run.model(model).kind == "open"
         asked = run.experiment.teacher.model if not model else \
             generate.served_name(model, stage) if local else run.model(model).path

@@ -29,6 +29,7 @@ from logreasoner.generation.response_cache import (
     Record,
     body_digest,
     content,
+    cut,
     endpoints,
     error_of,
     request,
@@ -83,25 +84,30 @@ class Client:
         return request("session", self.model, "evaluation", prompt, self.vllm, **options)
 
     def ask(self, requests: list[Record], title: str) -> list[tuple[str | None, str]]:
-        """Return (text or None, the error or "") for each request; identical requests are sent once."""
+        """Return (text or None, why it has no label if that is known) for each; identical requests are sent once."""
         new = {body_digest(request): request for request in requests if self.journal.answer(request) is None}
         if new:
             key = os.environ.get("OPENAI_API_KEY") or "none"
             ask_live(list(new.values()), self.journal, self.url, key, title=title)
         responses = [self.journal.answer(request) or self.journal.last(request) for request in requests]
-        return [(text, "" if text is not None else error_of(response))
+        return [(text, error_of(response) if text is None else self._cut(response, text))
                 for response, text in zip(responses, map(content, responses), strict=True)]
+
+    def _cut(self, response: Record, text: str) -> str:
+        without_label = cut(response) and parse_label(text, self.rules.labels) is None
+        return "cut off at max_tokens" if without_label else ""
 
     def verdicts(self, sessions: list[Session]) -> list[Verdict]:
         """Judge some sessions, in their order. Where an answer was cut off, vLLM is asked for its end, a label."""
         title = f"lines {sessions[0][0][0]:,}-{sessions[-1][-1][0]:,}"
         requests = [self.request([text for _, text in session]) for session in sessions]
         answers = self.ask(requests, title)
-        cut = {at: text for at, (text, _) in enumerate(answers) if text is not None and self.vllm
-               and parse_label(text, self.rules.labels) is None and ("</think>" in text or not self.thinking)}
-        closing = [serve.closing_request(requests[at], text, self.rules.labels) for at, text in cut.items()]
+        unfinished = {at: text for at, (text, _) in enumerate(answers) if text is not None and self.vllm
+                      and parse_label(text, self.rules.labels) is None and ("</think>" in text or not self.thinking)}
+        closing = [serve.closing_request(requests[at], text, self.rules.labels)
+                   for at, text in unfinished.items()]
         ends = self.ask(closing, title)
-        for (at, text), (end, _) in zip(cut.items(), ends, strict=True):
+        for (at, text), (end, _) in zip(unfinished.items(), ends, strict=True):
             answers[at] = (serve.close_answer(text) + (end or ""),
                            "cut off at max_tokens, then asked for the label alone")
         return [self.verdict(session, *answer) for session, answer in zip(sessions, answers, strict=True)]

@@ -59,7 +59,7 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(answer, {"error": {"message": "the prompt is too long"}})
         else:
             self.reply(200, {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [
-                {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer}}]})
+                {"index": 0, "finish_reason": "length" if str(answer).endswith("...") else "stop", "message": {"role": "assistant", "content": answer}}]})
 
     def reply(self, status: int, value: Any) -> None:
         data = json.dumps(value).encode()
@@ -162,7 +162,7 @@ def test_an_answer_that_was_cut_off_is_ended_by_a_label(endpoint: Endpoint, work
 
 @pytest.mark.parametrize(("answer", "note"), [
     ("It looks normal.", "not in the answer format"), ("<answer> fine </answer>", "not in the answer format"),
-    (400, "the prompt is too long"), ("", "not in the answer format"),
+    (400, "the prompt is too long"), ("", "not in the answer format"), ("1. It looks ...", "cut off at max_tokens"),
 ])
 def test_without_vllm_an_unparsed_answer_is_marked(answer: str | int, note: str, workdir: Path) -> None:
     other = Endpoint(owner="system")

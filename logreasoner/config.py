@@ -34,7 +34,7 @@ SCRIPTED_FILES = ("demo/*.yaml",)
 DECLARED_CODE = ("logreasoner/answer_format.py", "logreasoner/prompts.py", "logreasoner/instances.py",
                  "logreasoner/examples.py", "logreasoner/templating.py", "data_builders/ask.py",
                  "data_builders/corrections.py", "data_builders/thoughts.py", "eval/predictions.py", "eval/score.py")
-UNDECLARED = ("live", "gpu_memory_utilization")  # of decoding.yaml: speed, which changes no answer
+UNDECLARED = ("live", "local_timeout", "gpu_memory_utilization")  # of decoding.yaml: speed, which changes no answer
 EXTENSIBLE = ("models", "stages", "hardware", "speed")  # a new row changes no earlier result
 OVERRIDES = ("finetuning", "teacher", "teacher_base_url", "tasks", "seed", "training_seed", "speed", "selection",
              "handbook", "examples", "prompts")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from logreasoner import cli, weights
 from logreasoner.cli import UserError
-from logreasoner.config import Run, hardware, load_run
+from logreasoner.config import Run, decoding, hardware, load_run
 from logreasoner.files import BUILD, dump, locked, read_json, write_jsonl
 from logreasoner.generation import lengths, openai_batch, openai_live, vllm
 from logreasoner.generation.costs import Budget
@@ -220,7 +220,8 @@ def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, ba
             print(f"vLLM starts with {served_name(name, stage)}, log: {log}", file=sys.stderr, flush=True)
             started[:] = [(stack.enter_context(vllm.server(command, log)), longest)]
         openai_live.ask_live(fitting, journal, started[0][0], "none",
-                             concurrency=profile.concurrency if profile else None)
+                             concurrency=profile.concurrency if profile else None,
+                             timeout=decoding()["local_timeout"])
 
     return Engine(ask_vllm, Answerer(identity), stack.close)
 

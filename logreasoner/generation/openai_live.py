@@ -68,18 +68,21 @@ def addresses(text: str | None) -> list[str]:
 
 
 def ask_live(requests: list[Record], journal: Journal, base_url: str | None, key: str,
-             budget: Budget | None = None, title: str | None = None, concurrency: int | None = None) -> None:
-    """Ask the endpoints of base_url (see `addresses`), each `concurrency` requests at once (default: live.concurrency).
+             budget: Budget | None = None, title: str | None = None, concurrency: int | None = None,
+             timeout: float | None = None) -> None:
+    """Ask the endpoints of base_url (see `addresses`), each `concurrency` requests at once, for at most
+    `timeout` seconds each (defaults: live.concurrency, live.timeout).
 
     A progress bar with a title is one of many and is cleared when it is done. Requests may have no final answer after
     the last round. Raises UserError where no endpoint is left or the budget does not cover the next request, after
     waiting for the requests under way, so that every paid answer is kept.
     """
-    asyncio.run(_ask_live(requests, journal, addresses(base_url), key, budget, title, concurrency))
+    asyncio.run(_ask_live(requests, journal, addresses(base_url), key, budget, title, concurrency, timeout))
 
 
 async def _ask_live(requests: list[Record], journal: Journal, urls: list[str], key: str,
-                    budget: Budget | None, title: str | None, concurrency: int | None) -> None:
+                    budget: Budget | None, title: str | None, concurrency: int | None, timeout: float | None
+                    ) -> None:
     import openai
     from tqdm import tqdm
 
@@ -90,7 +93,8 @@ async def _ask_live(requests: list[Record], journal: Journal, urls: list[str], k
         bar = stack.enter_context(tqdm(total=len(requests), unit="answer", desc=title, leave=title is None,
                                        mininterval=seconds, maxinterval=seconds, disable=None if title else False))
         endpoints = [Endpoint(url, await stack.enter_async_context(openai.AsyncOpenAI(
-            base_url=url, api_key=key, max_retries=live["max_retries"], timeout=live["timeout"]))) for url in urls]
+            base_url=url, api_key=key, max_retries=live["max_retries"], timeout=timeout or live["timeout"])))
+            for url in urls]
         left, failed_rounds = requests, 0
         while left and failed_rounds < live["rounds"]:
             await asyncio.sleep(failed_rounds * live["pause"])

@@ -59,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(answer, {"error": {"message": "the prompt is too long"}})
         else:
             self.reply(200, {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [
-                {"index": 0, "finish_reason": "length" if str(answer).endswith("...") else "stop", "message": {"role": "assistant", "content": answer}}]})
+                {"index": 0, "finish_reason": "length" if str(answer).endswith("...") else "stop",
+                 "message": {"role": "assistant", "content": answer}}]})
 
     def reply(self, status: int, value: Any) -> None:
         data = json.dumps(value).encode()

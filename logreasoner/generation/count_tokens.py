@@ -17,11 +17,11 @@ def _main(given: argparse.Namespace) -> None:
     from transformers import AutoTokenizer
     from vllm.config import ModelConfig
 
-    tokenizer = AutoTokenizer.from_pretrained(given.model, revision=given.revision)
+    tokenizer = AutoTokenizer.from_pretrained(given.model, revision=given.revision, trust_remote_code=False)
     options: dict[str, Any] = {"chat_template": given.chat_template.read_text(encoding="utf-8"), "tokenize": False,
                                "add_generation_prompt": True, **json.loads(given.arguments)}
     prompts = [len(tokenizer.encode(tokenizer.apply_chat_template(messages, **options), add_special_tokens=False))
-               for messages in json.load(sys.stdin)]
+               for messages in json.loads(sys.stdin.read())]
     limit = ModelConfig(model=given.model, revision=given.revision).max_model_len
     print(json.dumps({"limit": limit, "prompts": prompts}))
 

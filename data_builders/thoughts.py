@@ -22,7 +22,7 @@ DETAIL = re.compile(
     | \b[a-z][a-z-]{0,60}\d+(?:/\d+)+\b                     # GigabitEthernet1/0/2
     | \b(?:eth|ens|enp|wlan|vlanif|eth-trunk)-?\d\w*\b     # eth0, Vlanif10
     | \b(?=\w*\d)(?=\w*[a-z])\w+(?:-\w*\d\w*)+\b           # R02-M1-N0
-    | \b\w+=\S*\d\S*                                      # key=3; state=down is general
+    | \b\w{1,60}=[^\s\d]{0,60}\d\S*                        # key=3; state=down is general
     | \b\d{4,}\b                                           # identifiers, times, sizes
     """,
     re.VERBOSE | re.IGNORECASE,

@@ -48,7 +48,8 @@ WRITERS = {
     "logreasoner/files.py": "whole files, renamed into place, and a lock",
     "logreasoner/generation/response_cache.py": "answers and reviews, appended line by line",
     "data_builders/fetch.py": "downloads, in parts",
-    "demo/tiny_model.py": "a folder, renamed into place",
+    "logreasoner/weights.py": "a folder, renamed into place",
+    "data_builders/package_weights.py": "a file of a folder that is removed",
     "eval/classifier.py": "a model that is trained again unless the answers beside it are there",
     "data_builders/review.py": "a lock",
     "logreasoner/generation/vllm.py": "a log",
@@ -243,7 +244,7 @@ def test_a_killed_command_leaves_no_half_file_and_is_made_good_by_running_it_aga
 SAVING = """
 import sys
 from pathlib import Path
-from demo import tiny_model
+from logreasoner import weights
 
 class Parts:
     def __init__(self, *names):
@@ -259,7 +260,10 @@ class Parts:
     def parameters(self):
         return []
 
-tiny_model._write(Parts("weights", "config"), Parts("tokenizer"), Path("build/model"), tokens=0)
+    def __len__(self):
+        return 0
+
+weights.save(Parts("weights", "config"), Parts("tokenizer"), Path("build/model"), [])
 """
 
 

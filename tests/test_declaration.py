@@ -89,7 +89,7 @@ CHANGES = {
     ),
     "the recipes": (
         "templates/recipe.yaml.j2",
-        "logging_steps: 10",
+        "logging_steps: 1",
         "logging_steps: 5",
         "files.templates/recipe.yaml.j2",
     ),

@@ -39,7 +39,7 @@ PAPER = {
 }
 GLOBAL_BATCH = {"thought-sft": 16, "solution-sft": 16, "dpo": 4}
 # What is set although the paper is silent; each has a line in docs/deviations.md.
-OURS = {"bf16", "cutoff_len", "logging_steps", "logging_first_step", "save_strategy", "save_total_limit", "report_to"}
+OURS = {"bf16", "cutoff_len", "logging_steps", "save_strategy", "save_total_limit", "report_to"}
 NECESSARY = {"model_name_or_path", "trust_remote_code", "stage", "do_train", "finetuning_type", "dataset_dir",
              "dataset", "template", "enable_thinking", "output_dir",
              "per_device_train_batch_size", "gradient_accumulation_steps", "seed"}

@@ -26,7 +26,7 @@ def folder(train_python, tmp_path_factory):
 
 def trained(folder, label, rows, **how):
     """Start the script on each node at once; returns LLaMA-Factory's steps and losses."""
-    start = recipe(folder, label, rows, logging_steps=1, bf16=False, **how)
+    start = recipe(folder, label, rows, bf16=False, **how)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

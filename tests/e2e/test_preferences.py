@@ -47,7 +47,7 @@ def test_each_loss_starts_where_its_definition_says(folder, in_train):
     pairs = [{"instruction": row["instruction"], "input": "", "chosen": row["output"], "rejected": other["output"]}
              for row, other in zip(rows, rows[1:], strict=False)]
     for stage in LOSSES:
-        recipe(folder, stage, pairs, stage=stage, logging_steps=1, max_steps=2)
+        recipe(folder, stage, pairs, stage=stage, max_steps=2)
     in_train(TRAIN, *(f"runs/{stage}/{stage}.yaml" for stage in LOSSES), cwd=folder)
     losses_refused = in_train(REFUSED, *(stages()[stage].loss for stage in LOSSES)).split()
     for stage in LOSSES:

@@ -65,7 +65,7 @@ def test_it_tokenises_as_the_file_it_was_made_from(weights, in_train):
 def first_losses(folder, weights, stage, rows):
     """Train one step for real; returns the losses that LLaMA-Factory logs."""
     start = recipe(folder, stage, rows, Run("demo", resolve(EXPERIMENT, [])), stage, model=MODEL, max_steps=1,
-                   model_name_or_path=str(weights), logging_steps=1)
+                   model_name_or_path=str(weights))
     done = subprocess.run(start.command, cwd=folder, capture_output=True, text=True, check=False,
                           env={**os.environ, **ENVIRONMENT, **start.environment})
     assert done.returncode == 0, done.stderr[-3000:]

@@ -231,7 +231,7 @@ $(D)/examples/manifest.json: | $(SPLITS)
 	$(Q)$(PY) -m data_builders.stage1 --run $(RUN) thoughts
 
 # Stage 2: stepwise solutions (section 3.3).
-%/solutions.requests.jsonl:
+%/solutions.requests.jsonl: | $(D)/examples/manifest.json
 	$(Q)$(PY) -m data_builders.stage2 --run $(RUN) --model $(MODEL) --stage $(OF) solution-requests
 %/solutions.responses.jsonl: | $(SERVE)
 	$(Q)$(ASK) --role solver --stage $(OF)

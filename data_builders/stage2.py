@@ -12,7 +12,7 @@ from typing import Any
 
 from data_builders import responses
 from data_builders.corrections import Corrected, parse_correction
-from logreasoner import cli, prompts
+from logreasoner import cli, examples, prompts
 from logreasoner.answer_format import Trajectory, after_thinking, parse_label_leniently
 from logreasoner.config import Run, decoding, load_run
 from logreasoner.files import read_jsonl, write_jsonl
@@ -24,12 +24,20 @@ from logreasoner.text_table import aligned
 Row = dict[str, Any]
 
 
-def solution_requests(run: Run, model: str, stage: str) -> None:
-    """Ask the stage's policy to solve each stage-2 instance, zero-shot, think then answer (figure 13)."""
-    tasks, name = run.tasks(), generate.served_name(model, run.solver(stage))
+def solution_requests(run: Run, model: str, stage: str, assumed: tuple[str, ...] = ()) -> None:
+    """Ask the stage's policy to solve each stage-2 instance, think then answer (figure 13).
+
+    Zero-shot as in the paper, or with the evaluation's examples (`stage2.few_shot`) for models too small to keep to
+    the form without; `assumed` as in examples.read.
+    """
+    tasks, name, shots = run.tasks(), generate.served_name(model, run.solver(stage)), run.experiment.shots
+    turns = run.experiment.examples == "turns"
+    solved = examples.read(run, tasks, assumed) if run.experiment.stage2.few_shot else {}
     longer = decoding()["thinking"] if run.model(model).thinking else {}
     write_jsonl(run.dataset(model, stage) / "solutions.requests.jsonl", (
-        generate.request(item.id, name, "solution", prompts.solution(item, tasks[item.task]), vllm=True, **longer)
+        generate.request(item.id, name, "solution", prompts.conversation(
+            item, tasks[item.task], examples.shown(solved.get(item.task, ()), item.text, shots), turns),
+                         vllm=True, **longer)
         for item in read_instances(run.splits / "stage2.jsonl")))
 
 

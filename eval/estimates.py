@@ -86,6 +86,11 @@ def shared_prefix(texts: list[str]) -> float:
     return common / max(sum(map(len, texts)), 1)
 
 
+def _assumed_steps() -> tuple[str, ...]:
+    """Return the steps of an example that the teacher is still to solve, by their usual length."""
+    return ("word " * prices().typical_output["solution"],)
+
+
 class Plan:
     """The steps and trainings of some (model, stage) pairs of a run."""
 
@@ -137,7 +142,7 @@ class Plan:
             if path.name.startswith("rationales."):
                 stage1.rationale_requests(scratch, path.parent.name)
             else:
-                stage2.solution_requests(scratch, model, path.parent.name)
+                stage2.solution_requests(scratch, model, path.parent.name, _assumed_steps())
             return generate.read_requests(Path(folder) / file.relative_to(self.run.dir))
 
     def _evaluation(self, model: str, stage: str) -> list[Record]:
@@ -145,9 +150,8 @@ class Plan:
         kind, served = predict.endpoint(self.run, model, stage)
         alike = kind, self.run.model(model).thinking
         if alike not in self.rendered:
-            steps = ("word " * prices().typical_output["solution"],)  # of examples that the teacher is still to solve
             self.rendered[alike] = predict.requests(self.run, model, stage, limit=self.limit, samples=self.samples,
-                                                    assumed=steps)
+                                                    assumed=_assumed_steps())
         return [{**request, "body": {**request["body"], "model": served}} for request in self.rendered[alike]]
 
     def _add_requests(self, responses: Path, model: str = "", stage: str = "") -> None:

@@ -221,6 +221,7 @@ class Stage2(Declared):
     """Section 4.1: how many instances pi_thought answers."""
 
     samples: Counts
+    few_shot: bool = Field(False, description="show the solver the examples; its solutions are trained on without")
 
 
 class Data(Declared):

@@ -3,13 +3,15 @@
 import json
 import sys
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 
 from data_builders import ask, samples, stage1, stage2
 from demo import teacher
-from logreasoner.config import declare, resolve
+from logreasoner import examples
+from logreasoner.config import declare, example_file, resolve
 from logreasoner.files import read_json, read_jsonl, write_json, write_jsonl
 from logreasoner.generation.response_cache import whole_lines
 from logreasoner.instances import Instance
@@ -105,6 +107,21 @@ def test_solutions_can_be_trained_on_in_the_asked_form(world):
     folder, *_ = solve(world, p_0=["1) A fan stopped.\n2) Heat follows.\nAnswer: True"], p_1=[RIGHT], p_2=[WRONG])
     samples.build(world.run, "solution-sft", MODEL)
     assert [row["response"] for _, row in read_jsonl(folder / "samples.jsonl")] == [RIGHT] * 2
+
+
+def test_the_solver_can_be_shown_examples(world):
+    few_shot = world.run.experiment.stage2.model_copy(update={"few_shot": True})
+    run = declare("shown", world.run.experiment.model_copy(update={"stage2": few_shot, "shots": 2}))
+    solutions = examples.load(example_file(run.experiment, PFP), run.task(PFP))
+    write_jsonl(run.splits / "stage2.jsonl", (item.as_json() for item in ITEMS))
+    write_jsonl(run.splits / "examples.jsonl", (replace(ITEMS[0], id=one.key, label=one.answer, log=one.key).as_json()
+                                                for one in solutions))
+    stage2.solution_requests(run, MODEL, "solution-sft")
+    for item, (_, row) in zip(ITEMS, read_jsonl(run.dataset(MODEL, "solution-sft") / "solutions.requests.jsonl"),
+                              strict=True):
+        messages = row["body"]["messages"]
+        assert [message["role"] for message in messages] == ["user", "assistant"] * 2 + ["user"]
+        assert item.text in messages[-1]["content"] and messages[1]["content"].startswith("<solutions>")
 
 
 def test_thinking_that_was_cut_off_is_no_answer(world):

@@ -85,7 +85,8 @@ def test_vllm_saw_as_many_prompt_tokens_as_llama_factory_trains_on(demo, in_trai
     counts = in_train("""
 import json, sys
 from data_builders.llamafactory_dataset import encoder
-encode = encoder(sys.argv[1], "qwen")
+from logreasoner.config import models
+encode = encoder(sys.argv[1], models()["tiny"])
 rows = [json.loads(line) for line in open(sys.argv[2])]
 print("LENGTHS", json.dumps({row["id"]: len(encode(row["prompt"], row["response"])[0]) for row in rows}))
 """, str(run_dir(demo) / "models" / "tiny" / "thought-sft" / "model"), str(folder / "samples.jsonl"))
@@ -131,7 +132,7 @@ def test_lora_dpo_starts_at_ln_2_and_is_merged(demo, make):
     target = run_dir(demo).with_name("demo-lora")
     declared = make(demo, "declare", *settings)
     assert declared.returncode == 0, declared.stderr
-    for part in ("splits", "datasets/shared", "datasets/tiny", "models/tiny"):
+    for part in ("splits", "examples", "datasets/shared", "datasets/tiny", "models/tiny"):
         shutil.copytree(run_dir(demo) / part, target / part, symlinks=True)
     shutil.rmtree(target / "models" / "tiny" / "dpo")
     done = make(demo, "dpo", *settings)

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_builders import responses
 from data_builders.corrections import Corrected, parse_correction
-from logreasoner import cli, examples, prompts
+from logreasoner import cli, prompts
 from logreasoner.answer_format import Trajectory, after_thinking, parse_label_leniently
 from logreasoner.config import Run, decoding, load_run
 from logreasoner.files import read_jsonl, write_jsonl
@@ -30,15 +30,14 @@ def solution_requests(run: Run, model: str, stage: str, assumed: tuple[str, ...]
     Zero-shot as in the paper, or with the evaluation's examples (`stage2.few_shot`) for models too small to keep to
     the form without; `assumed` as in examples.read.
     """
-    tasks, name, shots = run.tasks(), generate.served_name(model, run.solver(stage)), run.experiment.shots
-    turns = run.experiment.examples == "turns"
-    solved = examples.read(run, tasks, assumed) if run.experiment.stage2.few_shot else {}
+    tasks, name = run.tasks(), generate.served_name(model, run.solver(stage))
+    items = list(read_instances(run.splits / "stage2.jsonl"))
+    asked = prompts.few_shot(run, items, assumed) if run.experiment.stage2.few_shot else (
+        prompts.conversation(item, tasks[item.task]) for item in items)
     longer = decoding()["thinking"] if run.model(model).thinking else {}
     write_jsonl(run.dataset(model, stage) / "solutions.requests.jsonl", (
-        generate.request(item.id, name, "solution", prompts.conversation(
-            item, tasks[item.task], examples.shown(solved.get(item.task, ()), item.text, shots), turns),
-                         vllm=True, **longer)
-        for item in read_instances(run.splits / "stage2.jsonl")))
+        generate.request(item.id, name, "solution", prompt, vllm=True, **longer)
+        for item, prompt in zip(items, asked, strict=True)))
 
 
 def solution_objection(run: Run, model: str, stage: str) -> responses.Objection:

@@ -12,7 +12,7 @@ from logreasoner.config import Run, decoding, identity, load_run
 from logreasoner.files import read_json, sha256, write_jsonl
 from logreasoner.generation.generate import served_name
 from logreasoner.generation.response_cache import request
-from logreasoner.prompts import conversation
+from logreasoner.prompts import few_shot
 
 
 def check_examples(run: Run, files: Iterable[Path]) -> None:
@@ -56,12 +56,9 @@ def requests(run: Run, name: str, stage: str, *, kind: str | None = None, served
     vllm, served = (kind or default_kind) == "vllm", served or default_name
     items = sorted((item for split in stratified(read_test_splits(run), limit) for item in split),
                    key=lambda item: (item.task, item.source))
-    shots, turns = run.experiment.shots, run.experiment.examples == "turns"
-    solved = examples.read(run, {item.task for item in items}, assumed)
-    thinking, tasks = decoding()["thinking"] if run.model(name).thinking else {}, run.tasks()
+    thinking = decoding()["thinking"] if run.model(name).thinking else {}
     made = []
-    for item in items:
-        prompt = conversation(item, tasks[item.task], examples.shown(solved[item.task], item.text, shots), turns)
+    for item, prompt in zip(items, few_shot(run, items, assumed), strict=True):
         if samples == 1:
             made.append(request(item.id, served, "evaluation", prompt, vllm, **thinking))
             continue

@@ -2,7 +2,7 @@
 
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import jinja2
 
 from logreasoner.cli import UserError
-from logreasoner.config import CONTROL_TOKENS, load_yaml, prompt_folders
-from logreasoner.examples import Example
+from logreasoner.config import CONTROL_TOKENS, Run, load_yaml, prompt_folders
+from logreasoner.examples import Example, read, shown
 from logreasoner.instances import Instance, mask_level
 from logreasoner.schemas import Task
 from logreasoner.templating import environment
@@ -91,6 +91,14 @@ def conversation(item: Instance, task: Task, examples: Sequence[Example] = (), t
              for at, one in enumerate(problems)]
     answers = [{"role": "assistant", "content": escape_control_tokens(shot.solution)} for shot in examples]
     return [message for pair in zip_longest(asked, answers) for message in pair if message]
+
+
+def few_shot(run: Run, items: Sequence[Instance], assumed: tuple[str, ...] = ()) -> Iterator[list[Message]]:
+    """Yield the chat messages of each instance with the run's examples; `assumed` as in examples.read."""
+    tasks, shots, turns = run.tasks(), run.experiment.shots, run.experiment.examples == "turns"
+    solved = read(run, {item.task for item in items}, assumed)
+    for item in items:
+        yield conversation(item, tasks[item.task], shown(solved[item.task], item.text, shots), turns)
 
 
 def user(content: str) -> Message:

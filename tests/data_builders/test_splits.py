@@ -254,7 +254,7 @@ def test_tables_1_and_2_on_the_public_data(mirror: Path, workdir: Path, capsys: 
     printed = capsys.readouterr().out
     assert "overlap in all: 0" in printed
     assert "Table 2" in printed
-    assert re.search(r"anomaly_detection +abnormal +\d+ +42 ", printed)  # of stage 2's 2,000 rows
+    assert re.search(r"anomaly_detection +abnormal +\d+ +41 ", printed)  # of stage 2's 2,000 rows
     drawn = read_splits(run)
     assert (len(drawn["stage1"]), len(drawn["stage2"]), len(drawn["examples"])) == (1100, 7000, 15)
     training = {item.masked for name in splits.TRAINING for item in drawn[name]}

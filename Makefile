@@ -206,10 +206,10 @@ $(SPLITS): | declare $(DATA_OF_RUN)
 	$(Q)$(PY) -m data_builders.splits --run $(RUN)
 
 # Few-shot examples whose worked solutions no file has: the teacher writes them once (sections 4.2.3, 4.4).
-WORKED := $(S)/examples/rationales
+WORKED := $(S)/examples/examples
 $(D)/examples/manifest.json: | $(SPLITS)
 	$(Q)$(PY) -m data_builders.examples --run $(RUN) requests
-	$(Q)test ! -s $(WORKED).requests.jsonl || $(PY) -m logreasoner.generation.generate --run $(RUN) --requests $(WORKED).requests.jsonl --responses $(WORKED).responses.jsonl $(SPEND) --role teacher --engine $(TEACHER_ENGINE)
+	$(Q)test ! -s $(WORKED).requests.jsonl || $(PY) -m data_builders.ask --run $(RUN) --requests $(WORKED).requests.jsonl --responses $(WORKED).responses.jsonl $(SPEND) --role teacher --engine $(TEACHER_ENGINE)
 	$(Q)$(PY) -m data_builders.examples --run $(RUN) solutions
 
 # Stage 1: high-level thoughts (section 3.2).

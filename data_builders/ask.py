@@ -1,15 +1,15 @@
-"""Ask what a step of stage 1 or 2 asks, and ask again for what is not accepted, up to the run's `attempts`.
+"""Ask what a step of the method asks, and ask again for what is not accepted, up to the run's `attempts`.
 
-The first attempt is the paper's. A solution without an answer is sampled again with another seed (rejection sampling,
-equation 3); who wrote a rejected thought or correction is told why. Further attempts follow from the answers so far, so
-that a stopped command continues, and every answer is kept. An analysis without an accepted thought is replaced by the
-next one in the order of the selection.
+The first attempt is the paper's. A solution without an answer (rejection sampling, equation 3) and a worked example
+that is not right are sampled again with another seed; who wrote a rejected thought or correction is told why. Further
+attempts follow from the answers so far, so that a stopped command continues, and every answer is kept. An analysis
+without an accepted thought is replaced by the next one in the order of the selection.
 """
 
 import argparse
 from collections.abc import Callable
 
-from data_builders import responses, stage1, stage2
+from data_builders import examples, responses, stage1, stage2
 from logreasoner import prompts
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding
@@ -17,6 +17,7 @@ from logreasoner.generation import generate
 from logreasoner.generation.response_cache import Record
 
 OBJECTIONS: dict[str, Callable[[Run, str, str], responses.Objection]] = {
+    "examples": lambda run, model, stage: examples.objection(run),
     "thoughts": lambda run, model, stage: stage1.thought_objection(run),
     "solutions": stage2.solution_objection,
     "corrections": stage2.correction_objection,
@@ -46,6 +47,7 @@ def further(run: Run, given: argparse.Namespace) -> generate.Again:
     if kind not in OBJECTIONS:
         raise UserError(f"{given.requests}: only {', '.join(OBJECTIONS)} have further attempts")
     objection = OBJECTIONS[kind](run, given.model, given.stage)
+    told = kind in ("thoughts", "corrections")
     thinking = given.role != "teacher" and run.model(given.model).thinking
     first = {request["custom_id"]: request for request in generate.read_requests(given.requests)}
     others = [stage1.thought_request(run, row) for row in stage1.reserve(run)] if kind == "thoughts" else []
@@ -59,7 +61,7 @@ def further(run: Run, given: argparse.Namespace) -> generate.Again:
             text = responses.text_of(response, thinking)
             why = "" if text is None else objection(key, text)
             if text is not None and why and number < run.experiment.attempts:
-                more.append(next_attempt(first[key], number + 1, text, "" if kind == "solutions" else why))
+                more.append(next_attempt(first[key], number + 1, text, why if told else ""))
             else:
                 lost += text is None or bool(why)
         used = sum(request["custom_id"] in tried for request in others)
@@ -75,7 +77,7 @@ python -m data_builders.ask --run paper --role teacher --requests thoughts.reque
     --responses thoughts.responses.jsonl
 python -m data_builders.ask --run paper --role solver --model qwen2.5-7b --stage solution-sft \\
     --requests solutions.requests.jsonl --responses solutions.responses.jsonl""",
-        "Ask for thoughts, solutions or corrections, and again for those that are not accepted.", further)
+        "Ask for examples, thoughts, solutions or corrections, and again for those that are not accepted.", further)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Have the teacher write the worked solutions of few-shot examples that no file has (sections 4.2.3 and 4.4).
 
-requests -> (teacher) -> solutions: build/runs/<run>/examples/<task>.yaml, which a person may read and edit. Each
-example is asked several times at once, with different seeds, as rationales are in stage 1; the first answer with the
-true label is kept. A file that is there is never written anew.
+requests -> (teacher) -> solutions: build/runs/<run>/examples/<task>.yaml, which a person may read and edit. An example
+is asked again, with another seed, until an answer with steps reaches the true label (data_builders/ask.py). A file that
+is there is never written anew.
 """
 
 import argparse
@@ -15,12 +15,11 @@ import yaml
 from data_builders import responses
 from logreasoner import cli, examples, prompts
 from logreasoner.cli import UserError
-from logreasoner.config import Run, decoding, load_run
+from logreasoner.config import Run, load_run
 from logreasoner.files import manifest, write_jsonl, writing
 from logreasoner.generation import generate
-from logreasoner.instances import Instance, read_instances
+from logreasoner.instances import Instance, by_id, read_instances
 
-ATTEMPTS = 3  # answers that are asked of each example
 HEADER = "# Worked solutions of few-shot examples, by {teacher}; edit the steps before the first evaluation.\n"
 Row = dict[str, Any]
 
@@ -34,23 +33,33 @@ def open_examples(run: Run) -> list[Instance]:
 
 
 def requests(run: Run) -> list[Row]:
-    """Make the requests for worked solutions: each example as in stage 1, ATTEMPTS times with different seeds."""
-    teacher, tasks, seed = run.experiment.teacher.model, run.tasks(), decoding()["rationale"]["seed"]
-    return [generate.request(responses.custom_id(item.id, at + 1), teacher, "rationale", prompts.render(
-                "rationale", task=tasks[item.task], problem=prompts.problem(item, tasks[item.task])),
-                             vllm=False, seed=seed + at)
-            for item in open_examples(run) for at in range(ATTEMPTS)]
+    """Make the requests for worked solutions: each example as in stage 1."""
+    teacher, tasks = run.experiment.teacher.model, run.tasks()
+    return [generate.request(item.id, teacher, "rationale", prompts.render(
+                "rationale", task=tasks[item.task], problem=prompts.problem(item, tasks[item.task])), vllm=False)
+            for item in open_examples(run)]
+
+
+def objection(run: Run) -> responses.Objection:
+    """Return what says why a text is no worked solution of an example: it has no steps, or not the true label."""
+    tasks, items = run.tasks(), by_id(open_examples(run))
+
+    def object_to(key: str, text: str) -> str:
+        trajectory, outcome = responses.judge(responses.Attempt(text, 1), items[key], tasks[items[key].task])
+        return outcome if outcome != "right" else "" if trajectory and trajectory.steps else "no steps"
+
+    return object_to
 
 
 def write_requests(run: Run) -> None:
     """Write the requests, and say what is missing. Raises UserError where the teacher cannot be asked."""
     made, teacher = requests(run), run.experiment.teacher
-    write_jsonl(run.dataset("shared", "examples") / "rationales.requests.jsonl", made)
+    write_jsonl(run.dataset("shared", "examples") / "examples.requests.jsonl", made)
     if not made:
         return
     missing = sorted({item.task for item in open_examples(run)})
     print(f"few-shot examples of {', '.join(missing)} have no worked solutions yet: the teacher {teacher.model} writes "
-          f"them once ({len(made)} requests)")
+          f"them once ({len(made)} requests, up to {run.experiment.attempts} attempts each)")
     if teacher.base_url is None and not os.environ.get(teacher.key):
         files = ", ".join(str(examples.written_file(run, task)) for task in missing)
         raise UserError(f"{teacher.key} is not set, so the teacher cannot be asked. Set it; or give TEACHER= and "
@@ -62,14 +71,13 @@ def write_requests(run: Run) -> None:
 def write_solutions(run: Run) -> None:
     """Write the file of each task that lacks one. Raises UserError for an example without a right answer."""
     path, tasks, items = run.dataset("shared", "examples"), run.tasks(), open_examples(run)
-    answers = responses.attempts(path / "rationales.responses.jsonl", [item.id for item in items]) if items else {}
+    answers = responses.attempts(path / "examples.responses.jsonl", [item.id for item in items]) if items else {}
     rows: dict[str, list[Row]] = {}
     for item in items:
-        judged = (responses.judge(attempt, item, tasks[item.task]) for attempt in answers[item.id])
-        right = next((trajectory for trajectory, outcome in judged
-                      if trajectory and trajectory.steps and outcome == "right"), None)
+        attempt, why = responses.deciding(item.id, answers[item.id], objection(run))
+        trajectory, _ = responses.judge(attempt, item, tasks[item.task])
         rows.setdefault(item.task, []).append(
-            {"id": item.id, "steps": list(right.steps) if right else [], "answer": item.label})
+            {"id": item.id, "steps": list(trajectory.steps) if trajectory and not why else [], "answer": item.label})
     for task, solutions in rows.items():
         with writing(examples.written_file(run, task)) as stream:
             stream.write(HEADER.format(teacher=run.experiment.teacher.model))

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from data_builders import examples, stage1, stage2
+from data_builders import ask, examples, stage1, stage2
 from eval import predict
 from logreasoner import prompts, weights
 from logreasoner.config import Run
@@ -122,7 +122,7 @@ class Plan:
             elif step.trains and not output.exists():
                 self.trainings.setdefault((model, step.stage), self._training(model, step.stage))
         if examples.open_examples(run):
-            self._add_requests(run.dataset("shared", "examples") / "rationales.responses.jsonl")
+            self._add_requests(run.dataset("shared", "examples") / "examples.responses.jsonl")
         self._add_requests(run.predictions(model, stage), model, stage)
 
     def _requests(self, path: Path, model: str, stage: str) -> list[Record] | None:
@@ -160,8 +160,8 @@ class Plan:
             return
         run, journal = self.run, generate.journal_of(responses)
         name = "evaluation" if responses.name.startswith("test.") else responses.name.partition(".")[0]
-        if name in ("thoughts", "solutions", "corrections") and run.experiment.attempts > 1:
-            self.notes[f"solutions, thoughts and corrections that are not accepted are asked for up to "
+        if name in ask.OBJECTIONS and run.experiment.attempts > 1:
+            self.notes[f"{', '.join(ask.OBJECTIONS)} that are not accepted are asked for up to "
                        f"{run.experiment.attempts} times; the figures are of the first"] = None
         local = bool(model) and run.model(model).kind == "open"
         asked = run.experiment.teacher.model if not model else \

@@ -186,5 +186,5 @@ def test_an_analysis_without_a_thought_is_replaced_by_the_next_in_the_order_of_t
 
 
 def test_only_what_can_be_judged_is_asked_again(world, capsys):
-    with pytest.raises(SystemExit, match="only thoughts, solutions, corrections"):
+    with pytest.raises(SystemExit, match="only examples, thoughts, solutions, corrections"):
         world.answer(stage1.folder(world.run), "rationales", "--role", "teacher")

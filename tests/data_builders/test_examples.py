@@ -28,12 +28,12 @@ def step(monkeypatch, name):
     monkeypatch.setattr(sys, "argv", ["data_builders.examples", "--run", "r", name])
     builder.main()
     path = builder.load_run("r").dataset("shared", "examples")
-    return [record for _, record in read_jsonl(path / "rationales.requests.jsonl")], path
+    return [record for _, record in read_jsonl(path / "examples.requests.jsonl")], path
 
 
 def answered(path, asked, answer=lambda key: "normal" if key.startswith(AD) else "True", steps=("Read.", "Judge.")):
     """Write the teacher's responses."""
-    write_jsonl(path / "rationales.responses.jsonl", ({"custom_id": line["custom_id"], "error": None, "response": {
+    write_jsonl(path / "examples.responses.jsonl", ({"custom_id": line["custom_id"], "error": None, "response": {
         "status_code": 200, "body": {"choices": [{"message": {"content": Trajectory(
             steps, answer(line["custom_id"])).render()}}]}}} for line in asked))
 
@@ -41,9 +41,9 @@ def answered(path, asked, answer=lambda key: "normal" if key.startswith(AD) else
 def test_the_first_right_answer_is_kept_in_a_file_that_a_person_may_edit(run, monkeypatch, capsys):
     asked, path = step(monkeypatch, "requests")
     assert "anomaly_detection, potential_failure_prediction have no worked solutions yet" in capsys.readouterr().out
-    assert [line["custom_id"] for line in asked[:4]] == [f"{AD}-0", f"{AD}-0#2", f"{AD}-0#3", f"{AD}-1"]
-    assert len({line["body"]["seed"] for line in asked}) == builder.ATTEMPTS
-    answered(path, asked, lambda key: "abnormal" if key == f"{AD}-0" else "normal" if key.startswith(AD) else "True")
+    assert [line["custom_id"] for line in asked] == [f"{name}-{at}" for name in (AD, PFP) for at in range(3)]
+    answered(path, [*asked, {"custom_id": f"{AD}-0#2"}],
+             lambda key: "abnormal" if key == f"{AD}-0" else "normal" if key.startswith(AD) else "True")
     step(monkeypatch, "solutions")
     file = examples.written_file(run, AD)
     rows = yaml.safe_load(file.read_text())["examples"]
@@ -55,6 +55,14 @@ def test_the_first_right_answer_is_kept_in_a_file_that_a_person_may_edit(run, mo
     assert step(monkeypatch, "requests")[0] == []  # what is there is neither asked nor written again
     step(monkeypatch, "solutions")
     assert examples.read(run, {AD})[AD][0].steps == ("Read.", "Decide.")
+
+
+def test_an_example_is_asked_again_until_an_answer_with_steps_is_right(run):
+    object_to = builder.objection(run)
+    assert object_to(f"{AD}-0", Trajectory(("Read.",), "abnormal").render()) == "wrong"
+    assert object_to(f"{AD}-0", "<answer>normal</answer>") == "no steps"
+    assert object_to(f"{AD}-0", "I cannot say.") == "unparsed"
+    assert object_to(f"{AD}-0", Trajectory(("Read.",), "normal").render()) == ""
 
 
 def test_an_example_without_a_right_answer_is_named_and_left_to_a_person(run, monkeypatch):

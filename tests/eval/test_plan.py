@@ -187,9 +187,9 @@ def test_examples_that_the_teacher_is_still_to_solve_are_in_the_plan(run):
         return steps(plan.planned(made, [("qwen2.5-7b", "base")], "2xA100", None, 1))
 
     before = asked()
-    assert before["rationales", "scripted-teacher"].requests == 3 * 12
+    assert before["examples", "scripted-teacher"].requests == 12
     write_solutions(made)
     after = asked()
-    assert ("rationales", "scripted-teacher") not in after
+    assert ("examples", "scripted-teacher") not in after
     tokens = [each["evaluation", "qwen2.5-7b/base"].tokens_in for each in (before, after)]
     assert tokens[0] > tokens[1] > 0

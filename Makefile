@@ -11,48 +11,65 @@ SHELL := bash
 MAKEFLAGS += --no-builtin-rules --no-print-directory
 
 # ---- what a user may set (docs/variables.md) -------------------------------------------------------------------
-MODEL ?= qwen2.5-7b
-EXPERIMENT ?= paper
-RUN ?= $(EXPERIMENT)
-STAGE ?= dpo
-HARDWARE ?= 2xA100
-ENGINE ?= vllm
+# Only what make's command line says counts, else LOGREASONER_<name> in the environment: that may hold a NAME, HOST,
+# SEED or RUN of others. `$(value ...)` keeps free text as it was typed, with its dollar signs.
+MODEL := $(or $(LOGREASONER_MODEL),qwen2.5-7b)
+EXPERIMENT := $(or $(LOGREASONER_EXPERIMENT),paper)
+RUN = $(or $(LOGREASONER_RUN),$(EXPERIMENT))
+STAGE := $(or $(LOGREASONER_STAGE),dpo)
+HARDWARE := $(or $(LOGREASONER_HARDWARE),2xA100)
+ENGINE := $(or $(LOGREASONER_ENGINE),vllm)
 # These belong to the run: it is declared with them once, and a later difference is an error.
-FINETUNING ?=
-TEACHER ?=
-TEACHER_BASE_URL ?=
-TASKS ?=
-SEED ?=
-TRAINING_SEED ?=
-SPEED ?=
-SELECTION ?=
-EXAMPLES ?=
-PROMPTS ?=
+FINETUNING := $(LOGREASONER_FINETUNING)
+TEACHER := $(LOGREASONER_TEACHER)
+TEACHER_BASE_URL := $(value LOGREASONER_TEACHER_BASE_URL)
+TASKS := $(LOGREASONER_TASKS)
+SEED := $(LOGREASONER_SEED)
+TRAINING_SEED := $(LOGREASONER_TRAINING_SEED)
+SPEED := $(LOGREASONER_SPEED)
+SELECTION := $(LOGREASONER_SELECTION)
+EXAMPLES := $(LOGREASONER_EXAMPLES)
+PROMPTS := $(value LOGREASONER_PROMPTS)
+HANDBOOK := $(value LOGREASONER_HANDBOOK)
 # How many machines of HARDWARE train together, and what starts the processes: torchrun, slurm, ray.
-NODES ?= 1
-LAUNCH ?= torchrun
+NODES := $(or $(LOGREASONER_NODES),1)
+LAUNCH := $(or $(LOGREASONER_LAUNCH),torchrun)
 # How the teacher is asked (openai, openai-batch), and how much may be spent, in USD.
-TEACHER_ENGINE ?= openai
-BUDGET ?=
+TEACHER_ENGINE := $(or $(LOGREASONER_TEACHER_ENGINE),openai)
+BUDGET := $(LOGREASONER_BUDGET)
 # With ENGINE=openai: the endpoints (several addresses with spaces between them share the requests), and what they call
 # the model. With ENGINE=vllm: how many copies of the model run, each on devices of its own.
-BASE_URL ?=
-NAME ?=
-DATA_PARALLEL ?=
+BASE_URL := $(value LOGREASONER_BASE_URL)
+NAME := $(value LOGREASONER_NAME)
+DATA_PARALLEL := $(LOGREASONER_DATA_PARALLEL)
 # What is evaluated: at most LIMIT instances of a test set, a vote over SAMPLES answers; the models of a figure.
-LIMIT ?=
-SAMPLES ?=
-MODELS ?=
-FORMAT ?= text
+LIMIT := $(LOGREASONER_LIMIT)
+SAMPLES := $(LOGREASONER_SAMPLES)
+MODELS := $(LOGREASONER_MODELS)
+FORMAT := $(or $(LOGREASONER_FORMAT),text)
+# What is compared: two MODEL/STAGE, or runs that differ in their seeds.
+A := $(LOGREASONER_A)
+B := $(LOGREASONER_B)
+RUNS := $(LOGREASONER_RUNS)
 # Where LLaMA-Factory reports losses: tensorboard, wandb, mlflow, ...; nothing leaves the machine without it.
-TRACK ?=
+TRACK := $(LOGREASONER_TRACK)
 # V=1 shows the commands, and the output of LLaMA-Factory and vLLM.
-V ?=
-PYTHON ?= $(if $(shell command -v python3.11),python3.11,python3)
-PORT ?= 8000
-HOST ?= 127.0.0.1
-LOG ?= -
-TASK ?= anomaly_detection
+V := $(LOGREASONER_V)
+PYTHON = $(or $(LOGREASONER_PYTHON),$(if $(shell command -v python3.11),python3.11,python3))
+PORT := $(or $(LOGREASONER_PORT),8000)
+HOST := $(or $(value LOGREASONER_HOST),127.0.0.1)
+LOG := $(or $(value LOGREASONER_LOG),-)
+TASK := $(or $(LOGREASONER_TASK),anomaly_detection)
+FROM := $(value LOGREASONER_FROM)
+ARGS := $(LOGREASONER_ARGS)
+PARTS := $(LOGREASONER_PARTS)
+ID := $(value LOGREASONER_ID)
+WHO := $(value LOGREASONER_WHO)
+BGL := $(value LOGREASONER_BGL)
+SPIRIT := $(value LOGREASONER_SPIRIT)
+# Only a demo has these (demo/demo.mk): what makes the base model, and the embedding model.
+BASE :=
+EMBEDDER :=
 
 # Free text reaches the shell as "$$NAME", exactly as it was typed.
 override BASE_URL := $(value BASE_URL)
@@ -83,8 +100,8 @@ ifneq ($(ONLY),)
 override EXPERIMENT := paper
 endif
 # A task of your own brings the declaration of its run: TASKS=disk-failures means EXPERIMENT=disk-failures.
-ifneq ($(and $(filter file default undefined,$(origin EXPERIMENT)),$(TASKS),$(wildcard experiments/runs/$(TASKS).yaml)),)
-EXPERIMENT := $(TASKS)
+ifneq ($(and $(TASKS),$(wildcard experiments/runs/$(TASKS).yaml)),)
+EXPERIMENT := $(or $(LOGREASONER_EXPERIMENT),$(TASKS))
 endif
 # Models of models.yaml that are behind an API (a test compares).
 API := chatgpt gpt-4o
@@ -295,7 +312,7 @@ spread: | declare ## mean and spread of MODEL at STAGE over RUNS="paper paper-43
 matrix: | declare ## every cell of the paper's tables and figures, its command and its state; FORMAT=csv
 	@$(PY) -m eval.matrix --run $(RUN) $(ONLY) --format $(FORMAT)
 plan: $(SPLITS) ## what EXPERIMENT=table3 MODEL=... would ask, cost and take, before anything is spent
-	@$(PY) -m eval.plan --run $(RUN) $(ONLY) $(if $(filter command line,$(origin MODEL)),--models $(MODEL)) $(if $(filter command line,$(origin STAGE)),--stage $(STAGE)) --hardware $(HARDWARE) $(SUBSET)
+	@$(PY) -m eval.plan --run $(RUN) $(ONLY) $(if $(filter command line,$(origin MODEL))$(LOGREASONER_MODEL),--models $(MODEL)) $(if $(filter command line,$(origin STAGE))$(LOGREASONER_STAGE),--stage $(STAGE)) --hardware $(HARDWARE) $(SUBSET)
 costs: | declare ## what the teacher's answers have cost, beside the paper's figures
 	@$(PY) -m logreasoner.generation.costs --run $(RUN)
 audit: | $(CORE) ## can the published numbers be? docs/audit.md

@@ -2,11 +2,11 @@
 # `make demo`: every step for real, with a tiny model made on the spot, bundled logs and a scripted teacher.
 # DATA=public runs the same on the public data. The goals below run inside `make demo`, with EXPERIMENT=demo*.
 
-DATA ?= bundled
+DATA := $(or $(LOGREASONER_DATA),bundled)
 # Another model than the tiny one has an experiment of its own, experiments/runs/demo-<model>.yaml.
-DEMO_MODEL := $(if $(filter file default undefined,$(origin MODEL)),tiny,$(MODEL))
+DEMO_MODEL := $(if $(filter command line,$(origin MODEL))$(LOGREASONER_MODEL),$(MODEL),tiny)
 DEMO := demo$(if $(filter public,$(DATA)),-public)$(if $(filter tiny,$(DEMO_MODEL)),,-$(DEMO_MODEL))
-DEMO_HARDWARE := $(if $(filter file default undefined,$(origin HARDWARE)),cpu,$(HARDWARE))
+DEMO_HARDWARE := $(if $(filter command line,$(origin HARDWARE))$(LOGREASONER_HARDWARE),$(HARDWARE),cpu)
 IN_DEMO = HF_HUB_OFFLINE=1 $(PY) -m demo.teacher --run
 
 .PHONY: demo new-task try-task smoke demo-steps smoke-steps

@@ -33,6 +33,8 @@ def pytest_configure(config: pytest.Config) -> None:
     settings.register_profile("long", max_examples=2_000, deadline=None)
     if config.getoption("--long"):
         settings.load_profile("long")
+    for name in [name for name in os.environ if name.startswith("LOGREASONER_")]:
+        del os.environ[name]  # a developer's own settings of make
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects

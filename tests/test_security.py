@@ -295,8 +295,10 @@ def test_make_hands_texts_to_programs_as_they_are(tmp_path, text):
 def test_make_hands_on_what_the_environment_says_as_it_is(tmp_path):
     mark = tmp_path / "mark"
     text = f"a'$(shell touch {mark})`touch {mark}`\"$$"
-    assert f"error: {text}: no such file" in make("analyze", "BASE_URL=http://127.0.0.1:9/v1", LOG=text)
-    assert "--name" in make("new-task", NAME=text, FROM=text) and not mark.exists()
+    assert f"error: {text}: no such file" in make("analyze", "BASE_URL=http://127.0.0.1:9/v1",
+                                                              LOGREASONER_LOG=text)
+    said = make("new-task", LOGREASONER_NAME=text, LOGREASONER_FROM=text)
+    assert "--name" in said and not mark.exists()
 
 
 # ---- terminals, tables and pages

@@ -61,7 +61,7 @@ HOST := $(or $(value LOGREASONER_HOST),127.0.0.1)
 LOG := $(or $(value LOGREASONER_LOG),-)
 TASK := $(or $(LOGREASONER_TASK),anomaly_detection)
 FROM := $(value LOGREASONER_FROM)
-ARGS := $(LOGREASONER_ARGS)
+ARGS := $(value LOGREASONER_ARGS)
 PARTS := $(LOGREASONER_PARTS)
 ID := $(value LOGREASONER_ID)
 WHO := $(value LOGREASONER_WHO)
@@ -348,7 +348,7 @@ serve: preflight weights | $(SERVE) ## serve MODEL at STAGE by vLLM (OpenAI-comp
 	@$(PY) -m logreasoner.generation.serve --run $(RUN) --model $(MODEL) --stage $(STAGE) --hardware $(HARDWARE) --port $(PORT) --host "$$HOST"
 OF_RUN := --run $(RUN) --model $(MODEL)
 analyze: $(if $(BASE_URL),,preflight weights) | $(CORE) $(if $(BASE_URL),,$(SERVE)) ## a verdict with its steps for each session of LOG (- is standard input); TASK=, and MODEL= or BASE_URL=
-	@$(PY) -m eval.analyze --log "$$LOG" --task $(TASK) $(ARGS) $(if $(BASE_URL),--base-url "$$BASE_URL" $(if $(NAME),--name "$$NAME") $(if $(wildcard $(D)/run.json),$(OF_RUN)),$(OF_RUN) --stage $(STAGE) --hardware $(HARDWARE))
+	@$(PY) -m eval.analyze --log "$$LOG" --task $(TASK) $(value ARGS) $(if $(BASE_URL),--base-url "$$BASE_URL" $(if $(NAME),--name "$$NAME") $(if $(wildcard $(D)/run.json),$(OF_RUN)),$(OF_RUN) --stage $(STAGE) --hardware $(HARDWARE))
 export.now: preflight $(M)/$(STAGE)/manifest.json ## the complete weights of STAGE with a model card: lineage, data, recipe, scores, limits
 	@$(PY) -m eval.card --run $(RUN) --model $(MODEL) --stage $(STAGE) --out $(M)/$(STAGE)/model
 	@echo "complete weights, with a model card: $(M)/$(STAGE)/model"

@@ -16,7 +16,7 @@ demo: | $(CORE) $(TRAIN) $(SERVE) $(if $(filter $(PACKAGED),$(DEMO_MODEL)),build
 
 # A task of your own (docs/tutorial.md). NAME= is emptied for the steps: there it is an endpoint's name for a model.
 new-task: | $(CORE) ## a task of your own, without code: NAME=disk-failures FROM=incidents.csv ARGS="..."; docs/tutorial.md
-	@$(PY) -m data_builders.new_task --name "$$NAME" --from "$$FROM" $(ARGS)
+	@$(PY) -m data_builders.new_task --name "$$NAME" --from "$$FROM" $(value ARGS)
 try-task: | $(CORE) $(TRAIN) $(SERVE) ## the method on task NAME with the tiny model and the scripted teacher, in minutes
 	@$(IN_DEMO) "demo-$$NAME" -- $(MAKE) demo-steps EXPERIMENT="demo-$$NAME" RUN="demo-$$NAME" MODEL=tiny HARDWARE=cpu ENGINE=vllm NAME=
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import threading
@@ -299,6 +300,15 @@ def test_make_hands_on_what_the_environment_says_as_it_is(tmp_path):
                                                               LOGREASONER_LOG=text)
     said = make("new-task", LOGREASONER_NAME=text, LOGREASONER_FROM=text)
     assert "--name" in said and not mark.exists()
+
+
+@pytest.mark.parametrize("typed", ["'ERROR$|FATAL'", "'^\\S+$'", '"a\'b$"', "'$(NAME)$$'", "'x#y'"])
+def test_make_hands_further_options_to_the_shell_as_typed(typed):
+    for arguments in ((f"ARGS=--fail-on {typed}",), ()):
+        variables = {} if arguments else {"LOGREASONER_ARGS": f"--fail-on {typed}"}
+        said = make("analyze", *arguments, "BASE_URL=http://127.0.0.1:9/v1", **variables)
+        assert f"--fail-on {shlex.split(typed)[0]}: anomaly_detection has" in said
+        assert f"--from \"$FROM\" --fail-on {typed}\n" in make("-n", "new-task", *arguments, **variables)
 
 
 # ---- terminals, tables and pages

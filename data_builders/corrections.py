@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
-from data_builders.thoughts import STEPS, json_object
+from data_builders.thoughts import TEXTS, json_object
 from logreasoner.answer_format import (
     Trajectory,
+    answer_element,
     correct_steps,
-    is_label,
     parse_label_leniently,
     parse_trajectory,
     same_text,
@@ -23,23 +23,31 @@ from logreasoner.answer_format import (
 
 
 def _number(value: Any) -> Any:
-    """Read "2" and "step 2" as 2."""
+    """Read "2", "step 2" and 2.0 as 2."""
     match = re.search(r"\d{1,6}", value) if isinstance(value, str) else None
-    return int(match[0]) if match else value
+    return int(match[0]) if match else int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _text(value: Any) -> Any:
+    """Read true as "True" and 1 as "1"; join the texts of a list."""
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    return str(value) if isinstance(value, bool | int | float) else value
 
 
 class Correction(BaseModel):
     """The answer that prompts/correction.j2 asks for; first_error is from 1 to n + 1 (only the conclusion is wrong).
 
-    `steps` are the new ones; a teacher who repeats the student's before them, or gives an answer, is understood.
+    `steps` are the new ones; a teacher who repeats the student's before them, or gives an answer in one of the forms
+    that are read leniently, is understood.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
     first_error: Annotated[int, BeforeValidator(_number)]
-    reason: str
-    steps: Annotated[list[str], STEPS]
-    answer: str | None = None
+    reason: Annotated[str, BeforeValidator(_text)]
+    steps: Annotated[list[str], TEXTS]
+    answer: Annotated[str | None, BeforeValidator(_text)] = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class Corrected:
     text: str
 
 
-def parse_correction(text: str, flawed: Trajectory, label: str, labels: Sequence[str] = (), keep: bool = True,
+def parse_correction(text: str, flawed: Trajectory, label: str, labels: Sequence[str], keep: bool = True,
                      own: str = "") -> tuple[Corrected | None, str]:
     """Return (the corrected solution, "") or (None, why the answer is not accepted).
 
@@ -69,8 +77,8 @@ def parse_correction(text: str, flawed: Trajectory, label: str, labels: Sequence
     kept, new = splice(answer, flawed, keep)
     if not new or not answer.reason.strip():
         return None, "nothing new"
-    stated = parse_label_leniently(new[-1], labels)
-    if not is_label(answer.answer or label, label) or stated not in (None, label):
+    given = parse_label_leniently(answer_element(answer.answer or label), labels)
+    if given != label or parse_label_leniently(new[-1], labels) not in (None, label):
         return None, "wrong answer"
     if not keep and kept < len(flawed.steps) and same_text(new[0], flawed.steps[kept]):
         return None, "flawed step repeated"

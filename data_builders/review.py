@@ -27,7 +27,7 @@ from typing import Any
 
 from data_builders import stage1, stage2
 from data_builders.corrections import draft as corrections_draft
-from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, check_thought, details, json_object
+from data_builders.thoughts import LEAST_STEPS, MOST_STEPS, check_thought, json_object, objection_to_value
 from logreasoner import prompts
 from logreasoner.cli import UserError
 from logreasoner.config import Run
@@ -138,7 +138,7 @@ def _thought(row: Row, edit: Any) -> tuple[Row | None, str]:
         return {**row, "thought": thought.model_dump()}, ""
     if why.startswith("schema"):
         return None, f"{why}; wanted: an overview, one challenge or more, {LEAST_STEPS} to {MOST_STEPS} steps"
-    return None, f"{why}: {', '.join(details(edit['reasoning_steps'], row['problem']))}"
+    return None, objection_to_value(edit, row["problem"])
 
 
 def corrections(run: Run, model: str, stage: str) -> Review:

@@ -14,7 +14,7 @@ from data_builders import responses
 from data_builders.corrections import Corrected, parse_correction
 from logreasoner import cli, prompts
 from logreasoner.answer_format import Trajectory, after_thinking, parse_label_leniently
-from logreasoner.config import Run, decoding, load_run
+from logreasoner.config import Run, load_run, thinking_room
 from logreasoner.files import read_jsonl, write_jsonl
 from logreasoner.generation import generate
 from logreasoner.instances import by_id, read_instances
@@ -34,9 +34,8 @@ def solution_requests(run: Run, model: str, stage: str, assumed: tuple[str, ...]
     items = list(read_instances(run.splits / "stage2.jsonl"))
     asked = prompts.few_shot(run, items, assumed) if run.experiment.stage2.few_shot else (
         prompts.conversation(item, tasks[item.task]) for item in items)
-    longer = decoding()["thinking"] if run.model(model).thinking else {}
     write_jsonl(run.dataset(model, stage) / "solutions.requests.jsonl", (
-        generate.request(item.id, name, "solution", prompt, vllm=True, **longer)
+        generate.request(item.id, name, "solution", prompt, vllm=True, **thinking_room(run.model(model)))
         for item, prompt in zip(items, asked, strict=True)))
 
 
@@ -109,7 +108,7 @@ def correction_requests(run: Run, model: str, stage: str) -> None:
         generate.request(row["id"], name, "correction", prompts.render(
             "correction", problem=prompts.problem(items[row["id"]], tasks[row["task"]]), steps=row["steps"],
             answer=row["answer"], label=row["label"], keep=keep), vllm=by_policy,
-            response_format={"type": "json_object"})
+            response_format={"type": "json_object"}, **(thinking_room(run.model(model)) if by_policy else {}))
         for row in wrong(run, model, holder)))
 
 

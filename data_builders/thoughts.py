@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -32,17 +33,27 @@ GENERAL = re.compile(r"""\[MASK\] | \b(?:IPv[46] | [a-z]{2,12}v\d[a-z]? | (?:IEE
     | RFC[ -]?\d{2,5} | MD5 | (?:SHA|AES)-?\d{1,3} | [XH]\.\d{2,3} | L[23](?:VPN|TP)? | BGP-?4
     | ISO[ -]?\d{4,5} | UTF-?8)\b""",
                      re.VERBOSE | re.IGNORECASE)
+DECODER = json.JSONDecoder(strict=False)  # models write line breaks into texts
 MOST_OBJECTS = 20  # braces in the prose of an answer at which its JSON may begin
 
 
-def _as_steps(value: Any) -> Any:
-    """Take the numbers off steps that repeat them; a text becomes its steps."""
-    steps = read_steps(value) if isinstance(value, str) else value
-    return [without_number(step) if isinstance(step, str) else step for step in steps] if isinstance(
-        steps, list | tuple) else value
+def _as_texts(value: Any) -> Any:
+    """Return the texts of a list without the numbers that they repeat.
+
+    A text becomes its steps, an object its values, and an object in a list its one text: {"step": 1, "action": "..."}.
+    """
+    items = read_steps(value) if isinstance(value, str) else value.values() if isinstance(value, dict) else value
+    if not isinstance(items, Iterable):
+        return value
+    return [without_number(text) if isinstance(text, str) else text for text in map(_one_text, items)]
 
 
-STEPS = BeforeValidator(_as_steps)
+def _one_text(item: Any) -> Any:
+    texts = [value for value in item.values() if isinstance(value, str)] if isinstance(item, dict) else [item]
+    return texts[0] if len(texts) == 1 else item
+
+
+TEXTS = BeforeValidator(_as_texts)
 TOKEN = re.compile(r"[^\s\"'(),;<>]{4,}")
 
 
@@ -52,8 +63,8 @@ class Thought(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     problem_overview: Text
-    key_challenges: list[Text] = Field(min_length=1)
-    reasoning_steps: Annotated[list[Text], Field(min_length=LEAST_STEPS, max_length=MOST_STEPS), STEPS]
+    key_challenges: Annotated[list[Text], Field(min_length=1), TEXTS]
+    reasoning_steps: Annotated[list[Text], Field(min_length=LEAST_STEPS, max_length=MOST_STEPS), TEXTS]
 
     def render(self) -> str:
         """Return the response that thought-sft trains on."""
@@ -62,12 +73,24 @@ class Thought(BaseModel):
 
 
 def json_object(text: str) -> object:
-    """Parse the JSON of a model's answer: after thinking, a BOM or prose, in a code fence. Raises ValueError."""
-    text = after_thinking(text).lstrip("\ufeff")
+    """Parse the JSON of a model's answer: after thinking, a BOM or prose, in a code fence, alone in a list or object.
+
+    Line breaks within its texts are taken as they are. Raises ValueError.
+    """
+    value = _first_json(after_thinking(text).lstrip("\ufeff"))
+    while isinstance(value, dict | list) and len(value) == 1:
+        inner = value[0] if isinstance(value, list) else next(iter(value.values()))
+        if not isinstance(inner, dict):
+            break
+        value = inner
+    return value
+
+
+def _first_json(text: str) -> object:
     starts = [0, *(match.start() for match in re.finditer(r"\{", text))][: MOST_OBJECTS + 1]
     for number, start in enumerate(starts):
         try:
-            return json.loads(text) if number == 0 else json.JSONDecoder().raw_decode(text, start)[0]
+            return DECODER.decode(text) if number == 0 else DECODER.raw_decode(text, start)[0]
         except RecursionError:
             raise ValueError("nested too deeply") from None
         except ValueError:
@@ -110,7 +133,12 @@ def objection_to(text: str, problem: str) -> str:
         value = json_object(text)
     except ValueError:
         return "not JSON"
+    return objection_to_value(value, problem)
+
+
+def objection_to_value(value: object, problem: str) -> str:
+    """Return why a JSON value is no thought about a problem, as `objection_to` does."""
     _, why = check_thought(value, problem)
-    if why == DETAIL_IN_STEP and isinstance(value, dict):
-        return f"{why}: {', '.join(dict.fromkeys(details(list(map(str, value['reasoning_steps'])), problem)))}"
-    return why
+    if why != DETAIL_IN_STEP:
+        return why
+    return f"{why}: {', '.join(dict.fromkeys(details(Thought.model_validate(value).reasoning_steps, problem)))}"

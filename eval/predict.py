@@ -8,7 +8,7 @@ from typing import Any
 from eval.predictions import fixed, read_test_splits, stratified
 from logreasoner import cli, examples
 from logreasoner.cli import UserError
-from logreasoner.config import Run, decoding, identity, load_run
+from logreasoner.config import Run, decoding, identity, load_run, thinking_room
 from logreasoner.files import read_json, sha256, write_jsonl
 from logreasoner.generation.generate import served_name
 from logreasoner.generation.response_cache import request
@@ -56,14 +56,14 @@ def requests(run: Run, name: str, stage: str, *, kind: str | None = None, served
     vllm, served = (kind or default_kind) == "vllm", served or default_name
     items = sorted((item for split in stratified(read_test_splits(run), limit) for item in split),
                    key=lambda item: (item.task, item.source))
-    thinking = decoding()["thinking"] if run.model(name).thinking else {}
+    room = thinking_room(run.model(name))
     made = []
     for item, prompt in zip(items, few_shot(run, items, assumed), strict=True):
         if samples == 1:
-            made.append(request(item.id, served, "evaluation", prompt, vllm, **thinking))
+            made.append(request(item.id, served, "evaluation", prompt, vllm, **room))
             continue
         seed = decoding()["sampling"]["seed"]
-        made += [request(f"{item.id}#{at}", served, "sampling", prompt, vllm, **thinking, seed=seed + at)
+        made += [request(f"{item.id}#{at}", served, "sampling", prompt, vllm, **room, seed=seed + at)
                  for at in range(samples)]
     return made
 

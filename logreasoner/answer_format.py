@@ -7,6 +7,7 @@ Lenient: other forms that name one label unambiguously, and steps in other forms
 
 import functools
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,14 +23,15 @@ STATEMENT = re.compile(rf"<answer>(.*?)(?=</?answer>|\Z)|\\boxed\{{(?:\\\w+\{{)?
                        rf"|\banswer\b[{QUOTES} \t]*(?:\bis\b|[:=])\s*([^\n<\\]*)", re.IGNORECASE | re.DOTALL)
 EDGE = rf"[\s{QUOTES}:({{\[$]*+"
 OPENING = re.compile(rf"{EDGE}(?:(?:(?:so|thus|hence|therefore),?\s+)?(?:(?:the|my)\s+)?(?:(?:final|correct)\s+)?"
-                     rf"answer[{QUOTES} \t]*(?:\bis\b|[:=])|\\boxed\{{(?:\\\w+\{{)?)?{EDGE}", re.IGNORECASE)
+                     rf"(?:answer|label)[{QUOTES} \t]*(?:\bis\b|[:=])|\\boxed\{{(?:\\\w+\{{)?)?{EDGE}", re.IGNORECASE)
 CLAUSE_END = re.compile(rf"[{QUOTES})\]}}$]*"
-                        r"(?:[ \t]*[\r\n]|\s*(?:\Z|[.,;:!](?!\w)|[(<\u2013\u2014]|(?:because|since|as)\b))")
-# How other keyboards and renderers write what the rules above know: zero-width characters, full-width punctuation,
-# corner brackets, and underscores for emphasis.
-PLAIN = {**dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff")),
-         **str.maketrans("\uff1a\uff1d\u3002\uff0e\uff0c\uff1b\uff01\uff08\uff09\u300c\u300d\u300e\u300f\u300a\u300b",
-                         ":=..,;!()" + '"' * 6)}
+                        r"(?:[ \t]*[\r\n]|\s+-\s|\s*(?:\Z|[.,;:!](?!\w)|[(<\u2013\u2014]|(?:because|since|as)\b))")
+# How other keyboards and renderers write what the rules above know: zero-width characters, full-width letters and
+# punctuation, corner brackets and angle quotes, and underscores for emphasis.
+PLAIN = {**dict.fromkeys(map(ord, "\xad\u200b\u200c\u200d\u2060\ufeff")),
+         **{code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)},
+         **str.maketrans("\u3002\u300c\u300d\u300e\u300f\u300a\u300b\u3010\u3011\xab\xbb", "." + '"' * 10)}
+LONGEST = 1_000  # characters of what is compared with labels: composing a long run of accents takes quadratic time
 EMPHASIS = re.compile(r"(?<![^\W_])_{1,2}(?=[^\W_])|(?<=[^\W_])_{1,2}(?![^\W_])")
 
 
@@ -75,7 +77,8 @@ def element(text: str, tag: str) -> str | None:
 def parse_label(text: str, labels: Sequence[str]) -> str | None:
     """Return the label in the text's one `<answer>` element, as the task spells it, or None.
 
-    Case, surrounding white space, quotes and a final full stop do not matter; anything else does.
+    Case, surrounding white space, quotes, a final full stop and how accents are composed (NFC, NFD) do not matter;
+    anything else does.
     """
     content = element(after_thinking(text), "answer")
     return None if content is None else _label(content, labels)
@@ -113,15 +116,11 @@ def _plain(text: str) -> str:
     return EMPHASIS.sub("", text.translate(PLAIN))
 
 
-def is_label(written: str, label: str) -> bool:
-    """Tell whether a field of JSON names the label: case, white space, quotes and emphasis do not matter."""
-    return _label(written, [label]) == label
-
-
 @functools.cache
 def _label_pattern(labels: tuple[str, ...]) -> re.Pattern[str]:
     """Match a label as a whole word: not "normal" in "abnormal", and "C++" before "C"."""
-    longest_first = map(re.escape, sorted(filter(None, labels), key=len, reverse=True))
+    written = {unicodedata.normalize(form, label) for label in labels for form in ("NFC", "NFD")} | set(labels)
+    longest_first = map(re.escape, sorted(filter(None, written), key=lambda label: (-len(label), label)))
     return re.compile(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", re.IGNORECASE)
 
 
@@ -134,7 +133,7 @@ def _label(written: str, labels: Sequence[str]) -> str | None:
 
 def _normalise(answer: str) -> str:
     text = answer.strip().strip(QUOTES).strip().removesuffix(".").strip().strip(QUOTES).strip()
-    return text.casefold()
+    return unicodedata.normalize("NFC", text).casefold() if len(text) <= LONGEST else ""
 
 
 def parse_steps(body: str) -> tuple[str, ...] | None:

@@ -290,6 +290,11 @@ def decoding() -> dict[str, Any]:
     return dict(load_yaml(EXPERIMENTS / "decoding.yaml"))
 
 
+def thinking_room(model: Model) -> dict[str, Any]:
+    """Return the settings on top of a purpose's for a model that thinks first: it may write more tokens."""
+    return dict(decoding()["thinking"]) if model.thinking else {}
+
+
 def api_requests(path: str) -> Requests | None:
     """Return how requests differ to an API's model, the teacher's too, if a row of models.yaml says so."""
     return next((row.requests for row in models().values() if row.kind == "api" and row.path == path), None)

@@ -1,5 +1,7 @@
 """The one place that reads answers: strict, total on hostile text."""
 
+import unicodedata
+
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -106,7 +108,10 @@ STATES = ["normal", "abnormal"]  # one contains the other
     ("<answer>_normal_</answer>", "normal"),
     ('{"answer": "abnormal"}', "abnormal"),
     ("<answer>nor\u200bmal</answer>", "normal"),
-    ("<answer>\u300cabnormal\u300d</answer>", "abnormal"),
+    ("<answer>\u300cabnormal\u300d</answer>", "abnormal"), ("<answer>\u3010normal\u3011</answer>", "normal"),
+    ("<answer>\xababnormal\xbb</answer>", "abnormal"), ("<answer>\uff02normal\uff02</answer>", "normal"),
+    ("<answer>\uff4e\uff4f\uff52\uff4d\uff41\uff4c</answer>", "normal"), ("<answer>Label: normal</answer>", "normal"),
+    ("<answer>the label is normal</answer>", "normal"), ("<answer>normal - nothing failed</answer>", "normal"),
 ])
 def test_what_a_lenient_reader_reads(text: str, label: str) -> None:
     assert parse_label(text, STATES) is None
@@ -123,10 +128,19 @@ def test_what_a_lenient_reader_reads(text: str, label: str) -> None:
     "<think>The answer is normal", "<think>\nnormal", "Answer: n\x00ormal",
     "<answer>I doubt that the answer is normal</answer>", "<answer>The answer is not normal</answer>",
     "<answer>The answer is normal or abnormal</answer>", '{"answer": "normal", "other": "abnormal"}',
-    "Answer: is_normal", "Answer: normal_2",
+    "Answer: is_normal", "Answer: normal_2", "Label: normal", "Answer: normal - not abnormal",
 ])
 def test_a_lenient_reader_does_not_guess(text: str) -> None:
     assert parse_label_leniently(text, STATES) is None
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("written", ["NFC", "NFD"])
+def test_how_accents_are_composed_makes_no_other_label(form: str, written: str) -> None:
+    label, text = unicodedata.normalize(form, "d\xe9faut"), unicodedata.normalize(written, "d\xe9faut")
+    assert parse_label(f"<answer>{text}</answer>", ["normal", label]) == label
+    assert parse_label_leniently(f"Answer: {text}", ["normal", label]) == label
+    assert parse_label_leniently(f"Answer: {text}e", ["normal", label]) is None
 
 
 WORDS = st.sampled_from([*STATES, "not ", " or ", "<answer>", "</answer>", "</think>", "Answer: ", "the answer is ",
@@ -245,7 +259,8 @@ def test_trajectories_that_are_not_whole(text: str) -> None:
 
 
 @pytest.mark.parametrize("piece", ["<answer>", "</answer>", "<think>", "<solutions>", " ", "\t1", "\n", "*", "1. ",
-                                   "answer ", "answer is ", "\\boxed{", "\\boxed{\\text{", "True or ", "Tru"])
+                                   "answer ", "answer is ", "\\boxed{", "\\boxed{\\text{", "True or ", "Tru",
+                                   "a\u0300\u0327"])
 def test_long_hostile_text_is_read_once(piece: str) -> None:
     """Nothing is timed: a pattern that backtracks would not come back from a megabyte."""
     assert parse_trajectory(piece * 200_000, LABELS) is None

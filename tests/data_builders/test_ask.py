@@ -136,6 +136,20 @@ def test_thinking_that_was_cut_off_is_no_answer(world):
     assert [row["outcome"] for _, row in read_jsonl(folder / "solutions.jsonl")] == ["cut", "right", "right"]
 
 
+def test_a_model_that_thinks_first_has_room_for_it_when_it_corrects_itself(world):
+    """Else the correction ends within the thought, as 1,536 tokens are meant for the correction alone."""
+    model, run = "r1-distill-qwen-7b", world.run
+    rows = [{"id": item.id, "task": PFP, "outcome": "wrong", "label": item.label, "steps": ["So."], "answer": "False"}
+            for item in ITEMS]
+    write_jsonl(run.dataset(model, "solution-sft") / "solutions.jsonl", rows)
+    most = []
+    for stage in ("dpo-self", "dpo"):
+        stage2.correction_requests(run, model, stage)
+        most.append({row["body"]["max_tokens"] for _, row in read_jsonl(
+            run.dataset(model, stage) / "corrections.requests.jsonl")})
+    assert most == [{4096}, {1536}], "as many tokens as in the evaluation; the teacher has its own"
+
+
 def test_a_rejected_correction_is_asked_again_with_the_reason(world):
     solve(world, p_0=[WRONG], p_1=[WRONG], p_2=[RIGHT])
     folder = world.run.dataset(MODEL, "dpo")

@@ -77,16 +77,27 @@ PLAIN = answer(2, NEW)
     answer(2, [f"**Step {number}:** {step}" for number, step in enumerate(NEW, 3)]),
     answer(2, "\n".join(f"{number}. {step}" for number, step in enumerate(NEW, 1))),
     answer(2, NEW, answer="True"), answer(2, NEW, answer="**true**"), answer(2, NEW, confidence=1),
+    answer(2, NEW, answer=True), answer(2, NEW, answer="<answer> True </answer>"), answer(2, NEW, answer="True\u3002"),
+    answer(2, NEW, answer=r"\boxed{True}"), answer(2, NEW, answer="The answer is True."), answer(2, NEW, answer=""),
+    answer(2.0, NEW), answer(2, NEW, ["A stopped fan", "overheats the device."]), f"[{PLAIN}]",
+    f'{{"correction": {PLAIN}}}', answer(2, [{"step": at, "text": step} for at, step in enumerate(NEW, 3)]),
+    answer(2, {f"step {at}": step for at, step in enumerate(NEW, 3)}),
 ])
 def test_forms_that_teachers_really_write_are_accepted(text):
     assert corrected(text).steps == corrected(PLAIN).steps
+
+
+def test_a_line_break_in_a_text_of_json_is_text():
+    assert corrected(PLAIN.replace("pause:", "pause:\n")).steps[2].startswith("But, wait, let's pause:\n a fan")
 
 
 @pytest.mark.parametrize(("text", "why"), [
     ("Step 2 is wrong.", "not JSON"), ("{}", "schema"), (answer("second", ["a", "b"]), "schema"),
     ("<think>" + PLAIN, "not JSON"), (answer(2, [1]), "schema"),
     (answer(0, ["a"]), "first_error out of range"), (answer(5, ["a"]), "first_error out of range"),
-    (answer(2, ["New."], answer="False"), "wrong answer"),
+    (answer(2, ["New."], answer="False"), "wrong answer"), (answer(2, ["New."], answer=False), "wrong answer"),
+    (answer(2, ["New."], answer="not True"), "wrong answer"), (answer(2.5, ["New."]), "schema"),
+    (answer(2, [{"step": "1", "text": "New."}]), "schema"),
     (answer(2, ["New.", "So the answer is False."]), "wrong answer"),
     (answer(2, list(FLAWED.steps[:2])), "nothing new"), (answer(1, ["  "]), "nothing new"),
     (answer(1, ["New."], reason=" "), "nothing new"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data_builders.thoughts import details, parse_thought
+from data_builders.thoughts import details, objection_to, parse_thought
 
 PROBLEM = "Log:\nIPV6/[MASK]/ND: IPv6 (RFC 4861) on 802.1X port, OSPFv3, state=down, SHA-256.\n" \
           "LINK/3/DOWN: Interface GigabitEthernet0/0/7 went down on R02-M1-N0, peer [peer-name], code 0x1f."
@@ -21,6 +21,24 @@ def test_a_valid_thought_renders():
 
 def test_a_code_fence_is_taken_off():
     assert parse_thought(f"```json\n{json.dumps(GOOD)}\n```", PROBLEM)[0] is not None
+
+
+@pytest.mark.parametrize("written", [
+    {**GOOD, "key_challenges": "The level is hidden."}, [GOOD], {"thought": GOOD},
+    {**GOOD, "reasoning_steps": [f"{at}. {step}" for at, step in enumerate(GOOD["reasoning_steps"], 1)]},
+    {**GOOD, "reasoning_steps": [{"step": at, "action": step} for at, step in enumerate(GOOD["reasoning_steps"], 1)]},
+    {**GOOD, "reasoning_steps": dict(zip("123", GOOD["reasoning_steps"], strict=True))},
+    {**GOOD, "reasoning_steps": "1. Find the event.\n2. Ask what it does to traffic.\n3. Decide."},
+])
+def test_forms_that_teachers_really_write_are_accepted(written):
+    for text in (json.dumps(written), f"<think>{{}}</think>\n{json.dumps(written)}"):
+        assert parse_thought(text, PROBLEM) == parse_thought(json.dumps(GOOD), PROBLEM)
+
+
+def test_an_objection_names_the_details_in_whatever_form_the_steps_are():
+    steps = {"1": "Find the event.", "2": "Look at 10.1.2.3, then go on.", "3": "Decide."}
+    assert objection_to(json.dumps({**GOOD, "reasoning_steps": steps}), PROBLEM) == (
+        "instance detail in a step: 10.1.2.3")
 
 
 @pytest.mark.parametrize("detail", [

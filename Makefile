@@ -93,6 +93,9 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export DO_NOT_TRACK := 1
 export GRADIO_ANALYTICS_ENABLED := False
 export TOKENIZERS_PARALLELISM := false
+# As in templates/launch/environment.j2: merging and embedding import the same packages.
+export PYTHONUTF8 := 1
+export DS_IGNORE_CUDA_DETECTION := 1
 
 # The grid of the paper is named like an experiment (make plan EXPERIMENT=table3); its run is the paper's.
 ONLY := $(addprefix --only ,$(filter table% figure%,$(EXPERIMENT)))

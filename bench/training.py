@@ -18,7 +18,7 @@ from data_builders.llamafactory_dataset import alpaca, dataset_info
 from data_builders.recipes import render, render_start
 from logreasoner.config import Run, resolve, speeds, stages
 from logreasoner.files import ROOT, read_json, read_jsonl, write_json, writing
-from logreasoner.logged import read_environment
+from logreasoner.logged import exported
 
 STAGE = "base-sft"  # thoughts, solutions and corrections: short and long samples mixed, as in the demo
 SAMPLES = 480
@@ -75,7 +75,7 @@ def recipe(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN,
         return Launch(["bash", str(start)], {}, folder / here)
     programs = f"{folder.resolve() / '.venv-train' / 'bin'}:{os.environ['PATH']}"
     return Launch(["llamafactory-cli", "train", str(path)],
-                  {**read_environment(folder / start), "PATH": programs}, folder / here)
+                  {**exported(folder / start), "PATH": programs}, folder / here)
 
 
 def _trained(folder: Path, label: str, rows: list[dict[str, Any]], run: Run = RUN) -> tuple[float, int]:

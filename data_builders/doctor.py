@@ -119,9 +119,12 @@ def require(run: Run, model: str, stage: str, profile_name: str, nodes: int = 1,
         return  # nothing to load and nothing to train
     trains = stage not in ("thoughts", "base", "classifier")
     if trains and (ROOT / ".venv-train" / ".ready").exists():
-        require_packages(run, ROOT / ".venv-train")
-    if trains and not elsewhere and (missing := unmet(profile, devices)):
-        raise UserError(f"HARDWARE={profile_name} {missing}. Here can run: HARDWARE={usable}")
+        require_packages(run, ROOT / ".venv-train", profile)
+        require_deepspeed(ROOT / ".venv-train")
+    if trains and not elsewhere:
+        if missing := unmet(profile, devices):
+            raise UserError(f"HARDWARE={profile_name} {missing}. Here can run: HARDWARE={usable}")
+        require_compilers(profile.deepspeed.get(run.experiment.finetuning, ""))
     questions = _open_questions(run, model, stage) if stage != "classifier" else []
     embedding = [run.placed(run.experiment.embedding)] if "thoughts" in questions else []
     for path in [run.weights(model, "base"), *embedding]:
@@ -134,6 +137,32 @@ def require(run: Run, model: str, stage: str, profile_name: str, nodes: int = 1,
                         f"{' and '.join(questions)}; set it, or give TEACHER= and TEACHER_BASE_URL= for another one")
     if trains and not elsewhere:
         _require_memory(run, model, stage, profile, devices, nodes)
+
+
+def require_deepspeed(environment: Path) -> None:
+    """Raise UserError if DeepSpeed is installed and cannot be imported: accelerate imports it in every training."""
+    site = [str(path) for path in environment.glob("lib/python3*/site-packages")]
+    if not list(distributions(name="deepspeed", path=site)):
+        return
+    done = subprocess.run([environment / "bin" / "python", "-c", "import deepspeed"], capture_output=True, text=True,
+                          env={**os.environ, "DS_IGNORE_CUDA_DETECTION": "1"}, check=False)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise UserError(f"deepspeed in {environment} cannot be imported, so no training would start ({reason}): do "
+                        f"{environment}/bin/pip uninstall -y deepspeed; where FINETUNING=full needs it, then "
+                        f"{environment}/bin/pip install -r requirements/deepspeed.txt")
+
+
+def require_compilers(deepspeed: str) -> None:
+    """Raise UserError if a DeepSpeed profile with offload finds no compiler: its optimizer is compiled at the start."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")  # in the order in which torch looks for it
+    programs = {os.environ.get("CXX") or "c++": None,
+                "nvcc": f"{home}/bin" if home else f"{os.environ.get('PATH', '')}:/usr/local/cuda/bin"}
+    missing = [name for name, path in programs.items() if not shutil.which(name, path=path)]
+    if missing and "offload" in deepspeed:
+        raise UserError(f"DeepSpeed's {deepspeed} compiles its optimizer, and here is no {' and no '.join(missing)}: "
+                        "install a C++ compiler and CUDA's toolkit of the version that torch was built with (CUDA_HOME "
+                        "names its folder), or take FINETUNING=lora or another HARDWARE")
 
 
 def _open_questions(run: Run, model: str, stage: str) -> list[str]:

@@ -86,13 +86,23 @@ def _profile(name: str) -> Hardware:
     return hardware()[name]
 
 
-def require_packages(run: Run, environment: Path) -> None:
-    """Raise UserError if a Python environment lacks what the run's SPEED needs (read from its metadata files)."""
-    needed = speeds()[run.experiment.speed].packages if run.experiment.speed else []
+def require_packages(run: Run, environment: Path, profile: Hardware | None = None) -> None:
+    """Raise UserError if a Python environment lacks what the run's SPEED or FINETUNING needs.
+
+    Read from metadata files. Without a hardware profile FINETUNING is not looked at.
+    """
+    speed, finetuning = run.experiment.speed, run.experiment.finetuning
     site = [str(path) for path in environment.glob("lib/python3*/site-packages")]
-    if missing := [name for name in needed if not list(distributions(name=name, path=site))]:
-        raise UserError(f"SPEED={run.experiment.speed} needs {' and '.join(missing)}: do {environment}/bin/pip install "
-                        f"{' '.join(missing)}, or take another SPEED in a new run (RUN=)")
+
+    def missing(names: list[str]) -> list[str]:
+        return [name for name in names if not list(distributions(name=name, path=site))]
+
+    if names := missing(speeds()[speed].packages if speed else []):
+        raise UserError(f"SPEED={speed} needs {' and '.join(names)}: do {environment}/bin/pip install "
+                        f"{' '.join(names)}, or take another SPEED in a new run (RUN=)")
+    if profile and finetuning in profile.deepspeed and missing(["deepspeed"]):
+        raise UserError(f"FINETUNING={finetuning} on {profile.title} needs deepspeed: do {environment}/bin/pip install "
+                        "-r requirements/deepspeed.txt, or take FINETUNING=lora in a new run (RUN=)")
 
 
 def script_path(recipe: Path, launch: str) -> Path:

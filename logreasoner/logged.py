@@ -19,11 +19,18 @@ TAIL = 15  # lines of the log that a failure shows
 EVERY = 30.0  # seconds between lines of progress where the output is not a terminal
 
 
-def read_environment(path: Path) -> dict[str, str]:
-    """Read the variables of a file of NAME=VALUE lines."""
+def exported(path: Path) -> dict[str, str]:
+    """Read the variables that a shell file sets, of its lines `export NAME=VALUE`."""
     lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
-    pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
+    pairs = (line.removeprefix("export ").partition("=") for line in lines if line.startswith("export "))
     return {name: value for name, _, value in pairs}
+
+
+def environment_of(path: Path) -> dict[str, str]:
+    """Return this program's environment as a shell file of `export` and `unset` lines changes it."""
+    lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
+    unset = {name for words in lines if words[:1] == ["unset"] for name in words}
+    return {**{name: value for name, value in os.environ.items() if name not in unset}, **exported(path)}
 
 
 def progress(pattern: str, since: float) -> str:
@@ -53,13 +60,13 @@ class Line:
             self.written = time.monotonic()
 
 
-def run(command: list[str], log: Path, title: str, environment: dict[str, str], steps: str | None) -> None:
+def run(command: list[str], log: Path, title: str, environment: dict[str, str] | None, steps: str | None) -> None:
     """Run a command to its end. Raises UserError with the end of its log where it fails."""
     log.parent.mkdir(parents=True, exist_ok=True)
     start, line = time.time(), Line(title)
     with open(log, "ab") as stream:
         output = None if os.environ.get("V") else stream
-        with subprocess.Popen(command, env={**os.environ, **environment}, stdout=output, stderr=output) as process:
+        with subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process:
             line.show(f"started, log: {log}")
             while process.poll() is None:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -76,7 +83,7 @@ def run(command: list[str], log: Path, title: str, environment: dict[str, str], 
 
 
 def _main(given: argparse.Namespace) -> None:
-    environment = read_environment(given.environment) if given.environment else {}
+    environment = environment_of(given.environment) if given.environment else None
     run(given.command, given.log, given.title or given.command[0], environment, given.steps)
 
 
@@ -86,7 +93,7 @@ def main() -> None:
 python -m logreasoner.logged --log build/runs/paper/logs/dpo.log --title "training dpo" -- llamafactory-cli train F""")
     arguments.add_argument("--log", required=True, type=Path, help="appended to")
     arguments.add_argument("--title", help="what the lines begin with (default: the command)")
-    arguments.add_argument("--environment", type=Path, help="a file of NAME=VALUE lines, added to the environment")
+    arguments.add_argument("--environment", type=Path, help="a shell file of export and unset lines, for the command")
     arguments.add_argument("--steps", help="trainer_log.jsonl of LLaMA-Factory, as a glob pattern")
     arguments.add_argument("command", nargs="+", metavar="COMMAND", help="after --: the command and its arguments")
     cli.run(arguments, _main)

@@ -4,7 +4,18 @@ import sys
 
 import pytest
 
-from data_builders.doctor import Gpu, environment, examine, gpus, pins, require, unmet
+from data_builders import doctor
+from data_builders.doctor import (
+    Gpu,
+    environment,
+    examine,
+    gpus,
+    pins,
+    require,
+    require_compilers,
+    require_deepspeed,
+    unmet,
+)
 from logreasoner.cli import UserError
 from logreasoner.config import declare, hardware, resolve
 from logreasoner.files import ROOT, write_json
@@ -34,6 +45,7 @@ def paper(workdir, monkeypatch, smi):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("HF_HOME", str(workdir / "hub-home"))
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr(doctor, "ROOT", workdir)  # without environments, whatever this machine has
     smi(A100, A100)
     return declare("paper", resolve("paper", []))
 
@@ -171,3 +183,52 @@ def test_preflight_is_silent_once_the_stage_is_trained(paper, smi):
     require(paper, "qwen2.5-7b", "dpo", "2xA100")
     with pytest.raises(UserError, match="HARDWARE=2xA100 needs 2 GPUs"):
         require(paper, "qwen2.5-7b", "solution-sft", "2xA100")
+
+
+def installed(environment, name, source):
+    """Put a package with this source into an environment whose Python is that of the tests."""
+    site = environment / "lib" / f"python3.{sys.version_info.minor}" / "site-packages"
+    (site / f"{name}-1.0.dist-info").mkdir(parents=True)
+    (site / f"{name}-1.0.dist-info" / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    (site / f"{name}.py").write_text(source)
+    (environment / "bin").mkdir()
+    (environment / "bin" / "python").write_text(f'#!/bin/sh\nPYTHONPATH={site} exec {sys.executable} "$@"\n')
+    (environment / "bin" / "python").chmod(0o755)
+
+
+NO_TOOLKIT = """import os
+if not os.environ.get("DS_IGNORE_CUDA_DETECTION") or {old}:
+    raise RuntimeError("CUDA_HOME does not exist, unable to compile CUDA op(s)")
+"""
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_a_deepspeed_that_cannot_be_imported_is_named_before_anything_is_spent(old, tmp_path):
+    """Since accelerate imports it, it would end LoRA too. From 0.18.9 on it can be told not to look for the toolkit."""
+    require_deepspeed(tmp_path)
+    installed(tmp_path, "deepspeed", NO_TOOLKIT.format(old=old))
+    if old:
+        with pytest.raises(UserError, match=r"no training would start \(RuntimeError: CUDA_HOME does not exist.*"
+                                            "pip uninstall -y deepspeed"):
+            require_deepspeed(tmp_path)
+    else:
+        require_deepspeed(tmp_path)
+
+
+def test_offload_needs_the_compilers_that_it_starts_with(monkeypatch, tmp_path):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    require_compilers("zero3")
+    with pytest.raises(UserError, match="zero3-offload compiles its optimizer, .* no no-such-compiler and no nvcc: "):
+        require_compilers("zero3-offload")
+    for name in ("c++", "nvcc"):
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / name).touch(mode=0o755)
+    monkeypatch.setenv("CXX", str(tmp_path / "bin" / "c++"))
+    require_compilers("zero3-offload")
+
+
+def test_a_gpu_machine_trains_lora_without_deepspeed():
+    """What is installed beside the environment is what every training imports."""
+    assert "deepspeed" not in pins(ROOT / "requirements" / "train-gpu.txt")
+    assert [int(part) for part in pins(ROOT / "requirements" / "deepspeed.txt")["deepspeed"].split(".")] >= [0, 18, 9]

@@ -26,7 +26,7 @@ from data_builders.recipes import (
 from logreasoner.cli import UserError
 from logreasoner.config import Run, declare, hardware, load_yaml, models, resolve, speeds, stages
 from logreasoner.files import ROOT, read_json, write_json, writing
-from logreasoner.logged import read_environment
+from logreasoner.logged import environment_of, exported
 
 SITE = [str(path) for path in (ROOT / ".venv-train").glob("lib/python3*/site-packages")]
 # What the paper states (section 4.2.2), by stage.
@@ -132,7 +132,8 @@ def test_memory_is_16_bytes_a_parameter_for_full_fine_tuning():
 def test_full_on_two_cards_uses_deepspeed_and_the_policy_is_its_own_reference():
     run = Run("paper-full", resolve("paper", ["finetuning=full"]))
     given = yaml.safe_load(render(run, "qwen2.5-7b", "dpo", "2xA100", run.recipe("qwen2.5-7b", "dpo")))
-    assert (ROOT / given["deepspeed"]).exists()
+    zero = read_json(ROOT / given["deepspeed"])["zero_optimization"]
+    assert (zero["stage"], zero["overlap_comm"]) == (3, False)  # true: NaN (DeepSpeed issue 5347)
     assert given["output_dir"].endswith("dpo/model")
     assert "ref_model" not in given and "adapter_name_or_path" not in given
 
@@ -211,7 +212,7 @@ def test_names_templates_and_sizes_are_those_of_llama_factorys_own_tables(in_tra
 @pytest.mark.e2e
 def test_the_parser_accepts_full_fine_tuning_with_deepspeed(in_train, workdir):
     if "True" not in in_train("import importlib.util as u; print(u.find_spec('deepspeed') is not None)"):
-        pytest.skip("deepspeed is installed on GPU machines only (requirements/train-gpu.txt)")
+        pytest.skip("deepspeed is installed on GPU machines only (requirements/deepspeed.txt)")
     run = Run("paper-full", resolve("paper", ["finetuning=full"]))
     file = workdir / "dpo.yaml"
     file.write_text(render(run, "qwen2.5-7b", "dpo", "2xA100", run.recipe("qwen2.5-7b", "dpo")))
@@ -287,6 +288,12 @@ def test_a_missing_gpu_or_package_is_named(tmp_path):
     with pytest.raises(UserError, match="SPEED=kernels needs flash-attn: do .*/bin/pip install flash-attn,"):
         require_packages(run, tmp_path)
     require_packages(own(["speed=packing"]), tmp_path)
+    full = own(["finetuning=full"])
+    with pytest.raises(UserError, match="FINETUNING=full on 2 x NVIDIA A100.* needs deepspeed: do .*/bin/pip install "
+                                        "-r requirements/deepspeed.txt"):
+        require_packages(full, tmp_path, hardware()["2xA100"])
+    require_packages(full, tmp_path, hardware()["1xH200"])
+    require_packages(own(), tmp_path, hardware()["2xA100"])
 
 
 @pytest.mark.parametrize(("profile", "nodes", "stage", "split"), [
@@ -324,7 +331,9 @@ def test_starting_scripts_are_clean(launch, nodes, profile, tmp_path):
 
 
 # What stands for LLaMA-Factory prints what it was started with; everything else in the script is real.
-STAND_IN = "#!/bin/bash\necho \"$FORCE_TORCHRUN $NNODES $NODE_RANK $NPROC_PER_NODE $MASTER_ADDR $MASTER_PORT $*\"\n"
+STAND_IN = """#!/bin/bash
+echo "$FORCE_TORCHRUN $NNODES $NODE_RANK $NPROC_PER_NODE $MASTER_ADDR $MASTER_PORT $*"; env
+"""
 
 
 @pytest.mark.parametrize(("given", "expected"), [
@@ -336,18 +345,37 @@ def test_torchrun_is_told_how_many_processes_there_are(given, expected, tmp_path
     with writing(program) as stream:
         stream.write(STAND_IN)
     program.chmod(0o755)
-    done = subprocess.run(["bash", script], cwd=tmp_path, env={"PATH": os.environ["PATH"], **given},
+    done = subprocess.run(["bash", script], cwd=tmp_path, env={"PATH": os.environ["PATH"], **FOREIGN, **given},
                           capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith(expected), done
+    assert not re.search(f"^({'|'.join(FOREIGN)})=", done.stdout, re.MULTILINE)
     assert ("NODE_RANK=1 MASTER_ADDR=first" in done.stderr) == ("NODE_RANK" not in given)
 
 
 @pytest.mark.parametrize(("profile", "expected"), [
     ("1xA100", {"NNODES": "1", "NODE_RANK": "0", "NPROC_PER_NODE": "1"}),  # else it would take every GPU that it sees
     ("2xA100", {"NNODES": "1", "NODE_RANK": "0", "NPROC_PER_NODE": "2", "FORCE_TORCHRUN": "1"}),
-    ("cpu", {"NNODES": "1", "NODE_RANK": "0", "NPROC_PER_NODE": "1", "OMP_WAIT_POLICY": "PASSIVE"})])
+    ("cpu", {"NNODES": "1", "NODE_RANK": "0", "NPROC_PER_NODE": "1", "OMP_WAIT_POLICY": "PASSIVE",
+             "ACCELERATE_TORCH_DEVICE": "cpu"})])
 def test_one_machine_is_told_by_its_environment(profile, expected, tmp_path):
-    assert read_environment(started(tmp_path, "torchrun", profile=profile)) == expected
+    everywhere = {"PYTHONUTF8": "1", "DS_IGNORE_CUDA_DETECTION": "1"}
+    assert exported(started(tmp_path, "torchrun", profile=profile)) == {**everywhere, **expected}
+
+
+# As a job of a cluster finds them. RDZV_ID alone makes LLaMA-Factory start an elastic training.
+FOREIGN = {"RANK": "3", "LOCAL_RANK": "3", "WORLD_SIZE": "8", "RDZV_ID": "job", "MAX_RESTARTS": "9", "MIN_NNODES": "1",
+           "MAX_NNODES": "4"}
+
+
+def test_what_another_program_set_for_its_own_nodes_is_not_inherited(tmp_path, monkeypatch):
+    elsewhere = {**FOREIGN, "MASTER_ADDR": "10.0.0.9", "MASTER_PORT": "1"}
+    for name, value in elsewhere.items():
+        monkeypatch.setenv(name, value)
+    given = environment_of(started(tmp_path, "torchrun"))
+    assert not set(elsewhere) & set(given) and given["NPROC_PER_NODE"] == "2" and given["PATH"] == os.environ["PATH"]
+    sourced = subprocess.run(["bash", "-c", f". {started(tmp_path, 'torchrun')}; env"], capture_output=True, text=True)
+    assert {line.partition("=")[0] for line in sourced.stdout.splitlines()} >= set(given) - {"_", "SHLVL"}
+    assert not re.search(f"^({'|'.join(elsewhere)})=", sourced.stdout, re.MULTILINE)
 
 
 def test_slurm_asks_for_the_nodes_and_their_gpus(tmp_path):

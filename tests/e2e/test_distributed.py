@@ -1,6 +1,7 @@
 """Two processes train as one does: the starting scripts as they are rendered, torchrun and gloo, on this machine."""
 
 import os
+import shutil
 import socket
 import subprocess
 
@@ -25,15 +26,19 @@ def folder(train_python, tmp_path_factory):
 
 
 def trained(folder, label, rows, **how):
-    """Start the script on each node at once; returns LLaMA-Factory's steps and losses."""
-    start = recipe(folder, label, rows, bf16=False, **how)
+    """Write a recipe and start its script on each node at once; returns LLaMA-Factory's steps, losses and output."""
+    return started(folder, recipe(folder, label, rows, bf16=False, **how), how.get("nodes", 1))
+
+
+def started(folder, start, count=1):
+    """Start a script on so many nodes; returns LLaMA-Factory's steps, losses and output."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     several = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     nodes = [subprocess.Popen(start.command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
                               env={**os.environ, **ENVIRONMENT, **several, "NODE_RANK": str(rank), **start.environment})
-             for rank in range(how.get("nodes", 1))]
+             for rank in range(count)]
     printed = [node.communicate(timeout=300)[0] for node in nodes]
     assert [node.returncode for node in nodes] == [0] * len(nodes), "".join(printed)[-3000:]
     state = read_json(start.folder / "out" / "trainer_state.json")
@@ -80,6 +85,18 @@ def test_dpo_on_two_processes_too(folder, long):
     again, split, _ = trained(folder, "dpo-two", rows, stage="dpo", hardware="2xcpu")
     assert steps == again == len(rows) // RUN.stage("dpo").global_batch
     assert split == pytest.approx(losses, **CLOSE)
+
+
+def test_two_processes_resume_from_a_whole_checkpoint(folder):
+    """A kill after a checkpoint leaves it alone: the steps after it are trained again, to the same losses."""
+    start = recipe(folder, "resumed", samples(folder, 64), bf16=False, hardware="2xcpu", save_strategy="steps",
+                   save_steps=2, save_total_limit=5)
+    steps, losses, _ = started(folder, start)
+    for path in [path for path in (folder / start.folder / "out").iterdir() if path.name != "checkpoint-2"]:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    again, resumed, printed = started(folder, start)
+    assert "checkpoint-2" in printed and steps == again == 4
+    assert resumed == pytest.approx(losses, **CLOSE)
 
 
 def test_without_the_first_nodes_address_a_node_says_what_it_needs(folder):

@@ -1,22 +1,23 @@
 """Prepare and finish `llamafactory-cli train`: never train a finished folder again, resume a stopped one, check the
-result, and write the lineage."""
+result (losses, gradients, weights), and write the lineage."""
 
 import argparse
-import math
 import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from data_builders.recipes import output_dir, require_packages
+from data_builders.training_checks import check_first_loss, check_losses, check_weights
 from logreasoner import cli, weights
 from logreasoner.cli import UserError
 from logreasoner.config import Run, differences, load_run
 from logreasoner.files import commit, read_json, sha256, write_json
-from logreasoner.schemas import Stage
+from logreasoner.text_table import sparkline
 
-TOLERANCE = 0.03  # of a first loss, relative: half precision moves it a little
 LOSSES_OF_TRL = ("ipo", "hinge")  # computed by TRL, beside sigmoid
 PACKAGES = ("llamafactory", "torch", "transformers", "trl", "peft")
 
@@ -44,9 +45,12 @@ def prepare(run: Run, model: str, stage: str) -> None:
     if begun.exists() and (changed := differences(read_json(begun)["inputs"], inputs)):
         raise UserError(f"{folder} was trained from other inputs ({'; '.join(changed)}); it is not overwritten: "
                         f"use another RUN=, or remove {folder}")
-    for partial in [path for path in output.glob("checkpoint-*") if not finished(path)]:
+    for partial in [path for path in output.glob("checkpoint-*") if not state_of(path)]:
         shutil.rmtree(partial)  # stopped while it was written: LLaMA-Factory would resume from it and fail
-    if begun.exists() and (finished(output) or any(output.glob("checkpoint-*"))):
+    if begun.exists() and finished(output):
+        return
+    (output / "trainer_state.json").unlink(missing_ok=True)  # cut or of fewer steps: make trains where there is none
+    if begun.exists() and any(output.glob("checkpoint-*")):
         return
     shutil.rmtree(output, ignore_errors=True)  # LLaMA-Factory refuses a folder with files but no checkpoint
     write_json(begun, {"inputs": inputs, "commit": commit(),
@@ -63,57 +67,38 @@ def require_loss(loss: str) -> None:
                         ".venv-train/bin/pip install trl==0.19.1, or take another loss or the stage kto")
 
 
+def state_of(folder: Path) -> dict[str, Any]:
+    """Read the state of a training or a checkpoint, {} where there is no whole one: LLaMA-Factory writes it last."""
+    path = folder / "trainer_state.json"
+    try:
+        state = read_json(path) if path.exists() else {}
+    except UserError:  # stopped while it was written
+        return {}
+    return state if isinstance(state, dict) and {"global_step", "max_steps", "log_history"} <= set(state) else {}
+
+
 def finished(output: Path) -> bool:
-    """Tell whether a training or a checkpoint is complete: LLaMA-Factory writes trainer_state.json last."""
-    return (output / "trainer_state.json").exists()
-
-
-def _losses(output: Path) -> list[dict[str, Any]]:
-    history = read_json(output / "trainer_state.json")["log_history"]
-    return [entry for entry in history if "loss" in entry]
-
-
-def first_loss(stage: Stage) -> tuple[float, float]:
-    """Return the least and the largest first loss of a preference training, whatever its data.
-
-    A loss with a reference starts with policy = reference, so every log ratio is 0 (TRL 0.24, dpo_loss and kto_loss):
-    sigmoid ln 2, hinge 1, IPO (1 / (2 beta))^2, its log ratios being means over tokens; KTO half the weight of each
-    sample. ORPO and SimPO have no reference and are only known to be positive, and so is everything with a further term
-    that the data decide.
-    """
-    given, beta = stage.arguments, float(stage.arguments.get("pref_beta", 0.1))
-    weights = [float(given.get(f"kto_{side}_weight", 1.0)) / 2 for side in ("chosen", "rejected")]
-    if not stage.has_reference or any(given.get(name) for name in ("pref_ftx", "pref_bco_weight", "ld_alpha")):
-        return 0.0, math.inf
-    return {"sigmoid": (math.log(2),) * 2, "hinge": (1.0, 1.0), "ipo": ((2 * beta) ** -2,) * 2,
-            "kto": (min(weights), max(weights))}[stage.loss]
-
-
-def check_first_loss(losses: list[dict[str, Any]], stage: Stage, where: Path) -> None:
-    """Raise UserError unless the first loss of a preference training is what its definition says."""
-    (least, largest), first = first_loss(stage), losses[0]["loss"] if losses else math.nan
-    if not (math.isfinite(first) and least * (1 - TOLERANCE) <= first <= largest * (1 + TOLERANCE)):
-        expected = f"{least:.4f}" if least == largest else f"from {least:.4f} to {largest:.4f}"
-        raise UserError(f"{where}: the first loss ({stage.loss}) is {first:.4f}, not {expected}: " + (
-            "the reference is not the model that training started from" if stage.has_reference else
-            "the training diverged at its first step"))
+    """Tell whether a training came to its last step."""
+    state = state_of(output)
+    return bool(state) and int(state["global_step"]) >= int(state["max_steps"])
 
 
 def finish(run: Run, model: str, stage: str) -> None:
-    """Check the result and write manifest.json: what `prepare` recorded, hashes of the weights, losses.
+    """Check the result, write manifest.json (what `prepare` recorded, hashes of the weights, losses), drop checkpoints.
 
     A manifest that is there and matches the weights stays as it is.
     """
-    folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
+    folder, output, declared = run.stage_dir(model, stage), output_dir(run, model, stage), run.stage(stage)
     if not finished(output):
         raise UserError(f"{output}: training did not finish; run the same command again to resume")
-    losses = _losses(output)
-    if run.stage(stage).method != "sft":
-        check_first_loss(losses, run.stage(stage), output)
+    state, begun = state_of(output), read_json(folder / "begun.json")
+    steps = [entry for entry in state["log_history"] if "loss" in entry]
+    if declared.method != "sft":
+        check_first_loss(steps, declared, output)
+    check_losses(steps, output, fp16=bool(yaml.safe_load(run.recipe(model, stage).read_text()).get("fp16")))
     hashes = {path.name: sha256(path) for path in sorted((folder / "model").glob("*.safetensors"))}
     if not hashes:
         raise UserError(f"{folder / 'model'}: no weights; the adapter was not merged")
-    state, begun = read_json(output / "trainer_state.json"), read_json(folder / "begun.json")
     manifest = folder / "manifest.json"
     if manifest.exists():
         if changed := differences({key: read_json(manifest)[key] for key in ("inputs", "weights")},
@@ -123,13 +108,18 @@ def finish(run: Run, model: str, stage: str) -> None:
         manifest.touch()
         print(f"{folder}: trained before, from the same inputs")
         return
+    check_weights(folder / "model", weights.local(run, model, declared.starts_from))
+    for checkpoint in output.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)  # with the optimizer's state several times as large as the weights
+    first, last = steps[0]["loss"], steps[-1]["loss"]
     write_json(manifest, {
         "run": run.name, "model": model, "stage": stage, "mark": run.mark,
         "finetuning": run.experiment.finetuning, "speed": run.experiment.speed, **begun, "weights": hashes,
-        "steps": state["global_step"], "epochs": state["epoch"],
-        "first_loss": losses[0]["loss"] if losses else None, "last_loss": losses[-1]["loss"] if losses else None,
+        "steps": state["global_step"], "epochs": state["epoch"], "first_loss": first, "last_loss": last,
     })
-    print(f"{folder}: {state['global_step']} steps, loss {losses[0]['loss']:.4f} -> {losses[-1]['loss']:.4f}")
+    note, curve = "" if last < first else " (not lower)", sparkline([step["loss"] for step in steps])
+    print(f"{folder}: {state['global_step']} steps, loss {first:.4f} -> {last:.4f}{note}\n"
+          f"  {curve}  as a picture: make report RUN={run.name}")
 
 
 def _main(given: argparse.Namespace) -> None:

@@ -1,6 +1,9 @@
-"""Lay out tables of text for a terminal."""
+"""Lay out tables and curves as text for a terminal."""
 
 from collections.abc import Sequence
+from statistics import fmean
+
+BARS = "▁▂▃▄▅▆▇█"
 
 
 def aligned(rows: Sequence[Sequence[str]], left: int | None = None, indent: str = "") -> str:
@@ -12,3 +15,11 @@ def aligned(rows: Sequence[Sequence[str]], left: int | None = None, indent: str 
                  for column, (cell, width) in enumerate(zip(row, widths, strict=True))]
         lines.append((indent + "  ".join(cells)).rstrip())
     return "\n".join(lines)
+
+
+def sparkline(values: Sequence[float], width: int = 40) -> str:
+    """Draw finite numbers as a line of at most `width` bars, each the mean of equally many, from the least up."""
+    count = min(width, len(values))
+    means = [fmean(values[len(values) * place // count: len(values) * (place + 1) // count]) for place in range(count)]
+    low, height = min(means, default=0.0), (max(means, default=0.0) - min(means, default=0.0)) or 1.0
+    return "".join(BARS[round((mean - low) / height * (len(BARS) - 1))] for mean in means)

@@ -61,6 +61,14 @@ def folder_digest(path: Path) -> str:
     return digest({file.name: sha256(file) for file in files})
 
 
+def local(run: Run, model: str, stage: str) -> Path | None:
+    """Return the folder of a model at a stage: as declared, or in this machine's hub cache; None if it is not here."""
+    path = Path(run.weights(model, stage))
+    if not path.is_dir():
+        path = _cached(str(path)) / "snapshots" / (run.model(model).revision or cached_revision(str(path)) or "none")
+    return path if path.is_dir() else None
+
+
 def vllm_options(identity: dict[str, str]) -> list[str]:
     """Return the options by which vLLM serves the identified weights."""
     return ["--revision", identity["revision"]] if "revision" in identity else []

@@ -1,5 +1,6 @@
 """Preference losses and KTO, two steps of each by LLaMA-Factory with the tiny model: the first loss is what
-data_builders/train.py derives from the definitions, and a loss that it refuses is really computed as another."""
+data_builders/training_checks.py derives from the definitions, and a loss that make refuses is really computed as
+another."""
 
 import shutil
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 from bench.measuring import ran
 from bench.training import ENVIRONMENT, INIT, RUN, prepare, recipe, samples
-from data_builders.train import check_first_loss
+from data_builders.training_checks import check_first_loss
 from logreasoner.answer_format import Trajectory
 from logreasoner.config import stages
 from logreasoner.files import read_json, write_json, write_jsonl

@@ -21,6 +21,7 @@ PARTS = {
     "startup": "Start-up and scoring",
     "generation": "Generation by vLLM",
     "training": "Training by LLaMA-Factory",
+    "cpu": "A pretrained model on a CPU",
 }
 MEASURED = BUILD / "bench"
 

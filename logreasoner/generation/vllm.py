@@ -71,11 +71,11 @@ def cpu_dtype(weights: str) -> str:
 def vllm_environment() -> dict[str, str]:
     """Return the environment vLLM starts in: no usage statistics, and on a machine without a GPU its CPU build.
 
-    Of few processor cores vLLM computes on all, not on all but one.
+    Of few processor cores vLLM computes on all, not on all but one. What the user's own environment says stays.
     """
-    extra = {} if has_gpu() else {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "2",
+    defaults = {} if has_gpu() else {"VLLM_TARGET_DEVICE": "cpu", "VLLM_CPU_KVCACHE_SPACE": "2",
                                   **({"VLLM_CPU_OMP_THREADS_BIND": few_cores()} if few_cores() else {})}
-    return {**os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", **extra}
+    return {**defaults, **os.environ, "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
 
 
 def chat_template(name: str) -> Path:

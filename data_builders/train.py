@@ -18,7 +18,6 @@ from logreasoner.config import Run, differences, load_run
 from logreasoner.files import commit, read_json, sha256, write_json
 from logreasoner.text_table import sparkline
 
-LOSSES_OF_TRL = ("ipo", "hinge")  # computed by TRL, beside sigmoid
 PACKAGES = ("llamafactory", "torch", "transformers", "trl", "peft")
 
 
@@ -39,7 +38,6 @@ def prepare(run: Run, model: str, stage: str) -> None:
     The inputs, commit and versions of the later manifest are recorded here, when training starts.
     """
     require_packages(run, Path(sys.prefix))
-    require_loss(run.stage(stage).loss)
     folder, output = run.stage_dir(model, stage), output_dir(run, model, stage)
     begun, inputs = folder / "begun.json", _inputs(run, model, stage)
     if begun.exists() and (changed := differences(read_json(begun)["inputs"], inputs)):
@@ -55,16 +53,6 @@ def prepare(run: Run, model: str, stage: str) -> None:
     shutil.rmtree(output, ignore_errors=True)  # LLaMA-Factory refuses a folder with files but no checkpoint
     write_json(begun, {"inputs": inputs, "commit": commit(),
                        "versions": {name: version(name) for name in PACKAGES}})
-
-
-def require_loss(loss: str) -> None:
-    """Raise UserError for a loss that LLaMA-Factory would silently replace by sigmoid.
-
-    From TRL 0.20 on, dpo_loss takes the loss as an argument, sigmoid by default, and LLaMA-Factory 0.9.5 gives none.
-    """
-    if loss in LOSSES_OF_TRL and tuple(map(int, version("trl").split(".")[:2])) >= (0, 20):
-        raise UserError(f"pref_loss: with TRL {version('trl')} LLaMA-Factory computes sigmoid for {loss} as well; do "
-                        ".venv-train/bin/pip install trl==0.19.1, or take another loss or the stage kto")
 
 
 def state_of(folder: Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ CHUNK = 1 << 24  # numbers looked at together
 def first_loss(stage: Stage) -> tuple[float, float]:
     """Return the least and the largest first loss of a preference training, whatever its data.
 
-    A loss with a reference starts with policy = reference, so every log ratio is 0 (TRL 0.24, dpo_loss and kto_loss):
+    A loss with a reference starts with policy = reference, so every log ratio is 0 (TRL 0.19, dpo_loss and kto_loss):
     sigmoid ln 2, hinge 1, IPO (1 / (2 beta))^2, its log ratios being means over tokens; KTO half the weight of each
     sample. ORPO and SimPO have no reference and are only known to be positive, and so is everything with a further term
     that the data decide.

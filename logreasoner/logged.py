@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from logreasoner import cli
+from logreasoner.children import child, locked_log
 from logreasoner.cli import UserError
 
 TAIL = 15  # lines of the log that a failure shows
@@ -62,17 +63,14 @@ class Line:
 
 def run(command: list[str], log: Path, title: str, environment: dict[str, str] | None, steps: str | None) -> None:
     """Run a command to its end. Raises UserError with the end of its log where it fails."""
-    log.parent.mkdir(parents=True, exist_ok=True)
     start, line = time.time(), Line(title)
-    with open(log, "ab") as stream:
-        output = None if os.environ.get("V") else stream
-        with subprocess.Popen(command, env=environment, stdout=output, stderr=output) as process:
-            line.show(f"started, log: {log}")
-            while process.poll() is None:
-                with contextlib.suppress(subprocess.TimeoutExpired):
-                    process.wait(timeout=1)
-                if steps and (state := progress(steps, start)):
-                    line.show(state)
+    with locked_log(log) as stream, child(command, stream, environment, show=bool(os.environ.get("V"))) as process:
+        line.show(f"started, log: {log}")
+        while process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=1)
+            if steps and (state := progress(steps, start)):
+                line.show(state)
     if process.returncode:
         tail = [] if os.environ.get("V") else log.read_text(encoding="utf-8", errors="replace").splitlines()[-TAIL:]
         raise UserError("\n".join([f"{title}: {command[0]} ended with status {process.returncode}; the last lines of "
@@ -83,6 +81,7 @@ def run(command: list[str], log: Path, title: str, environment: dict[str, str] |
 
 
 def _main(given: argparse.Namespace) -> None:
+    cli.stop_on_sigterm()
     environment = environment_of(given.environment) if given.environment else None
     run(given.command, given.log, given.title or given.command[0], environment, given.steps)
 

@@ -53,7 +53,7 @@ WRITERS = {
     "eval/classifier.py": "a model that is trained again unless the answers beside it are there",
     "data_builders/review.py": "a lock",
     "logreasoner/generation/vllm.py": "a log",
-    "logreasoner/logged.py": "a log",
+    "logreasoner/children.py": "a log",
 }
 
 

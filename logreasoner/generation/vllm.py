@@ -2,16 +2,13 @@
 
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
+from logreasoner.children import child
 from logreasoner.cli import UserError
 from logreasoner.config import CHAT, decoding
 from logreasoner.files import read_json
@@ -113,51 +110,20 @@ def server(command: list[str], log: Path | None, seconds: float = 900, host: str
     address = f"http://{reached}:{port}"
     if log:
         log.parent.mkdir(parents=True, exist_ok=True)
-    with open(log, "wb") if log else nullcontext() as stream:
-        process = subprocess.Popen([*command, "--host", host, "--port", str(port)], env=vllm_environment(),
-                                   stdout=stream, stderr=stream, start_new_session=True, preexec_fn=_end_with_parent())
-    try:
+    with (open(log, "wb") if log else nullcontext() as stream,
+          child([*command, "--host", host, "--port", str(port)], stream, vllm_environment()) as process):
         deadline = time.monotonic() + seconds
         while not _answers(f"{address}/health"):
             if process.poll() is not None or time.monotonic() > deadline:
                 raise UserError(f"vLLM's server did not come up; see {log or 'its output above'}")
             time.sleep(1)
         yield f"{address}/v1"
-    finally:
-        _stop(process)
-
-
-def _end_with_parent() -> Callable[[], object] | None:
-    """Return what a child calls first so that it gets SIGTERM when this process is killed; None outside Linux.
-
-    vLLM obeys the signal once it is up, not while it starts.
-    """
-    if sys.platform != "linux":
-        return None
-    import ctypes
-
-    return partial(ctypes.CDLL(None).prctl, 1, signal.SIGTERM)  # PR_SET_PDEATHSIG
 
 
 def _answers(url: str) -> bool:
     import httpx
 
     try:
-        return httpx.get(url, timeout=2).status_code == 200
+        return httpx.get(url, timeout=2, trust_env=False).status_code == 200  # no proxy: it is this machine
     except httpx.HTTPError:
         return False
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    """End a process that leads a session, and its children: by SIGTERM, then (or at a second Ctrl-C) by SIGKILL."""
-    try:
-        process.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=30)
-    finally:
-        with suppress(ProcessLookupError):  # the usual case: the group ends soon
-            for _ in range(50 if process.poll() is not None else 0):
-                os.killpg(process.pid, 0)
-                time.sleep(0.1)
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()

@@ -1,7 +1,8 @@
 """Compare scores: paired tests on the same instances, and the spread over runs that differ in their seed.
 
-`pair` asks whether a difference may come from the choice of test logs: McNemar's exact test for accuracy, a paired
-bootstrap for F1 and weighted F1, Holm's correction over all the tests printed. `spread` shows what another seed does.
+`pair` asks whether a difference may come from the choice of test logs: McNemar's exact test for accuracy, approximate
+randomisation for F1 and weighted F1, Holm's correction over all the tests printed. `spread` shows what another seed
+does.
 """
 
 import argparse

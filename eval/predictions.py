@@ -64,24 +64,29 @@ def read_test_splits(run: Run) -> Splits:
 def stratified(splits: Splits, limit: int | None) -> Splits:
     """Draw at most `limit` instances of each (task, source), in proportion to labels and to what training has seen.
 
-    Nested: a smaller subset is part of every larger one, so answers are reused. The r-th of m instances with the same
-    label and split, in the order of a hash of their ids, ranks at (r - 1/2) / m, and the lowest ranks are drawn; this
-    is the Sainte-Laguë method of apportionment.
+    Systematic sampling: the instances stand on a circle, by label and split and then by a hash of their ids, and are
+    drawn at places that divide it more and more evenly (0, 1/2, 1/4, 3/4, 1/8 ..., bits reversed), from a start that a
+    hash of the source decides. So each instance is as likely to be drawn as any other, however small the subset or
+    its stratum (largest remainders always leave out the small ones), and a smaller subset is part of every larger one.
     """
     if limit is None:
         return splits
-    strata: dict[tuple[str, str], dict[tuple[str, int], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
+    sources: dict[tuple[str, str], list[tuple[str, int, str, str]]] = defaultdict(list)
     for at, split in enumerate(splits):
         for item in split:
-            hashed = hashlib.sha256(f"{SEED}:{item.id}".encode()).hexdigest()
-            strata[item.task, item.source][item.label, at].append((hashed, item.id))
+            sources[item.task, item.source].append((item.label, at, _hash(item.id), item.id))
     drawn = set()
-    for groups in strata.values():
-        ranks = sorted(((position + 0.5) / len(group), *row) for group in groups.values()
-                       for position, row in enumerate(sorted(group)))
-        drawn |= {key for _, _, key in ranks[:limit]}
+    for (name, source), rows in sources.items():
+        circle, start = [key for *_, key in sorted(rows)], int(_hash(f"{name}:{source}"), 16)
+        bits = len(circle).bit_length()
+        places = sorted(range(len(circle)), key=lambda place, bits=bits: f"{place:0{bits}b}"[::-1])  # type: ignore[misc]
+        drawn |= {circle[(start + place) % len(circle)] for place in places[:limit]}
     clean, seen = ([item for item in split if item.id in drawn] for split in splits)
     return clean, seen
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(f"{SEED}:{text}".encode()).hexdigest()
 
 
 def test_sets(splits: Splits) -> Iterator[tuple[tuple[str, str, str], list[Instance], int]]:

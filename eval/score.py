@@ -8,7 +8,7 @@ answers; lenient ones are reported beside them. Several answers to an instance v
 import argparse
 import math
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 Z = 1.959963984540054  # the normal distribution's 97.5% point
 RESAMPLES = 2_000
+ROUNDING = 1e-9  # of weighted counts
 SEED = 42
 NOTE = {"level": 0.95, "proportions": "Wilson", "f1": "percentile bootstrap", "resamples": RESAMPLES, "seed": SEED}
 Scores = dict[str, dict[str, float]]  # metric -> value, low, high, all fractions
@@ -71,8 +72,8 @@ def measures(counts: "np.ndarray[Any, Any]", positive: int | None) -> "dict[str,
     return result
 
 
-def wilson(hits: int, n: int) -> tuple[float, float]:
-    """Compute Wilson's 95% interval of a proportion; (0, 1) without trials."""
+def wilson(hits: float, n: float) -> tuple[float, float]:
+    """Compute Wilson's 95% interval of a proportion; (0, 1) without trials. Numbers may be effective ones."""
     if n == 0:
         return 0.0, 1.0
     share, square = hits / n, Z * Z / n
@@ -82,8 +83,8 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return (0.0 if hits == 0 else low), (1.0 if hits == n else high)  # exact there, but for rounding
 
 
-def scores(matrix: list[list[int]], rules: Task) -> Scores:
-    """Compute every metric of a confusion matrix with its 95% interval.
+def scores(matrix: Sequence[Sequence[float]], rules: Task) -> Scores:
+    """Compute every metric of a confusion matrix with its 95% interval; counts may be weighted (eval.tables.pooled).
 
     Accuracy, precision and recall: Wilson. F1: percentiles of multinomial resamples of the matrix, which is
     resampling instances. At 0 and 1 all resamples agree, which would suggest certainty: there the interval is Wilson's
@@ -91,24 +92,24 @@ def scores(matrix: list[list[int]], rules: Task) -> Scores:
     """
     import numpy as np
 
-    counts = np.array(matrix, dtype=np.int64)
+    counts = np.array(matrix, dtype=np.float64)
     positive = None if rules.positive is None else rules.labels.index(rules.positive)
-    n, right = int(counts.sum()), int(np.trace(counts))
+    n, right = float(counts.sum()), float(np.trace(counts))
     points = {name: float(value) for name, value in measures(counts, positive).items()}
     for name in set(rules.metrics) - set(points):
         raise UserError(f"experiments/tasks/{rules.name}.yaml: metrics: {name!r} is not one of {', '.join(points)} "
                         "(precision, recall and f1 need a positive class)")
-    draws = np.random.default_rng(SEED).multinomial(n, counts.ravel() / n, size=RESAMPLES)
+    draws = np.random.default_rng(SEED).multinomial(max(1, round(n)), counts.ravel() / n, size=RESAMPLES)
     resampled = measures(draws.reshape(-1, *counts.shape), positive)
     limits = {"accuracy": wilson(right, n), "weighted_f1": wilson(right, n)}
     if positive is not None:
-        hits, claimed, support = (int(part) for part in (
+        hits, claimed, support = (float(part) for part in (
             counts[positive, positive], counts[:, positive].sum(), counts[positive].sum()))
         limits["precision"], limits["recall"] = wilson(hits, claimed), wilson(hits, support)
         low, high = wilson(hits, claimed + support - hits)
         limits["f1"] = 2 * low / (1 + low), 2 * high / (1 + high)
     for name in {"weighted_f1", "f1"} & set(points):
-        if 0 < points[name] < 1:
+        if ROUNDING < points[name] < 1 - ROUNDING:
             low, high = np.percentile(resampled[name], [2.5, 97.5])
             limits[name] = min(float(low), points[name]), max(float(high), points[name])
     return {name: {"value": value, "low": limits[name][0], "high": limits[name][1]} for name, value in points.items()}
@@ -156,10 +157,12 @@ def score_run(run: Run, name: str, stage: str, responses: Path, *, tasks: Collec
     Answers to other instances are ignored. A baseline is scored on the tasks that it fits.
     """
     splits, by = read_test_splits(run), check_answers(run, name, stage, responses)
+    sizes = {key: len(items) for key, items, _ in test_sets(splits)}
     tasks = tasks or answered_tasks(run, name, responses)
     answered = answers(run, name, responses, splits, tasks, limit, samples)
     clean, seen = ([item for item in split if item.id in answered] for split in splits)
     results = [{"task": task_name, "source": source, "test_set": test_set, "seen": known,
+                "whole": sizes[task_name, source, test_set],
                 **summaries(items, answered, task(task_name))}
                for (task_name, source, test_set), items, known in test_sets((clean, seen))]
     return {"run": run.name, "identity": identity(run, name, stage), "model": name, "stage": stage,

@@ -8,15 +8,17 @@ import argparse
 import csv
 import io
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
+from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
 from eval.provenance import check_weights, described, make_again, split_hashes
-from eval.score import summary
+from eval.score import scores
 from logreasoner import cli
 from logreasoner.cli import UserError
 from logreasoner.config import Run, differences, identity, load_run, models, stages, task
@@ -51,12 +53,16 @@ class Lenient(BaseModel):
 
 
 class Scored(BaseModel):
-    """A row of a result file: one model on one test set. Counts: a row a true label, the last column no label."""
+    """A row of a result file: one model on n instances of a test set that has `whole` of them.
+
+    Counts: a row a true label, the last column no label.
+    """
 
     task: str
     source: str
     test_set: str
     n: int
+    whole: int
     unparsed: int
     cut: int
     label_counts: dict[str, int]
@@ -231,9 +237,9 @@ def read_result(run: Run, path: Path, splits: dict[str, str]) -> Result:
 
     Raises UserError as load_results does.
     """
-    result = checked(Result, read_json(path), f"{path}: not a result of eval.score --run")
     name, stage = path.parts[-3:-1]
     again = make_again(run, name, stage)
+    result = checked(Result, read_json(path), f"{path}: {again}, it is not a result of eval.score --run as it is now")
     expected = {"run": run.name, "model": name, "stage": stage, "teacher": run.mark,
                 "identity": identity(run, name, stage), "splits": splits}
     if changed := differences({key: getattr(result, key) for key in expected}, expected):
@@ -254,18 +260,30 @@ def answerers(run: Run, results: Results, limit: int | None, samples: int) -> li
 
 
 def pooled(rows: list[Scored]) -> Scored:
-    """Score one task's sources as one test set: their confusion matrices added up."""
+    """Score one task's sources as one test set: their confusion matrices added up, each counting by its source's size.
+
+    Of a subset (LIMIT) the same number is drawn of a small source as of a large one. Its counts are weighted so that
+    they add up to Kish's effective number of instances, from which the intervals follow.
+    """
     first, rules = rows[0], task(rows[0].task)
-    strict = _sum([row.confusion["counts"] for row in rows])
-    lenient = _sum([row.lenient.counts for row in rows])
-    return Scored(task=first.task, source="", test_set=first.test_set, seen=sum(row.seen for row in rows),
-                  **summary(strict, rules, sum(row.cut for row in rows)), lenient=Lenient(counts=lenient, **{
-                      key: value for key, value in summary(lenient, rules, sum(row.lenient.cut for row in rows)).items()
-                      if key in ("unparsed", "cut", "metrics")}))
+    weights = [row.whole / row.n for row in rows]
+    whole = sum(row.whole for row in rows)
+    scale = whole / sum(weight * row.whole for weight, row in zip(weights, rows, strict=True))
+    strict, lenient = [row.confusion["counts"] for row in rows], [row.lenient.counts for row in rows]
+    sums = {key: sum(getattr(row, key) for row in rows) for key in ("n", "whole", "unparsed", "cut", "seen")}
+    metrics, loose = (scores(_sum(matrices, [scale * weight for weight in weights]), rules)
+                      for matrices in (strict, lenient))
+    return Scored(task=first.task, source="", test_set=first.test_set, **sums, metrics=metrics,
+                  label_counts={label: sum(row.label_counts[label] for row in rows) for label in rules.labels},
+                  confusion={**first.confusion, "counts": _sum(strict)},
+                  lenient=Lenient(counts=_sum(lenient), metrics=loose, **{
+                      key: sum(getattr(row.lenient, key) for row in rows) for key in ("unparsed", "cut")}))
 
 
-def _sum(matrices: list[list[list[int]]]) -> list[list[int]]:
-    return [[sum(cells) for cells in zip(*lines, strict=True)] for lines in zip(*matrices, strict=True)]
+def _sum(matrices: list[list[list[int]]], weights: Sequence[float] = ()) -> list[list[Any]]:
+    """Add up matrices, weighted where weights are given."""
+    return [[sum(map(mul, cells, weights or repeat(1))) for cells in zip(*lines, strict=True)]
+            for lines in zip(*matrices, strict=True)]
 
 
 def _cells(columns: list[Column], scored: dict[tuple[str, str, str], Scored] | None, row: Row | None = None

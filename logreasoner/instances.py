@@ -1,6 +1,7 @@
 """An instance: one labelled question about a log (design: "What an instance is")."""
 
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -61,7 +62,10 @@ def mask_level(log: str) -> str:
 
 
 def instance(record: dict[str, Any], where: str) -> Instance:
-    """Check one JSON object; a session is a list under `log` or `lines`. Raises UserError that begins with `where`."""
+    """Check one JSON object; a session is a list under `log` or `lines`. Raises UserError that begins with `where`.
+
+    Accents of the label are composed (NFC), as in the task's declaration.
+    """
     known = Instance.__dataclass_fields__
     record = dict(record)
     if lines := record.pop("lines", None):
@@ -85,6 +89,7 @@ def instance(record: dict[str, Any], where: str) -> Instance:
         raise UserError(f"{where}: id {record['id']!r} is empty or contains '#' (reserved for the numbers of votes)")
     if CONTROL.search(" ".join(record[key] for key in NAMES if key in record)):
         raise UserError(f"{where}: id {record['id'][:80]!r}: a control character in {', '.join(NAMES)}; remove it")
+    record["label"] = unicodedata.normalize("NFC", record["label"])
     return Instance(**record)
 
 

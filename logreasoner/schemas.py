@@ -1,6 +1,7 @@
 """Schemas of what is declared under experiments/: typed, and checked by pydantic."""
 
 import os
+import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -34,6 +35,10 @@ def checked(kind: type[T], value: Any, where: str) -> T:
         raise UserError(f"{where}: {key}: {first['msg']}") from None
 
 
+# The same letters may be composed (NFC) or not (NFD); a class is one of them, here and in instances.
+Label = Annotated[str, AfterValidator(lambda label: unicodedata.normalize("NFC", label))]
+
+
 class Task(Declared):
     """experiments/tasks/<name>.yaml."""
 
@@ -41,8 +46,8 @@ class Task(Declared):
     title: str
     question: str
     wordings: dict[str, str] = Field({}, description="other questions for the task, which an experiment can choose")
-    labels: list[str] = Field(min_length=2)
-    positive: str | None = None
+    labels: list[Label] = Field(min_length=2)
+    positive: Label | None = None
     metrics: list[str]
     mask_level: bool = False
     window: int = Field(1, gt=0, description="consecutive lines of a log that are judged together")

@@ -1,5 +1,6 @@
 import json
 import re
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from logreasoner.cli import UserError
 from logreasoner.instances import Instance, instance, mask_level
+from logreasoner.schemas import Task
 
 
 @pytest.mark.parametrize(("log", "masked"), [
@@ -26,6 +28,15 @@ from logreasoner.instances import Instance, instance, mask_level
 ])
 def test_mask_level(log: str, masked: str) -> None:
     assert mask_level(log) == masked
+
+
+def test_how_accents_of_a_label_are_composed_makes_no_other_class() -> None:
+    forms = [unicodedata.normalize(form, "d\xe9faut") for form in ("NFC", "NFD")]
+    labels = {instance({"id": "a", "task": "t", "source": "s", "log": "x", "label": label}, "I:1").label
+              for label in forms}
+    for label in forms:
+        rules = Task(name="t", title="t", question="?", labels=["normal", label], positive=label, metrics=["f1"])
+        assert labels == {rules.labels[1]} == {rules.positive} == {forms[0]}
 
 
 @given(st.text(alphabet="A/4 x-%0\n", max_size=60))

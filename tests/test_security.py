@@ -334,7 +334,7 @@ HOSTILE = ["=cmd|' /C calc'!A0", "@x", "+1", "-1", "\t=1", "<script>alert(1)</sc
 
 def score(run, source):
     """A result with a source, and a model that answered, of that name."""
-    row = {"task": "anomaly_detection", "source": source, "seen": 0}
+    row = {"task": "anomaly_detection", "source": source, "seen": 0, "whole": 10}
     rules = config.task("anomaly_detection")
     whole = summary([[3, 1, 0], [1, 4, 1]], rules)
     lenient = {**{key: whole[key] for key in ("unparsed", "cut", "metrics")}, "counts": whole["confusion"]["counts"]}

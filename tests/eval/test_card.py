@@ -57,7 +57,8 @@ def trained(run: Run, name: str, stage: str, review: Any = None) -> None:
 def scored(run: Run, name: str, stage: str, right: int, known: int) -> None:
     """A result on ten sessions, as eval.score writes one."""
     items = [Instance(str(at), "anomaly_detection", "bgl_2k", "x", "abnormal") for at in range(10)]
-    rows = [{"task": "anomaly_detection", "source": "bgl_2k", "test_set": test_set, "seen": seen, **summaries(
+    rows = [{"task": "anomaly_detection", "source": "bgl_2k", "test_set": test_set, "seen": seen, "whole": 0,
+             **summaries(
         some, {item.id: Answer(*["abnormal" if int(item.id) < right else None] * 2) for item in some},
         task("anomaly_detection"))} for test_set, some, seen in (("disjoint", items[known:], 0), ("all", items, known))]
     write_result(run, name, stage, rows)

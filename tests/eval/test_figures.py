@@ -212,7 +212,7 @@ def test_an_unknown_model_is_named(workdir: Path, monkeypatch: pytest.MonkeyPatc
 
 def scored(source: str, matrix: list[list[int]], rules: Any) -> Any:
     found = score.summary(matrix, rules)
-    return figures.Scored(task=rules.name, source=source, test_set="all", **found,
+    return figures.Scored(task=rules.name, source=source, test_set="all", whole=found["n"], **found,
                           lenient={
                               "counts": matrix, **{key: found[key] for key in ("unparsed", "cut", "metrics")}})
 

@@ -184,16 +184,39 @@ def test_a_scripted_teacher_gets_a_demo_table_and_no_published_number(workdir: P
         assert "Table 3" not in text.replace("Tables 3-5", "")
 
 
-def scored(source: str, matrix: list[list[int]]) -> tables.Scored:
-    """Anomaly detection with a confusion matrix."""
-    rules = task("anomaly_detection")
-    return tables.Scored(task=rules.name, source=source, test_set="all", **score.summary(matrix, rules), lenient={
+def scored(source: str, matrix: list[list[int]], whole: int = 0) -> tables.Scored:
+    """Anomaly detection with a confusion matrix, of a test set of `whole` instances (0: of all)."""
+    rules, n = task("anomaly_detection"), sum(map(sum, matrix))
+    return tables.Scored(task=rules.name, source=source, test_set="all", whole=whole or n, **score.summary(
+        matrix, rules), lenient={
         "counts": matrix, **score.summary(matrix, rules)})  # type: ignore[arg-type]
 
 
 def test_sources_are_pooled_by_adding_their_matrices() -> None:
     total = tables.pooled([scored("a", [[1, 2, 0], [0, 3, 1]]), scored("b", [[4, 0, 0], [1, 1, 0]])])
     assert (total.n, total.unparsed, total.confusion["counts"]) == (13, 1, [[5, 2, 0], [1, 4, 1]])
+    assert total.metrics == score.scores([[5, 2, 0], [1, 4, 1]], task("anomaly_detection"))
+
+
+def test_subsets_of_sources_are_pooled_by_the_sizes_of_the_sources() -> None:
+    """Ten of each: nine right of the source of 900, one right of the source of 100."""
+    rows = ([[5, 0, 0], [1, 4, 0]], [[1, 4, 0], [5, 0, 0]])
+    total = tables.pooled([scored("large", rows[0], 900), scored("small", rows[1], 100)])
+    assert (total.n, total.whole, total.confusion["counts"]) == (20, 1000, [[6, 4, 0], [6, 4, 0]])
+    assert total.metrics["accuracy"]["value"] == pytest.approx(0.9 * 0.9 + 0.1 * 0.1)
+    assert total.metrics["recall"]["value"] == pytest.approx(0.9 * 0.8)
+    effective = 1000**2 / (10 * 90**2 + 10 * 10**2)  # Kish
+    assert (total.metrics["accuracy"]["low"], total.metrics["accuracy"]["high"]) == pytest.approx(
+        score.wilson(0.82 * effective, effective))
+    assert total.metrics["f1"]["low"] < total.metrics["f1"]["value"] < total.metrics["f1"]["high"]
+    equal = tables.pooled([scored("a", rows[0], 70), scored("b", rows[1], 70)])
+    assert equal.metrics["accuracy"]["low"] == pytest.approx(score.wilson(10, 20)[0])
+
+
+def test_pooled_scores_that_are_perfect_are_not_certain() -> None:
+    total = tables.pooled([scored(str(size), [[2, 0, 0], [0, 1, 0]], size) for size in (700, 110, 13)])
+    for part in total.metrics.values():
+        assert part["value"] == pytest.approx(1) and part["low"] < 0.9 and part["high"] <= 1
 
 
 @pytest.mark.parametrize(("change", "said"), [
@@ -203,8 +226,8 @@ def test_sources_are_pooled_by_adding_their_matrices() -> None:
     ({"stage": "base"}, "stage: 'base' -> 'dpo'"),
     ({"identity": "0"}, "identity: '0' -> "),
     ({"splits": {}}, "splits.test.jsonl: not there -> "),
-    ({"answered_by": None}, "not a result of eval.score --run: answered_by"),
-    ({"results": [{}]}, "not a result of eval.score --run: results.0.task"),
+    ({"answered_by": None}, "not a result of eval.score --run as it is now: answered_by"),
+    ({"results": [{}]}, "as it is now: results.0.task"),
 ])
 def test_results_are_never_mixed(workdir: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any],
                                  said: str) -> None:

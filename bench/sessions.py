@@ -11,9 +11,9 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 from bench.measuring import Ran, Row, alternately, limit, ran, ratio
-from data_builders.sessions import LONGEST
 from logreasoner.cli import UserError
 from logreasoner.files import writing
+from logreasoner.reading import LONGEST
 
 LINES, LONG = 1_000_000, 4_700_000  # LONG: as many as BGL has
 PEAK = 300  # MiB

@@ -8,22 +8,26 @@ the demo's tiny model and teacher); and build/data/own/<name>/{train,test,handbo
 import argparse
 import hashlib
 import re
-from collections import Counter
+import unicodedata
+from collections import Counter, defaultdict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from data_builders import table_reader, task_checks
-from data_builders.sessions import source_name
-from data_builders.table_reader import Table
+from data_builders.layouts import LABELLED
+from data_builders.sessions import slug, source_name
+from data_builders.table_reader import DATUM, Table
 from data_builders.task_checks import Findings, Rows
-from logreasoner import cli, examples
+from logreasoner import cli, examples, reading
 from logreasoner.answer_format import answer_element, parse_label
 from logreasoner.cli import UserError
 from logreasoner.files import EXPERIMENTS, manifest, write_jsonl, writing
-from logreasoner.instances import LEVEL_MASK, Instance
+from logreasoner.instances import Instance
 from logreasoner.prompts import has_control_tokens
+from logreasoner.reading import Reading, hide, pattern
 from logreasoner.schemas import Data
 from logreasoner.text_table import aligned
 
@@ -41,6 +45,9 @@ STAGE1, STAGE2 = 150, 1000  # the paper's instances a source (section 4.1)
 DEMO_STAGE1, DEMO_STAGE2, DEMO_TEST = 48, 200, 60  # in all
 DEMO_USE = 0.6  # of the training logs: the rest teaches the tiny base the answer form
 ROLES = ("text", "label", "description", "source")
+SPELT = {"y": "yes", "n": "no", "t": "true", "f": "false"}
+MISSING = ("nan", "null")  # labels that are none
+DECIDED = 0.97  # of the rows: then a rule decides the label
 
 EXAMPLES = """
 python -m data_builders.new_task --name disk-failures --from docs/tutorial/disk-failures.csv
@@ -83,7 +90,8 @@ def choose_columns(table: Table, options: argparse.Namespace) -> tuple[dict[str,
 def _text_column(path: Path, values: dict[str, list[str]]) -> tuple[str, str]:
     if not values:
         raise UserError(f"{path}: no column is left for the log's text; name it with --text")
-    called_so = [name for name in values if TEXTS.fullmatch(name.lower()) and _is_prose(values[name])]
+    called_so = [name for name in values if TEXTS.fullmatch(name.lower()) and (
+        _is_prose(values[name]) or len({value for value in values[name] if not DATUM.fullmatch(value)}) > MOST_LABELS)]
     longest = max(called_so or values, key=lambda name: sum(map(len, values[name])))
     return longest, f"the longest free text{' that is called so' if called_so else ''}"
 
@@ -101,7 +109,9 @@ def _label_column(path: Path, values: dict[str, list[str]], rows: int) -> tuple[
 
 
 def _is_prose(values: list[str]) -> bool:
-    return sum(value.count(" ") + 1 for value in values) >= 2 * len(values)
+    """Tell whether values have two words and more; letters outside ASCII count: not all languages write blanks."""
+    words = sum(value.count(" ") + 1 + len(value) - len(value.encode("ascii", "ignore")) for value in values)
+    return words >= 2 * len(values)
 
 
 def _is_source(values: list[str]) -> bool:
@@ -110,45 +120,52 @@ def _is_source(values: list[str]) -> bool:
 
 
 def source_slug(value: str) -> str:
-    """Name a source for files and commands: lower case letters, digits and hyphens."""
-    return re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-") or "other"
+    """Name a source for files and commands: lower case letters and digits of any script, and hyphens."""
+    return slug(value) or f"other-{hashlib.sha256(value.encode()).hexdigest()[:6]}"
 
 
-def _regex(flag: str, pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise UserError(f"{flag} {pattern!r}: not a regular expression ({error})") from None
+def by_rules(texts: list[str], options: argparse.Namespace) -> list[str]:
+    """Return the label of each text by --label-rule. Raises UserError for a rule of another form."""
+    rules = []
+    for rule in options.label_rule:
+        regex, _, label = rule.rpartition("=")
+        if not (regex and label.strip()):
+            raise UserError(f"--label-rule {rule!r}: should read REGEX=LABEL, such as 'ERROR|FATAL=abnormal'")
+        rules.append((pattern("--label-rule", regex), label.strip()))
+    return [next((label for regex, label in rules if regex.search(text)), options.other_label) for text in texts]
 
 
 def read_labels(table: Table, columns: dict[str, str], options: argparse.Namespace) -> list[str]:
     """Return each row's label, by the rules if there are any, else from its column with white space collapsed.
 
-    Labels that differ in case only are spelt as most rows spell them. Raises UserError for a rule of another form.
+    Labels that differ in case, number format or Unicode's form only are spelt as most rows spell them, Y is Yes, and
+    several are joined in one order: `table.notes` says what was merged. NaN is no label.
     """
-    rules = []
-    for rule in options.label_rule:
-        pattern, _, label = rule.rpartition("=")
-        if not (pattern and label.strip()):
-            raise UserError(f"--label-rule {rule!r}: should read REGEX=LABEL, such as 'ERROR|FATAL=abnormal'")
-        rules.append((_regex("--label-rule", pattern), label.strip()))
-    if rules:
-        texts = [row[options.rule_column or columns["text"]] for row in table.rows]
-        labels = [next((label for regex, label in rules if regex.search(text)), options.other_label) for text in texts]
+    if options.label_rule:
+        labels = by_rules([row[options.rule_column or columns["text"]] for row in table.rows], options)
     else:
-        labels = [" ".join(row[columns["label"]].split()) for row in table.rows]
-    spelling = {label.casefold(): label for label, _ in reversed(Counter(labels).most_common())}
-    return [spelling[label.casefold()] for label in labels]
+        labels = [" + ".join(sorted({" ".join(part.split()) for part in row[columns["label"]].split("\n")} - {""}))
+                  for row in table.rows]
+    labels = ["" if label.casefold() in MISSING else label for label in labels]
+    spellings: defaultdict[str, list[str]] = defaultdict(list)
+    for label, _ in Counter(labels).most_common():
+        spellings[_label_key(label)].append(label)
+    table.notes += [f"labels that are one: {', '.join(map(repr, sorted(same)))}; it is spelt {same[0]!r}"
+                    for same in spellings.values() if len(same) > 1]
+    return [spellings[_label_key(label)][0] for label in labels]
 
 
-def instances(table: Table, columns: dict[str, str], options: argparse.Namespace) -> Rows:
-    """Make an instance of each row; --mask hides what it matches in the log and its description."""
-    mask = _regex("--mask", options.mask) if options.mask else None
+def _label_key(label: str) -> str:
+    key = unicodedata.normalize("NFC", label).casefold()
+    return str(float(key)) if re.fullmatch(r"[-+]?[0-9]{1,15}(\.[0-9]+)?", key) else SPELT.get(key, key)
+
+
+def instances(table: Table, columns: dict[str, str], options: argparse.Namespace, read: Reading) -> Rows:
+    """Make an instance of each row; the reading's masks hide what they match in the log and its description."""
     items = []
     for row, line, label in zip(table.rows, table.lines, read_labels(table, columns, options), strict=True):
-        log, description = row[columns["text"]], row[columns["description"]] if columns["description"] else ""
-        if mask:
-            log, description = mask.sub(LEVEL_MASK, log), mask.sub(LEVEL_MASK, description)
+        log = hide(row[columns["text"]], read)
+        description = hide(row[columns["description"]], read) if columns["description"] else ""
         source = source_slug(row[columns["source"]]) if columns["source"] else source_name(options.file)
         checksum = hashlib.sha256(log.encode()).hexdigest()[:8]
         items.append(Instance(f"{options.name}-{line}-{checksum}", options.name, source, log, label,
@@ -183,15 +200,16 @@ def choose_positive(labels: list[str], option: str | None) -> tuple[str | None, 
 
 
 def declare_task(options: argparse.Namespace, labels: list[str], positive_class: str | None,
-                 described: bool) -> dict[str, Any]:
+                 read: Reading) -> dict[str, Any]:
     """Return the content of experiments/tasks/<name>.yaml."""
     title, window = re.sub(r"[-_]+", " ", options.name).capitalize(), options.window
-    what = "log with its description" if described else "log" if window == 1 else f"window of {window} log lines"
+    what = "log with its description" if read.description else "log" if window == 1 else f"window of {window} log lines"
     question = f"Classify the following {what} ({title.lower()}). Decide which it is: {', '.join(labels)}."
     scoring = ({"positive": positive_class, "metrics": ["precision", "recall", "f1"]} if positive_class else
                {"metrics": ["accuracy", "weighted_f1"]})
     return {"title": title, "question": options.question or question, "labels": labels, **scoring, "window": window,
-            "described": described, "paper": "none: a custom task"}
+            "reading": read.as_yaml(),
+            "described": bool(read.description), "paper": "none: a custom task"}
 
 
 def declare_run(name: str, base: str, train: Rows, seed: int) -> dict[str, Any]:
@@ -240,9 +258,16 @@ def show(table: Table, options: argparse.Namespace, choices: list[list[str]]) ->
 def new_task(options: argparse.Namespace) -> None:
     """Read the file, print what is wrong with it, and write the task, its runs and its instances."""
     paths, folder = output_paths(options.name, options.replace)
-    table = table_reader.read(options.file, options.format, options.window, options.limit)
+    read = reading.chosen(options, Reading())
+    log = reading.log_of(options.file, options, read)
+    table = table_reader.read(log, read, options.window, options.limit)
     columns, why = choose_columns(table, options)
-    items = instances(table, columns, options)
+    if options.window > 1 and not options.label_rule and read.format not in LABELLED:
+        raise UserError(f"--window {options.window}: whose label is a window's? Decide it by a pattern that one of its "
+                        "lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column")
+    read = replace(read, text=columns["text"], description=columns["description"],
+                   header=read.header if log.named is None else log.named, encoding=log.encoding or log.likely)
+    items = instances(table, columns, options, read)
     labels = classes(items, columns["label"], options.file)
     positive_class, why["positive"] = choose_positive(labels, options.positive)
     choices = [[f"--{role}", repr(name) if name else "-", why[role]]
@@ -253,9 +278,12 @@ def new_task(options: argparse.Namespace) -> None:
     choices.append(["labels", str(len(labels)), ", ".join(f"{label} {counts[label]:,}" for label in labels)])
     show(table, options, choices)
     findings = Findings()
-    if options.label_rule and (options.rule_column or columns['text']) == columns['text'] and not options.mask:
-        findings.warnings.append("the label is decided by words of the text itself, so a model can learn no more than "
-                                 "the rule; hide them with --mask, or decide by another column with --rule-column")
+    if options.label_rule:
+        decided = by_rules([item.text for item in items], options)
+        if sum(label == item.label for label, item in zip(decided, items, strict=True)) >= DECIDED * len(items):
+            findings.warnings.append("the label is decided by words of the text itself, so a model can learn no more "
+                                     "than the rule; hide them with --mask, or decide by another column with "
+                                     "--rule-column")
     items = task_checks.usable(items, findings)
     task_checks.check(items, labels, findings)
     train, test = ([], []) if findings.errors else task_checks.split(items, labels, options.test_share, options.seed,
@@ -264,7 +292,7 @@ def new_task(options: argparse.Namespace) -> None:
         print(f"warning: {warning}")
     if findings.errors:
         raise UserError(f"{options.file}: nothing was written: " + "; ".join(findings.errors))
-    task = declare_task(options, labels, positive_class, bool(columns["description"]))
+    task = declare_task(options, labels, positive_class, read)
     runs = [declare_run(options.name, base, train, options.seed) for base in ("paper", "demo")]
     for path, content in zip(paths, [task, *runs], strict=True):
         with writing(path) as stream:
@@ -273,7 +301,8 @@ def new_task(options: argparse.Namespace) -> None:
     for part, rows in parts.items():
         write_jsonl(folder / f"{part}.jsonl", ({**item.as_json(), "split": part} for item in rows))
     manifest(folder, [options.file], settings={key: str(value) for key, value in vars(options).items()},
-             columns={role: columns[role] for role in ("text", "label", "source")}, warnings=findings.warnings,
+             reading=read.as_yaml(), columns={role: columns[role] for role in ("text", "label", "source")},
+             warnings=findings.warnings,
              counts={part: dict(Counter(item.label for item in rows)) for part, rows in parts.items()})
     declarations = [str(path.relative_to(EXPERIMENTS.parent)) for path in paths]
     print(f"wrote {', '.join(declarations)} and {folder}: {len(train):,} training and {len(test):,} test logs\n"
@@ -294,15 +323,14 @@ def main() -> None:
     add = parser.add_argument
     add("--name", required=True, help="of the task and its run: lower case letters, digits, - and _")
     add("--from", required=True, type=Path, dest="file", metavar="FILE",
-        help=".csv, .tsv, .json, .jsonl, .parquet; raw lines with --format; also .gz or .zip")
+        help="a table: .csv, .tsv, .json, .jsonl, .parquet, .xlsx; or raw lines with --format; also packed")
     for role in ROLES:
         none = "; none for none" if role in ("description", "source") else ""
         add(f"--{role}", metavar="COLUMN", help=f"the column to use, instead of the one that is chosen{none}")
     add("--positive", metavar="LABEL", help="the class that precision, recall and F1 are about")
     add("--question", help="what a model is asked; it can be edited later")
-    add("--mask", metavar="REGEX", help="what is hidden in every text, as [MASK]")
-    add("--format", help="raw lines: bgl, spirit, thunderbird, lines, or a regular expression with named groups")
-    add("--window", type=cli.positive, default=1, help="raw lines: so many consecutive ones are a log (default 1)")
+    reading.add_options(parser, table_reader.FORMATS)
+    add("--window", type=cli.positive, default=1, help="so many consecutive rows or lines are a log (default 1)")
     add("--limit", type=cli.positive, help="read so many rows")
     add("--label-rule", action="append", default=[], metavar="REGEX=LABEL",
         help="repeatable; the first that matches counts")

@@ -20,6 +20,7 @@ from logreasoner import cli, config
 from logreasoner.cli import UserError
 from logreasoner.files import BUILD, manifest, read_json, sha256, write_jsonl
 from logreasoner.instances import Instance, instance, mask_level
+from logreasoner.reading import Log
 
 OUT = BUILD / "data" / "public"
 WINDOW, LIMIT, SEED = 20, 1_000_000, 0  # section 4.3.1: windows of 20 lines, 1,000,000 lines of each complete log
@@ -191,7 +192,7 @@ def instances(files: list[tuple[Source, File, Path]], ids: Ids, counts: Counter[
     for source, file, path in files:
         layout, lines = file.layout or source.layout, Counter[str]()
         rows = READERS[layout](path, file) if layout in READERS else sessions(
-            path, layout, WINDOW, file.source, lines, limit=LIMIT, seed=SEED, header=file.header)
+            Log(path), layout, WINDOW, file.source, lines, limit=LIMIT, seed=SEED, header=file.header)
         for number, row in enumerate(rows, 1):
             item = _instance(row, file, ids, f"{path}: row {number}")
             if item.task == LSM and item.split == "train" and not item.description.strip():

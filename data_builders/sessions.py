@@ -2,188 +2,38 @@
 
     python -m data_builders.sessions --format bgl --window 20 --limit 1000000 --out bgl.jsonl BGL.zip
 
-The model sees the message, after the time, host and component where --header is on: as in figure 1 for Spirit's layout,
-where it is on unless --no-header says otherwise. A BGL line has Time Node Component for a header, and never its type;
-its training templates have none, and it is off there. A session is abnormal if the label column of any of its lines is
-not "-". Lines without a complete header (and blank ones) cannot be told from noise: they are skipped and counted, never
-shown. Plain `lines` carry no labels, so their label is "", which scoring refuses.
+A session is abnormal if the label column of any of its lines is not "-". Lines without a complete header (and blank
+ones) cannot be told from noise: they are skipped and counted, never shown. Formats without a label column carry no
+labels, so their label is "", which scoring refuses. With --task a log is read as that task's YAML says.
 """
 
 import argparse
-import gzip
 import hashlib
-import lzma
 import random
 import re
 import sys
-import zipfile
-import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from itertools import compress
+from itertools import chain, compress, islice
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
-from logreasoner import cli
+from data_builders import table_reader
+from data_builders.layouts import LABELLED, check, line_parser
+from logreasoner import cli, reading
 from logreasoner.cli import UserError
 from logreasoner.files import hashing, manifest, write_jsonl
+from logreasoner.reading import LONGEST, Log, Reading, hide
 
-BLOCK = 1 << 16  # bytes; the lines of one stay in the processor's cache, and are too few to wake the garbage collector
-LONGEST = 12 << 20  # bytes of one line, and of one session; what is longer is not a log, and would fill the memory
-Parsed = tuple[bytes, bytes, bytes]  # label ("-" unless the line is an alert), level, content
+WINDOW = 20  # section 4.3.1
 
 EXAMPLES = """
 python -m data_builders.sessions --format bgl --window 20 --out sessions.jsonl BGL.log
 python -m data_builders.sessions --format bgl --limit 1000000 --seed 42 --out bgl.jsonl BGL.zip
 python -m data_builders.sessions --format spirit --limit 1000000 --source spirit --out spirit.jsonl spirit2.gz
-python -m data_builders.sessions --format lines --out mine.jsonl /var/log/syslog"""
-
-
-def _bgl(line: bytes) -> Parsed | None:
-    """Parse Label Timestamp Date Node Time NodeRepeat Type Component Level Content."""
-    try:
-        label, stamp, _, _, _, _, _, _, level, content = line.split(b" ", 9)
-    except ValueError:
-        if line.count(b" ") != 8:
-            return None
-        label, stamp, *_, level, content = *line.split(b" "), b""  # an empty message
-    return (label, level, content) if stamp.isdigit() else None
-
-
-def _syslog(line: bytes) -> Parsed | None:
-    """Parse Label Timestamp Date User Month Day Time Location Component[PID]: Content (Spirit and Thunderbird)."""
-    fields = line.split(None, 8)
-    if len(fields) < 8 or not fields[1].isdigit():
-        return None
-    rest = fields[8] if len(fields) == 9 else b""
-    component, colon, content = (rest + b" ").partition(b": ")
-    # Some lines name no component; then a colon further on belongs to the message.
-    return fields[0], b"", content[:-1] if colon and b" " not in component else rest
-
-
-def _plain(line: bytes) -> Parsed | None:
-    return (b"-", b"", line) if line.strip() else None
-
-
-def _bgl_with_header(line: bytes) -> Parsed | None:
-    """Parse a BGL line; its content is Time Node Component Content."""
-    if (parsed := _bgl(line)) is None:
-        return None
-    label, level, content = parsed
-    _, _, _, node, time, _, _, component, *_ = line.split(b" ", 8)
-    return label, level, b" ".join((time, node, component, content))
-
-
-def _syslog_with_header(line: bytes) -> Parsed | None:
-    """Parse a line of Spirit's layout; its content is Month Day Time Location Component[PID]: Content (figure 1)."""
-    return None if (parsed := _syslog(line)) is None else (parsed[0], b"", line.split(None, 4)[4])
-
-
-LAYOUTS: dict[str, Callable[[bytes], Parsed | None]] = {
-    "bgl": _bgl, "spirit": _syslog, "thunderbird": _syslog, "lines": _plain,
-}
-WITH_HEADER = {"bgl": _bgl_with_header, "spirit": _syslog_with_header, "thunderbird": _syslog_with_header}
-HEADER_SHOWN = ("spirit", "thunderbird")  # unless it is said otherwise
-
-
-def line_parser(layout: str, header: bool | None = None) -> Callable[[bytes], Parsed | None]:
-    """Return what parses a line of a layout, with its header in the content or without; None: as the layout has it.
-
-    Raises UserError for a header of plain lines.
-    """
-    if header and layout not in WITH_HEADER:
-        raise UserError(f"--header: the {layout} layout has no header; its lines are shown whole")
-    return WITH_HEADER[layout] if header or (header is None and layout in HEADER_SHOWN) else LAYOUTS[layout]
-
-
-def _choose_member(archive: zipfile.ZipFile, path: Path, member: str | None) -> str:
-    """Return the archive's only log, else its only file, unless one is named."""
-    files = [info.filename for info in archive.infolist()
-             if not info.is_dir() and not info.filename.startswith("__MACOSX/")]
-    logs = [name for name in files if name.endswith(".log")]
-    if member is not None:
-        if member in files:
-            return member
-        raise UserError(f"{path}: has no file {member!r}; it has {', '.join(files[:10])}")
-    for names in (logs, files):
-        if len(names) == 1:
-            return names[0]
-    raise UserError(f"{path}: should hold exactly one log file, holds {len(files)} files ({', '.join(files[:10])}); "
-                    "name one with --member")
-
-
-def _open(path: Path, member: str | None) -> BinaryIO:
-    with open(path, "rb") as stream:
-        magic = stream.read(4)
-    if path.suffix == ".zip" or magic == b"PK\x03\x04":
-        archive = zipfile.ZipFile(path)
-        return cast(BinaryIO, archive.open(_choose_member(archive, path, member)))
-    if path.suffix == ".gz" or magic[:2] == b"\x1f\x8b":
-        return cast(BinaryIO, gzip.open(path))
-    return open(path, "rb")
-
-
-def _tar_header(block: bytes) -> bool:
-    """Return whether these bytes have the checksum of a tar header: a log may contain "ustar" as well."""
-    import tarfile
-
-    try:
-        tarfile.TarInfo.frombuf(block, "utf-8", "replace")
-    except tarfile.HeaderError:
-        return False
-    return True
-
-
-def blocks(path: Path, member: str | None = None) -> Generator[bytes, None, None]:
-    """Yield a log's bytes, unpacked, a block at a time. Raises UserError for a file or archive that cannot be read."""
-    try:
-        with _open(path, member) as stream:
-            block = stream.read(BLOCK)
-            if block[257:262] == b"ustar" and _tar_header(block[:512]):
-                raise UserError(f"{path}: is a tar archive; unpack it and give the log file itself")
-            while block:
-                yield block
-                block = stream.read(BLOCK)
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
-    except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError) as error:
-        if isinstance(error, OSError) and error.filename:
-            raise  # an error of the file; one without a name comes from wrong numbers in the archive
-        raise UserError(f"{path}: the archive cannot be read ({error or 'it ends too early'}); download it again, "
-                        "or unpack it and give the log file itself") from None
-
-
-def batches(path: Path, member: str | None = None) -> Generator[list[bytes], None, None]:
-    """Yield a log's lines without their ends (LF or CRLF), those of one block at a time."""
-    rest = b""
-    with closing(blocks(path, member)) as source:
-        for block in source:
-            returns = b"\r" in block or rest.endswith(b"\r")
-            batch = block.split(b"\n")
-            batch[0] = rest + batch[0]
-            rest = batch.pop()
-            if len(rest) > LONGEST:
-                raise UserError(f"{path}: a line is longer than {LONGEST >> 20} MiB; this is not a line-based log")
-            yield [line.removesuffix(b"\r") for line in batch] if returns else batch
-    if rest:
-        yield [rest.removesuffix(b"\r")]
-
-
-def lines(path: Path, member: str | None = None) -> Generator[bytes, None, None]:
-    """Yield a log's lines without their ends, one by one; memory does not grow with the log."""
-    with closing(batches(path, member)) as source:
-        for batch in source:
-            yield from batch
-
-
-def count_lines(path: Path, member: str | None = None) -> int:
-    """Count the lines, the last one with or without an end."""
-    total, last = 0, b"\n"
-    for block in blocks(path, member):
-        total += block.count(b"\n")
-        last = block[-1:]
-    return total + (last != b"\n")
+python -m data_builders.sessions --format lines --out mine.jsonl /var/log/syslog
+python -m data_builders.sessions --task my-task --out mine.jsonl app.log"""
 
 
 def _between(source: Iterable[list[bytes]], start: int, stop: int | None) -> Iterator[list[bytes]]:
@@ -224,9 +74,7 @@ def windows(rows: Iterable[list[bytes]], layout: str, window: int, source: str, 
             normal = labels[start:start + window].count(b"-") == window
             label = "" if layout == "lines" else "normal" if normal else "abnormal"
             counts[label] += 1
-            yield {"id": f"{source}-{numbers[start]}-{hashlib.sha256(joined).hexdigest()[:12]}",
-                   "task": "anomaly_detection", "source": source,
-                   "log": joined.decode("utf-8", "replace").split("\n"), "label": label, "split": "test"}
+            yield _session(source, numbers[start], joined, label)
         del numbers[:whole], labels[:whole], contents[:whole]
         if sum(map(len, contents)) > LONGEST:
             raise UserError(f"the session that begins with line {numbers[0]:,} is longer than {LONGEST >> 20} MiB; "
@@ -234,9 +82,13 @@ def windows(rows: Iterable[list[bytes]], layout: str, window: int, source: str, 
     counts["dropped"] = len(contents)
 
 
-def sessions(path: Path, layout: str, window: int, source: str, counts: Counter[str], *, limit: int | None = None,
-             seed: int | None = None, level: bool = False, header: bool | None = None,
-             member: str | None = None) -> Iterator[dict[str, Any]]:
+def _session(source: str, first: int, text: bytes, label: str, task: str = "anomaly_detection") -> dict[str, Any]:
+    return {"id": f"{source}-{first}-{hashlib.sha256(text).hexdigest()[:12]}", "task": task, "source": source,
+            "log": text.decode("utf-8", "replace").split("\n"), "label": label, "split": "test"}
+
+
+def sessions(log: Log, layout: str, window: int, source: str, counts: Counter[str], *, limit: int | None = None,
+             seed: int | None = None, level: bool = False, header: bool | None = None) -> Iterator[dict[str, Any]]:
     """Yield the sessions of a log's first `limit` lines, with a seed those of one random block of `limit` lines.
 
     Raises UserError for a layout without a level, an unreadable archive, and a log in which no line has the layout.
@@ -245,18 +97,38 @@ def sessions(path: Path, layout: str, window: int, source: str, counts: Counter[
         raise UserError(f"--level: the {layout} layout has no level column; only bgl has")
     start = 0
     if seed is not None and limit is not None:
-        start = random.Random(seed).randint(0, max(0, count_lines(path, member) - limit))
-    with closing(batches(path, member)) as log:
-        part = _between(log, start, None if limit is None else start + limit)
+        start = random.Random(seed).randint(0, max(0, log.count_lines() - limit))
+    with closing(log.batches()) as lines:
+        first = next(lines, [])
+        check(log, layout, first)
+        part = _between(chain([first], lines), start, None if limit is None else start + limit)
         yield from windows(part, layout, window, source, counts, start + 1, level, header)
     if counts["malformed"] == counts["lines"] > 0:
-        raise UserError(f"{path}: none of {counts['lines']:,} lines has the {layout} layout; is --format right?")
+        raise UserError(f"{log}: none of {counts['lines']:,} lines has the layout {layout}; is --format right?")
+
+
+def read_sessions(log: Log, reading: Reading, window: int, source: str, counts: Counter[str], *, task: str,
+                  limit: int | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the sessions of a log's first `limit` rows or events as a task reads them."""
+    rows = table_reader.rows(log, reading, counts)
+    for number, row in table_reader.windowed(islice(rows, limit), reading, window, counts):
+        if reading.text not in row:
+            raise UserError(f"{log}: has no column {reading.text!r}; it has {', '.join(map(repr, row))}")
+        label = row["label"] if reading.format in LABELLED else ""
+        counts.update(["sessions", label])
+        yield _session(source, number, hide(row[reading.text], reading).encode(), label, task)
+    counts["malformed"] = counts["unmatched"] + counts["blank"]
 
 
 def source_name(path: Path) -> str:
     """Name a log after its file: BGL_2k.log is bgl-2k."""
-    stem = re.sub(r"(\.(gz|zip|log|txt))+$", "", path.name, flags=re.IGNORECASE)
-    return re.sub(r"[^a-z0-9]+", "-", stem.lower()).strip("-") or "log"
+    stem = re.sub(r"(\.(gz|bz2|xz|zst|zip|log|txt))+$", "", path.name, flags=re.IGNORECASE)
+    return slug(stem) or "log"
+
+
+def slug(name: str) -> str:
+    """Return a name in lower case letters and digits of any script, with hyphens for the rest."""
+    return re.sub(r"[\W_]+", "-", name.lower()).strip("-")
 
 
 def report(name: str, window: int, counts: Counter[str]) -> str:
@@ -264,6 +136,12 @@ def report(name: str, window: int, counts: Counter[str]) -> str:
     labelled = "labels unknown" if counts[""] else f"{counts['abnormal']:,} abnormal"
     return (f"{name}: {counts['lines']:,} lines -> {counts['sessions']:,} sessions of {window} lines, {labelled}; "
             f"{counts['malformed']:,} malformed lines skipped, {counts['dropped']:,} of a short last window dropped")
+
+
+def _task(name: str) -> Any:
+    from logreasoner import config  # takes as long to import as a small log to cut
+
+    return config.task(name)
 
 
 def build(options: argparse.Namespace) -> None:
@@ -274,8 +152,21 @@ def build(options: argparse.Namespace) -> None:
     source = options.source or source_name(options.input)
     if "#" in source:
         raise UserError(f"--source {source!r}: '#' is reserved for the numbers of votes; choose another name")
-    rows = sessions(options.input, options.format, options.window, source, counts, limit=options.limit,
-                    seed=options.seed, level=options.level, header=options.header, member=options.member)
+    task = _task(options.task) if options.task else None
+    if not (options.format or task):
+        raise UserError("give --format, or --task to read the log as that task says")
+    read = reading.chosen(options, (task and task.reading) or Reading(format="lines"))
+    window = options.window or (task.window if task else WINDOW)
+    log = reading.log_of(options.input, options, read)
+    if (read.format in LABELLED or (read.format, read.event_start) == ("lines", "none")) and not read.masks:
+        rows = sessions(log, read.format, window, source, counts, limit=options.limit, seed=options.seed,
+                        level=options.level, header=read.header)
+    elif options.level or options.seed is not None:
+        raise UserError(f"--level and --seed are for {', '.join(LABELLED)}, or for lines with --event-start none, and "
+                        "without --mask")
+    else:
+        rows = read_sessions(log, read, window, source, counts, task=options.task or "anomaly_detection",
+                             limit=options.limit)
     if sys.stderr.isatty():
         from tqdm import tqdm
 
@@ -283,27 +174,26 @@ def build(options: argparse.Namespace) -> None:
     with hashing(options.input) as checksum:
         write_jsonl(options.out, rows)
         inputs = {options.input: checksum()}
-    declared = ("format", "window", "limit", "seed", "level", "header", "member")
-    settings = {key: getattr(options, key) for key in declared}
-    manifest(options.out, inputs, source=source, settings=settings, counts=counts)
-    print(report(str(options.input), options.window, counts))
+    settings = {"window": window, **{key: getattr(options, key) for key in ("limit", "seed", "level", "member")}}
+    manifest(options.out, inputs, source=source, settings=settings, reading=read.as_yaml(), counts=counts)
+    for note in log.notes:
+        print(f"note: {note}")
+    print(report(str(options.input), window, counts))
 
 
 def main() -> None:
     """Run the command line."""
     parser = cli.parser("data_builders.sessions", "Cut a raw log into labelled sessions of consecutive lines.",
                         EXAMPLES)
-    parser.add_argument("--format", required=True, choices=LAYOUTS, help="the layout of a line")
-    parser.add_argument("--window", type=cli.positive, default=20, help="lines of a session (default: 20, the paper's)")
+    reading.add_options(parser, table_reader.FORMATS)
+    parser.add_argument("--task", help="read the log as experiments/tasks/<task>.yaml says")
+    parser.add_argument("--window", type=cli.positive, help=f"lines of a session (default: the task's, else {WINDOW})")
     parser.add_argument("--limit", type=cli.positive, help="read so many lines (default: all)")
     parser.add_argument("--seed", type=int, help="with --limit: one random block instead of the first lines")
     parser.add_argument("--level", action="store_true", help="show BGL's level before each message")
-    parser.add_argument("--header", action=argparse.BooleanOptionalAction,
-                        help="show time, host and component before each message (default: on for Spirit's layout)")
     parser.add_argument("--source", help="name of the source (default: from the file's name)")
-    parser.add_argument("--member", help="which file of a zip archive that holds several")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
-    parser.add_argument("input", type=Path, metavar="INPUT", help="a log: plain, .gz or .zip")
+    parser.add_argument("input", type=Path, metavar="INPUT", help="a log: plain or packed")
     cli.run(parser, build)
 
 

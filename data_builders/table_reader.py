@@ -1,35 +1,48 @@
-"""Read a user's file of logs as rows of text: CSV, TSV, JSON, JSONL, Parquet or raw log lines; plain, .gz or .zip.
+"""Read a user's file of logs as rows of text: a table (CSV, TSV, JSON, JSONL, Parquet, .xlsx) or raw lines.
 
-Every value is text without NUL characters; what cannot be read is an error that names the line. The standard library
-reads tables and JSON: pandas pads rows that are too short, guesses types, and does not keep the numbers of the lines.
+new_task, sessions and analyze all read by `rows`, so that a model is asked about the texts that it was trained on.
+Every value is text without NUL characters and ANSI sequences. A row that cannot be read is left out and noted; where
+many cannot, the first is an error that names its line. The standard library reads tables and JSON: pandas pads rows
+that are too short, guesses types, and does not keep the numbers of the lines.
 """
 
 import csv
-import io
 import json
 import re
+import zipfile
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from data_builders import sessions
+from data_builders.layouts import LABELLED, LAYOUTS, check, line_parser
 from logreasoner.cli import UserError
+from logreasoner.reading import ANSI_TEXT, ENDINGS, Log, Reading, events
 
 LARGEST = 1 << 28  # bytes of a file, unpacked: labelled examples are read into memory
+LARGEST_SHEET = 1 << 26  # bytes of an .xlsx file, unpacked
 LONGEST = 1 << 20  # characters of one value; a CSV field that is longer has lost its closing quote
 MOST_COLUMNS, MOST_ROWS = 500, 1_000_000
+MOST_BAD, SOME_BAD = 0.1, 10  # share of rows that cannot be read; the share of fewer rows is looked at in the end only
 PARQUET_ROWS = 16  # decoded at once
+HEAD = 50  # rows that show whether the first one has names
+KINDS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet",
+         "pq": "parquet", "xlsx": "xlsx", "xlsm": "xlsx"}  # endings of names, which can be said as a format too
+DATUM = re.compile(r"[-+]?\d[\d.,:/+TZ -]*")  # numbers, dates, times and addresses
+BLANKS = re.compile(r"[\s\x1e]*")  # between JSON values; RFC 7464 begins each by a record separator
+FORMATS = (f"raw lines: {', '.join(LAYOUTS)}, or a regular expression with named groups; a table whose name does not "
+           f"say what it is: {', '.join(dict.fromkeys(KINDS.values()))}")
 Row = dict[str, str]
-Numbered = Iterator[tuple[int, Row]]  # rows, each with the number of the line that it ends on
+Numbered = Iterator[tuple[int, Row]]  # rows, each with a number of its line (of tables: the one that it ends on)
+Attempts = Iterator[tuple[int, Row | str]]  # the same, with the reason in place of a row that cannot be read
 
 
 @dataclass
 class Table:
-    """The rows of a file by column, the number of the line each ends on, and notes on what was changed or left out."""
+    """The rows of a file by column, the number of each one's line, and notes on what was changed or left out."""
 
     columns: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
@@ -41,104 +54,325 @@ class Table:
         return [value for row in self.rows if (value := row[column].strip())]
 
 
-def read(path: Path, layout: str | None = None, window: int = 1, limit: int | None = None) -> Table:
-    """Read the first `limit` rows of a file.
+def is_table(path: Path) -> bool:
+    """Tell from its name whether a file is a table."""
+    return Path(ENDINGS.sub("", path.name)).suffix.lower().lstrip(".") in KINDS
 
-    `layout` is for raw lines: a name of sessions.LAYOUTS, or a regular expression with named groups. Raises UserError
-    with file and line for what does not have the format that the file's name promises.
+
+def read(log: Log, reading: Reading | None = None, window: int = 1, limit: int | None = None) -> Table:
+    """Read the first `limit` rows of a file; `window` consecutive ones are one, their values joined by line ends.
+
+    Raises UserError with file and line for what does not have the format that it should.
     """
-    table, counts = Table(), Counter[str]()
-    suffix = Path(re.sub(r"\.(gz|zip)$", "", path.name, flags=re.IGNORECASE)).suffix.lower()
-    if layout in sessions.LAYOUTS:
-        rows = _sessions(path, layout, window, limit, counts)
-    elif layout is not None:
-        rows = _matches(path, layout, window, counts)
-    elif suffix in (".parquet", ".pq"):
-        rows = _as_text(path, enumerate(_parquet(path), 1))
-    elif suffix in (".json", ".jsonl", ".ndjson"):
-        rows = _as_text(path, _json(path, _decode(path, table.notes)))
-    elif suffix in (".log", ".txt"):
-        raise UserError(f"{path}: raw lines need --format: {', '.join(sessions.LAYOUTS)}, or a regular expression with "
-                        "named groups; rename a table with this ending to .csv")
-    else:
-        rows = _csv(path, _decode(path, table.notes), tabs=suffix == ".tsv")
-    _fill(table, path, islice(rows, limit))
-    if layout in sessions.LAYOUTS:
-        table.notes.append(sessions.report(path.name, window, counts))
-    elif counts["unmatched"]:
-        table.notes.append(f"{counts['unmatched']:,} lines do not match --format and are left out")
+    reading, counts = reading or Reading(), Counter[str]()
+    table = _fill(log, islice(windowed(rows(log, reading, counts), reading, window, counts), limit))
+    skipped = {"unmatched": "lines do not match --format and are left out", "nuls": "NUL characters removed",
+               "dropped": "of a short last window left out"}
+    table.notes = log.notes + [f"{counts[name]:,} {what}" for name, what in skipped.items() if counts[name]]
     return table
 
 
-def _fill(table: Table, path: Path, rows: Numbered) -> None:
-    columns: dict[str, None] = {}
-    for number, row in rows:
+def _fill(log: Log, source: Numbered) -> Table:
+    table, columns, size = Table(), dict[str, None](), 0
+    for number, row in source:
         table.rows.append(row)
         table.lines.append(number)
         columns.update(dict.fromkeys(row))
+        size += sum(map(len, row.values()))
         if len(columns) > MOST_COLUMNS:
-            raise UserError(f"{path}: more than {MOST_COLUMNS} columns; keep the log, its label and its source")
-        if len(table.rows) > MOST_ROWS:
-            raise UserError(f"{path}: more than {MOST_ROWS:,} rows; some thousand are enough, give --limit")
+            raise UserError(f"{log}: more than {MOST_COLUMNS} columns; keep the log, its label and its source")
+        if len(table.rows) > MOST_ROWS or size > LARGEST:
+            what = f"more than {MOST_ROWS:,} rows" if size <= LARGEST else f"is larger than {LARGEST >> 20} MiB"
+            raise UserError(f"{log}: {what}; some thousand are enough, give --limit")
     if not table.rows:
-        raise UserError(f"{path}: holds no rows")
+        raise UserError(f"{log}: holds no rows")
     table.columns = list(columns)
     table.rows = [{column: row.get(column, "") for column in columns} for row in table.rows]
+    return table
 
 
-def _decode(path: Path, notes: list[str]) -> str:
-    """Return a file's text: UTF-8 (a byte order mark is dropped), UTF-16 by its mark, else Latin-1, with a note."""
-    data = bytearray()
-    with closing(sessions.blocks(path)) as blocks:
-        for block in blocks:
-            data += block
-            if len(data) > LARGEST:
-                raise UserError(f"{path}: is larger than {LARGEST >> 20} MiB; some thousand rows are enough, cut it")
+def windowed(source: Numbered, reading: Reading, window: int, counts: Counter[str]) -> Numbered:
+    """Yield windows of consecutive rows as rows; one of a labelled layout is abnormal if one of its lines is.
+
+    A short last one is counted as dropped.
+    """
+    while part := list(islice(source, window)):
+        if len(part) < window:
+            counts["dropped"] = len(part)
+            return
+        names = dict.fromkeys(name for _, row in part for name in row)
+        row = {name: "\n".join(row.get(name, "") for _, row in part) for name in names}
+        if reading.format in LABELLED:
+            row["label"] = "abnormal" if any(row["label"] == "abnormal" for _, row in part) else "normal"
+        yield part[0][0], row
+
+
+def rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
+    """Yield the rows of a file, or of raw lines those of each event, one at a time where its kind allows it.
+
+    `counts` receives lines, and those that are left out: blank ones and unmatched ones. Raises UserError with file and
+    line for what cannot be read.
+    """
+    if reading.format in LAYOUTS or reading.format not in ("table", *KINDS.values()):
+        return _line_rows(log, reading, counts)
+    kind = reading.format if reading.format != "table" else _kind(log)
+    readers: dict[str, Callable[[], Attempts]] = {
+        "csv": lambda: _table(log, _csv(log, "", counts), reading.header),
+        "tsv": lambda: _table(log, _csv(log, "\t", counts), reading.header),
+        "xlsx": lambda: _table(log, _xlsx(log), reading.header),
+        "json": lambda: _as_rows(_json(log, counts)),
+        "jsonl": lambda: _as_rows(_json_lines(log, counts)),
+        "parquet": lambda: _as_rows(enumerate(_parquet(log.path), 1)),
+    }
+    return _readable(log, readers[kind](), counts)
+
+
+def _kind(log: Log) -> str:
+    """Tell the kind of a table by its first bytes, else by its name."""
+    if log.path.is_file():
+        with open(log.path, "rb") as stream:
+            if stream.read(4) == b"PAR1":
+                return "parquet"
+        if zipfile.is_zipfile(log.path):
+            with zipfile.ZipFile(log.path) as archive:
+                if "xl/workbook.xml" in archive.namelist():
+                    return "xlsx"
+    suffix = Path(ENDINGS.sub("", log.path.name)).suffix.lower().lstrip(".")
+    if suffix in ("log", "txt"):
+        raise UserError(f"{log}: raw lines need --format: {', '.join(LAYOUTS)}, or a regular expression with named "
+                        "groups; rename a table with this ending to .csv")
+    return KINDS.get(suffix, "csv")
+
+
+def _readable(log: Log, attempts: Attempts, counts: Counter[str]) -> Numbered:
+    """Yield the rows that can be read, and note the others. Raises UserError for the first one where these are many."""
+    first = ""
+    for number, row in attempts:
+        counts["bad" if isinstance(row, str) else "rows"] += 1
+        if isinstance(row, str):
+            first = first or f"{log}:{number}: {row}"
+        else:
+            yield number, row
+        if counts["bad"] > max(SOME_BAD, MOST_BAD * counts["rows"]):
+            break
+    counts["lines"] = counts["rows"] + counts["bad"]
+    if counts["bad"] > MOST_BAD * counts["rows"]:
+        raise UserError(first)
+    if first:
+        log.note(f"{first}; {counts['bad']:,} such rows are left out")
+
+
+def _clean(text: str, counts: Counter[str] | None = None) -> str:
+    """Return a text without NUL characters, which are counted, and ANSI sequences; lone surrogates become "?"."""
+    if counts is not None:
+        counts["nuls"] += text.count("\0")
+    text = text.replace("\0", "")
+    if "\x1b" in text:
+        text = ANSI_TEXT.sub("", text)
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+# ---- raw lines
+
+def _line_rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
+    parse = _layout_row(reading) if reading.format in LAYOUTS else _pattern_row(reading.format)
+    start, number, kept = None if reading.format in LABELLED else reading.event_start, 1, 0
+    with closing(log.batches()) as lines:
+        first = next(lines, [])
+        if reading.format in LAYOUTS:
+            check(log, reading.format, first)
+        for batch in events(chain([first], lines), start):
+            for event in batch:
+                if row := parse(event):
+                    kept += 1
+                    yield number, {name: _clean(value, counts) for name, value in row.items()}
+                else:
+                    counts["unmatched" if event.strip() else "blank"] += 1
+                number += 1 + event.count(b"\n")
+                counts["lines"] = number - 1
+    if not kept:
+        raise UserError(f"{log}: none of {counts['lines']:,} lines has the layout {reading.format}; is --format right?")
+
+
+def _layout_row(reading: Reading) -> Callable[[bytes], Row | None]:
+    parse = line_parser(reading.format, reading.header)
+
+    def row(line: bytes) -> Row | None:
+        if (parsed := parse(line)) is None:
+            return None
+        text = {"text": parsed[2].decode("utf-8", "replace")}
+        return text | ({"label": "normal" if parsed[0] == b"-" else "abnormal"} if reading.format in LABELLED else {})
+
+    return row
+
+
+def _pattern_row(regex: str) -> Callable[[bytes], Row | None]:
     try:
-        text = data.decode("utf-16" if data.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        text = data.decode("latin-1")
-        notes.append(f"byte {error.start:,} is not {error.encoding.upper()}: the file is read as Latin-1; if letters "
-                     "come out wrong, save it as UTF-8")
-    if nuls := text.count("\0"):
-        notes.append(f"{nuls:,} NUL characters removed")
-    return text.replace("\0", "")
+        groups = re.compile(regex, re.DOTALL)  # an event may have several lines
+    except re.error as error:
+        raise UserError(f"--format {regex!r}: neither one of {', '.join((*LAYOUTS, *KINDS))} nor a regular expression "
+                        f"({error})") from None
+    if not groups.groupindex:
+        raise UserError(f"--format {regex!r}: a regular expression needs named groups such as (?P<text>.*), which "
+                        "become the columns")
+
+    def row(line: bytes) -> Row | None:
+        match = groups.match(line.decode("utf-8", "replace"))
+        return {name: value or "" for name, value in match.groupdict().items()} if match else None
+
+    return row
 
 
-def _csv(path: Path, text: str, tabs: bool) -> Numbered:
-    delimiter = "\t" if tabs else max(",;\t|", key=text.partition("\n")[0].count)
+# ---- tables
+
+def _text_lines(log: Log, counts: Counter[str]) -> Iterator[str]:
+    with closing(log.lines()) as lines:
+        for line in lines:
+            yield _clean(line.decode("utf-8", "replace"), counts)
+
+
+def _csv(log: Log, delimiter: str, counts: Counter[str]) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield the fields of each row, or why it has none, after Excel's `sep=;` and PowerShell's `#TYPE`."""
+    lines, skipped, first = _text_lines(log, counts), 0, ""
+    for first in lines:
+        if first.lower().startswith("sep=") and len(first) == 5:
+            delimiter = first[4]
+        elif not first.startswith("#TYPE "):
+            break
+        skipped += 1
     csv.field_size_limit(LONGEST)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    columns: list[str] = []
-    try:
-        for values in reader:
-            if not any(value.strip() for value in values):
-                continue
-            if not columns:
-                columns = [value.strip() or f"column {number}" for number, value in enumerate(values, 1)]
-                if repeated := [name for name, count in Counter(columns).items() if count > 1]:
-                    raise UserError(f"{path}: two columns are called {repeated[0]!r}; rename one")
-            elif len(values) != len(columns):
-                raise UserError(f"{path}:{reader.line_num}: {len(values)} fields where the first line names "
-                                f"{len(columns)} columns; put a text that holds {delimiter!r} in double quotes")
-            else:
-                yield reader.line_num, dict(zip(columns, values, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: the quotes of the table are broken ({error}); a quote within a "
-                        "quoted text is written twice") from None
-
-
-def _json(path: Path, text: str) -> Iterator[tuple[int, Any]]:
-    """Yield the values of one list, numbered from 1, or those of one value a line."""
-    one_list = text.lstrip().startswith("[")
-    for number, line in enumerate([text] if one_list else text.split("\n"), 1):
-        if not line.strip():
-            continue
+    source = (f"{line}\n" for line in chain([first], lines))
+    reader = csv.reader(source, delimiter=delimiter or max(",;\t|", key=first.count), strict=True)
+    if re.match(r"\s*<(\?xml|table)\b", first, re.IGNORECASE):
+        raise UserError(f"{log}: is XML or HTML, not a table; save it as .csv or .xlsx")
+    while True:
+        begin = reader.line_num
         try:
-            value = json.loads(line)
+            values: list[str] | str = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            values = (f"the quotes of the table are broken ({error}); a quote within a quoted text is written twice")
+        for _ in range(reader.line_num - begin if isinstance(values, str) else 1):
+            yield skipped + reader.line_num, values
+
+
+def _xlsx(log: Log) -> Iterator[tuple[int, list[str] | str]]:
+    """Yield the rows of the sheet that is not empty, or that --member names."""
+    import openpyxl  # type: ignore[import-untyped]
+
+    try:
+        with zipfile.ZipFile(log.path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > LARGEST_SHEET:
+                raise ValueError(f"more than {LARGEST_SHEET >> 20} MiB, unpacked")
+        with open(log.path, "rb") as stream:  # openpyxl would look at its name
+            book = openpyxl.load_workbook(stream, read_only=True, data_only=True)
+            sheets = {sheet.title: [[_text("", value) for value in row] for row in sheet.iter_rows(values_only=True)]
+                      for sheet in book.worksheets if log.member in (None, sheet.title)}
+    except Exception as error:  # openpyxl raises what its zip and XML layers raise
+        raise UserError(f"{log}: not a readable sheet ({error}); save it as .csv") from None
+    filled = [name for name, values in sheets.items() if log.member or any(map(any, values))]
+    if len(filled) > 1 or (log.member and not filled):
+        raise UserError(f"{log}: has the sheets {', '.join(map(repr, book.sheetnames))}; name one with --member")
+    for name in filled:
+        yield from enumerate(sheets[name], 1)
+
+
+def _table(log: Log, source: Iterator[tuple[int, list[str] | str]], header: bool | None) -> Attempts:
+    """Yield rows by the names in the first one, or by numbers where it has none.
+
+    A column without name and values goes (a trailing comma); one more field than names gets a number.
+    """
+    source = ((number, values) for number, values in source if isinstance(values, str) or any(map(str.strip, values)))
+    head = list(islice(source, HEAD))
+    full = [values for _, values in head if not isinstance(values, str)]
+    if not full:
+        yield from ((number, reason) for number, reason in head if isinstance(reason, str))
+        return
+    first = full[0]
+    named = log.named = header if header is not None else not _is_datum(first, full[1:])
+    if not named and header is None:
+        log.note(f"{log}: the first row looks like data, so the columns are called 'column 1', 'column 2', ...; give "
+                 "--header if it has their names")
+    width = max(len(first), Counter(map(len, full[1:])).most_common(1)[0][0] if full[1:] else 0)
+    width = width if width <= len(first) + 1 else len(first)
+    columns = [(value.strip() if named else "") or f"column {number}"
+               for number, value in enumerate([*first, *[""] * (width - len(first))], 1)]
+    if repeated := [name for name, count in Counter(columns).items() if count > 1]:
+        raise UserError(f"{log}: two columns are called {repeated[0]!r}; rename one")
+    empty = {name for at, name in enumerate(columns) if not (named and "".join(first[at:at + 1]).strip())
+             and not any("".join(values[at:at + 1]).strip() for values in full)}
+    for number, values in chain(head, source):
+        if isinstance(values, str):
+            yield number, values
+            continue
+        if named and values == first:  # it comes again where tables were joined
+            continue
+        values += [""] * (len(values) == width - 1 and columns[-1] in empty)
+        if len(values) == width + 1 and not values[-1].strip():
+            values.pop()
+        if len(values) != width:
+            yield number, (f"{len(values)} fields where the first line names {width} columns; put a text that holds "
+                           "the delimiter in double quotes")
+        else:
+            yield number, {name: value for name, value in zip(columns, values, strict=True) if name not in empty}
+
+
+def _is_datum(first: list[str], others: list[list[str]]) -> bool:
+    """Tell whether a first row is data: a value comes again in its column, or is a number or date as others there.
+
+    A row of names comes again as a whole only, where tables were joined.
+    """
+    for at, value in enumerate(map(str.strip, first)):
+        column = [row[at].strip() for row in others if len(row) > at and row != first]
+        if value and column and (value in column or (
+                DATUM.fullmatch(value) and sum(bool(DATUM.fullmatch(other)) for other in column) > len(column) / 2)):
+            return True
+    return False
+
+
+def _json(log: Log, counts: Counter[str]) -> Iterator[tuple[int, Any]]:
+    """Yield the values of a list, numbered from 1, also of one within an object; else values one after the other."""
+    text, decoder = _clean(log.text(LARGEST), counts), json.JSONDecoder(parse_constant=lambda name: None)
+    start = at = _after_blanks(text, 0)
+    line = 1 + text.count("\n", 0, at)
+    while at < len(text):
+        begin = at
+        try:
+            value, at = decoder.raw_decode(text, at)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}:{number}: not valid JSON ({error}); correct or remove the line") from None
-        yield from enumerate(value, 1) if one_list else [(number, value)]
+            yield line, ValueError(str(error))
+            at = text.find("\n", at) + 1 or len(text)
+        else:
+            listed = _records(value) if begin == start and _after_blanks(text, at) == len(text) else None
+            yield from [(line, value)] if listed is None else enumerate(listed, 1)
+        at = _after_blanks(text, at)
+        line += text.count("\n", begin, at)
+
+
+def _after_blanks(text: str, at: int) -> int:
+    match = BLANKS.match(text, at)
+    return match.end() if match else at
+
+
+def _records(value: Any) -> list[Any] | None:
+    """Return the list of records that a document is or, as the only one, holds: {"Records": [{...}, ...]}."""
+    if isinstance(value, list):
+        return value
+    lists = [records for part in value.values() if isinstance(part, list | dict)
+             and (records := _records(part)) and all(isinstance(record, dict) for record in records)
+             ] if isinstance(value, dict) else []
+    return lists[0] if len(lists) == 1 else None
+
+
+def _json_lines(log: Log, counts: Counter[str]) -> Iterator[tuple[int, Any]]:
+    for number, line in enumerate(_text_lines(log, counts), 1):
+        if not BLANKS.fullmatch(line):
+            try:
+                value = json.loads(line.lstrip("\x1e"), parse_constant=lambda name: None)
+            except (ValueError, RecursionError) as error:
+                value = ValueError(str(error))
+            yield from ((number, record) for record in (value if isinstance(value, list) else [value]))
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:
@@ -164,44 +398,42 @@ def _parquet(path: Path) -> Iterator[dict[str, Any]]:
         raise UserError(f"{path}: not a Parquet file that can be read ({' '.join(str(error).split())})") from None
 
 
-def _as_text(path: Path, records: Iterable[tuple[int, Any]]) -> Numbered:
+def _as_rows(records: Iterable[tuple[int, Any]]) -> Attempts:
     for number, record in records:
-        if not isinstance(record, dict):
-            raise UserError(f"{path}:{number}: expected an object with named values, found {type(record).__name__}")
-        row = {_text(name): _text(value) for name, value in record.items()}
-        if any(len(value) > LONGEST for value in row.values()):
-            raise UserError(f"{path}:{number}: a value is longer than {LONGEST >> 20} MiB; this is not a log line")
-        yield number, row
+        if isinstance(record, ValueError):
+            yield number, f"not valid JSON ({record}); correct or remove the line"
+        elif not isinstance(record, dict):
+            yield number, f"expected an object with named values, found {type(record).__name__}"
+        else:
+            row = dict(_flat(record))
+            long = any(len(value) > LONGEST for value in row.values())
+            yield number, f"a value is longer than {LONGEST >> 20} MiB; this is not a log line" if long else row
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list) and all(isinstance(line, str) for line in value):
-        value = "\n".join(value)  # a session
-    text = "" if value is None else str(value)
-    return text.replace("\0", "").encode("utf-8", "replace").decode()  # JSON can hold lone surrogates
+def _flat(record: dict[Any, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the names and texts of a record; those of nested ones are called a.b.c."""
+    for key, value in record.items():
+        name = _clean(f"{prefix}{key}")
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{name}.")
+        else:
+            yield name, _text(name, value)
 
 
-def _sessions(path: Path, layout: str, window: int, limit: int | None, counts: Counter[str]) -> Numbered:
-    lines = limit * window if limit else None
-    for session in sessions.sessions(path, layout, window, "own", counts, limit=lines):
-        row = {"text": "\n".join(session["log"]).replace("\0", "")}
-        if layout != "lines":
-            row["label"] = session["label"]
-        yield int(session["id"].split("-")[1]), row
+def _text(name: str, value: Any) -> str:
+    """Return a value as text: "" for none and NaN, a line for each text of a list, JSON for other lists.
+
+    journald writes a message that is not plain UTF-8 as a list of its bytes, under a name in capital letters.
+    """
+    if isinstance(value, list) and name.rpartition(".")[2].isupper() and _is_bytes(value):
+        value = bytes(value)
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if isinstance(value, list):
+        texts = all(isinstance(line, str) for line in value)
+        value = "\n".join(value) if texts else json.dumps(value, ensure_ascii=False, default=str)
+    return "" if value is None or value != value or value == {} else _clean(str(value))
 
 
-def _matches(path: Path, layout: str, window: int, counts: Counter[str]) -> Numbered:
-    try:
-        pattern = re.compile(layout)
-    except re.error as error:
-        raise UserError(f"--format {layout!r}: neither one of {', '.join(sessions.LAYOUTS)} nor a regular expression "
-                        f"({error})") from None
-    if not pattern.groupindex or window != 1:
-        raise UserError(f"--format {layout!r}: a regular expression needs named groups such as (?P<text>.*), which "
-                        "become the columns, and takes one line a row (no --window)")
-    with closing(sessions.lines(path)) as lines:
-        for number, line in enumerate(lines, 1):
-            if match := pattern.match(line.decode("utf-8", "replace").replace("\0", "")):
-                yield number, {name: value or "" for name, value in match.groupdict().items()}
-            elif line.strip():
-                counts["unmatched"] += 1
+def _is_bytes(value: list[Any]) -> bool:
+    return bool(value) and all(type(number) is int and 0 <= number < 256 for number in value)

@@ -7,6 +7,7 @@ Rows that are of no use are left out (empty, unlabelled, repeated, labelled two 
 import math
 import random
 import re
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -82,16 +83,22 @@ def check(items: Rows, labels: Sequence[str], findings: Findings) -> None:
                                      f"{what}: {long[0].id} has {max(len(item.text) for item in long):,}. Cut them")
 
 
+def whole_word(label: str) -> str:
+    """Return a regular expression for a label as a word of its own; scripts that need no blanks have no borders."""
+    before = r"(?<![A-Za-z0-9_-])" if label[0].isascii() else ""
+    return before + re.escape(label) + (r"(?![A-Za-z0-9_-])" if label[-1].isascii() else "")
+
+
 def _check_labels_in_texts(items: Rows, labels: Sequence[str], findings: Findings) -> None:
     for label in labels:
-        word = re.compile(rf"(?<![\w-]){re.escape(label)}(?![\w-])", re.IGNORECASE)
+        word = re.compile(whole_word(label), re.IGNORECASE)
         own = [bool(word.search(item.text)) for item in items if item.label == label]
         others = [bool(word.search(item.text)) for item in items if item.label != label]
         own_share, other_share = (sum(hits) / max(1, len(hits)) for hits in (own, others))
         if own_share >= SHARE and own_share > TIMES * other_share:
             findings.warnings.append(f"the label {label!r} stands in {own_share:.0%} of its own texts and in "
                                      f"{other_share:.0%} of the others: a model need not reason. Hide it with "
-                                     f"--mask '{re.escape(label)}'")
+                                     f"--mask {shlex.quote(f'(?i){whole_word(label)}')}")
 
 
 def split(items: Rows, labels: Sequence[str], share: float, seed: int, findings: Findings) -> tuple[Rows, Rows]:

@@ -1,6 +1,7 @@
 """Judge a log: a verdict with its steps for each session (or line), by a served model.
 
-Prompts and decoding are the evaluation's (section 4.2.3). vLLM enforces the answer format, so that every answer is
+The log is read as the task's YAML says, so that a model is asked about texts like those that it was trained on. Prompts
+and decoding are the evaluation's (section 4.2.3). vLLM enforces the answer format, so that every answer is
 one of the labels; another server's answer that cannot be parsed is marked. Only --journal stores answers.
 """
 
@@ -9,14 +10,14 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from data_builders.sessions import LAYOUTS, LONGEST, line_parser, lines
-from logreasoner import cli, examples, weights
+from data_builders import table_reader
+from logreasoner import cli, examples, reading, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
 from logreasoner.cli import UserError, escape_terminal, names, positive
 from logreasoner.config import Run, decoding, hardware, load_run, task
@@ -36,6 +37,7 @@ from logreasoner.generation.response_cache import (
 )
 from logreasoner.instances import Instance
 from logreasoner.prompts import conversation
+from logreasoner.reading import Log, Reading, hide
 from logreasoner.schemas import Task
 
 POSITIVE, UNPARSED = 3, 4  # exit statuses
@@ -43,8 +45,18 @@ STATUS = f"""
 
 exit status: 0: no session has the positive class (or a label of --fail-on), {POSITIVE}: one has, {UNPARSED}: none has,
 but some answer cannot be parsed, 1: an error, 2: wrong options, 130: Ctrl-C"""
-Session = list[tuple[int, str]]  # line number from 1, message
 COLOURS = {"positive": "31", "negative": "32", "unparsed": "33", "quiet": "2"}
+
+
+@dataclass(frozen=True)
+class Session:
+    """Consecutive rows or events first..last (line numbers from 1): the texts as they are, and what is asked."""
+
+    first: int
+    last: int
+    log: tuple[str, ...]
+    asked: str
+    description: str
 
 
 @dataclass(frozen=True)
@@ -71,12 +83,11 @@ class Client:
     examples: tuple[Example, ...]
     shots: int
     turns: bool
-    description: str
     journal: Journal
 
-    def request(self, log: Sequence[str]) -> Record:
+    def request(self, session: Session) -> Record:
         """Make the request of a session; vLLM is also given the answer format."""
-        item = Instance("session", self.rules.name, "analyze", tuple(log), "", description=self.description)
+        item = Instance("session", self.rules.name, "analyze", session.asked, "", description=session.description)
         options = dict(decoding()["thinking"]) if self.thinking else {}
         if self.vllm:
             options["structured_outputs"] = {"regex": serve.answer_pattern(self.rules.labels, self.thinking)}
@@ -99,8 +110,8 @@ class Client:
 
     def verdicts(self, sessions: list[Session]) -> list[Verdict]:
         """Judge some sessions, in their order. Where an answer was cut off, vLLM is asked for its end, a label."""
-        title = f"lines {sessions[0][0][0]:,}-{sessions[-1][-1][0]:,}"
-        requests = [self.request([text for _, text in session]) for session in sessions]
+        title = f"lines {sessions[0].first:,}-{sessions[-1].last:,}"
+        requests = [self.request(session) for session in sessions]
         answers = self.ask(requests, title)
         unfinished = {at: text for at, (text, _) in enumerate(answers) if text is not None and self.vllm
                       and parse_label(text, self.rules.labels) is None and ("</think>" in text or not self.thinking)}
@@ -117,36 +128,37 @@ class Client:
         label = parse_label(text or "", self.rules.labels)
         body = element(after_thinking(text or ""), "solutions")
         steps = parse_steps(body) if body else None
-        return Verdict(session[0][0], session[-1][0], label, steps or (),
-                       note or ("" if label else "not in the answer format"), tuple(line for _, line in session))
+        return Verdict(session.first, session.last, label, steps or (),
+                       note or ("" if label else "not in the answer format"), session.log)
 
 
-def windows(rows: Iterable[bytes], layout: str, header: bool | None, window: int,
-            counts: Counter[str]) -> Iterator[Session]:
-    """Yield sessions of `window` consecutive messages with line numbers from 1; the last one may be shorter."""
-    session: Session = []
-    parse = line_parser(layout, header)
-    for counts["lines"], line in enumerate(rows, 1):
-        parsed = parse(line)
-        if parsed is None:
-            counts["skipped"] += 1
-            continue
-        session.append((counts["lines"], parsed[2].decode("utf-8", "replace")))
-        if len(session) == window:
-            yield session
-            session = []
-    if session:
-        yield session
+def windows(log: Log, read: Reading, window: int, description: str | None, counts: Counter[str]) -> Iterator[Session]:
+    """Yield sessions of `window` consecutive rows or events; the last one may be shorter.
+
+    `description` replaces the one that each row may have. Raises UserError for rows without the column that is asked.
+    """
+    rows = table_reader.rows(log, read, counts)
+    while part := list(islice(rows, window)):
+        for number, row in part:
+            if read.text not in row:
+                raise UserError(f"{log}: line {number}: has no {read.text!r} but {', '.join(map(repr, row))}; name the "
+                                "one with the text by --text")
+        log_lines = tuple(row[read.text] for _, row in part)
+        own = "\n".join(row.get(read.description, "") for _, row in part)
+        yield Session(part[0][0], part[-1][0], log_lines, hide("\n".join(log_lines), read),
+                      hide(own, read) if description is None else description)
 
 
-def rows(log: str) -> Iterator[bytes]:
-    """Read the lines of a log: a file (also .gz and .zip), a pipe, or "-" for standard input."""
-    if log != "-" and Path(log).is_file():
-        yield from lines(Path(log))
-        return
-    with nullcontext(sys.stdin.buffer) if log == "-" else open(log, "rb") as stream:
-        while line := stream.readline(LONGEST):
-            yield line.rstrip(b"\r\n")
+def reading_of(given: argparse.Namespace, rules: Task) -> Reading:
+    """Return how the log is read: as the task says, and what is given instead.
+
+    Lines that are no table are the texts of a task that was made from one.
+    """
+    declared = rules.reading or Reading(format="lines")
+    if declared.format == "table" and not given.format and not table_reader.is_table(Path(given.log)):
+        declared = replace(declared, format="lines", text="text", header=None)
+    read = reading.chosen(given, declared)
+    return replace(read, text=given.text) if given.text else read
 
 
 def as_text(verdict: Verdict, positives: Sequence[str], colours: bool) -> str:
@@ -193,32 +205,34 @@ def _main(given: argparse.Namespace) -> None:
     positives = given.fail_on or [rules.positive] * (rules.positive is not None)
     if unknown := set(positives) - set(rules.labels):
         raise UserError(f"--fail-on {min(unknown)}: {rules.name} has the labels {', '.join(rules.labels)}")
-    if given.description is None and rules.described:
+    read = reading_of(given, rules)
+    if given.description is None and rules.described and read.format == "lines":
         raise UserError(f"{rules.name} judges logs by a description: give it with --description")
-    if given.log != "-" and not Path(given.log).exists():
+    log = reading.log_of(Path(given.log), given, read)
+    if given.log != "-" and not log.path.exists():
         raise UserError(f"{given.log}: no such file")
     counts: Counter[str] = Counter()
     labels: Counter[str | None] = Counter()
-    sessions = windows(rows(given.log), given.format, given.header, given.window or rules.window, counts)
+    sessions = windows(log, read, given.window or rules.window, given.description, counts)
     solved, shots = _examples(run, given.task, given.examples)
     thinking = bool(run and given.model and run.model(given.model).thinking)
     turns = run is None or run.experiment.examples == "turns"
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     with _endpoint(given, run) as (url, name, vllm):
         answerer = _answerer(given, run, url)
-        client = Client(url, name, vllm, thinking, rules, solved, shots, turns, given.description or "",
+        client = Client(url, name, vllm, thinking, rules, solved, shots, turns,
                       Journal(given.journal, answerer) if given.journal else serve.MemoryJournal(answerer))
         for batch in iter(lambda: list(islice(sessions, given.batch)), []):
             for verdict in client.verdicts(batch):
                 labels[verdict.label] += 1
                 print(json.dumps(asdict(verdict)) if given.json else as_text(verdict, positives, colours))
             sys.stdout.flush()
-    if counts["skipped"] == counts["lines"] > 0:
-        raise UserError(f"{given.log}: none of {counts['lines']:,} lines has the layout {given.format}; "
-                        "choose another --format")
+    for note in log.notes:
+        print(f"note: {note}", file=sys.stderr)
+    skipped = counts["unmatched"] + counts["blank"] + counts["bad"]
     totals = ", ".join(f"{labels[label]:,} {label or 'unparsed'}" for label in (*rules.labels, None))
     enforced = "" if vllm else "; no vLLM, so the answer format was not enforced"
-    print(f"{given.log}: {counts['lines']:,} lines ({counts['skipped']:,} skipped): {totals}; {escape_terminal(name)}, "
+    print(f"{given.log}: {counts['lines']:,} lines ({skipped:,} skipped): {totals}; {escape_terminal(name)}, "
           f"{shots} examples{enforced}", file=sys.stderr)
     sys.exit(POSITIVE if any(labels[label] for label in positives) else UNPARSED if labels[None] else 0)
 
@@ -230,16 +244,15 @@ python -m eval.analyze --log app.log --task anomaly_detection --run paper --mode
 journalctl -b | python -m eval.analyze --log - --task anomaly_detection --base-url http://127.0.0.1:8000/v1
 python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url http://127.0.0.1:8000/v1 --json \\
     --fail-on equipmentAlarm,environmentalAlarm | jq -c '[.first, .label]'""", optional=["stage"])
-    arguments.add_argument("--log", required=True, help="a file (also .gz, .zip); - for standard input")
+    arguments.add_argument("--log", required=True, help="a file, also packed; - for standard input")
     arguments.add_argument("--task", required=True, help="a file of experiments/tasks")
     arguments.add_argument("--run", help="its examples are in the prompts, and its model is served")
     arguments.add_argument("--model", help="a name of models.yaml; without --base-url vLLM is started for it")
     arguments.add_argument("--hardware", help="a name of hardware.yaml, for that vLLM")
     arguments.add_argument("--base-url", help="an OpenAI-compatible endpoint; its key is read from OPENAI_API_KEY")
     arguments.add_argument("--name", help="what the endpoint calls the model, where it serves several")
-    arguments.add_argument("--format", choices=LAYOUTS, default="lines", help="how a line is laid out (default: lines)")
-    arguments.add_argument("--header", action=argparse.BooleanOptionalAction,
-                           help="show time, host and component before each message (default: on for Spirit's layout)")
+    reading.add_options(arguments, f"{table_reader.FORMATS} (default: as the task's YAML says, else lines)")
+    arguments.add_argument("--text", metavar="COLUMN", help="the one with the text (default: the task's)")
     arguments.add_argument("--window", type=positive, help="lines of a session (default: the task's window)")
     arguments.add_argument("--description", help="for a task that judges logs by one")
     arguments.add_argument("--examples", type=int, choices=range(10), metavar="N", help="at most so many of the run's")

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from logreasoner.cli import UserError
 from logreasoner.files import BUILD
+from logreasoner.reading import Reading
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # of what becomes a folder: runs, models, stages, tasks
 T = TypeVar("T", bound=BaseModel)
@@ -51,6 +52,7 @@ class Task(Declared):
     metrics: list[str]
     mask_level: bool = False
     window: int = Field(1, gt=0, description="consecutive lines of a log that are judged together")
+    reading: Reading | None = Field(None, description="how files become its texts; without, logs are plain lines")
     described: bool = Field(False, description="a log is judged by the description that comes with it")
     paper: str = ""
 

@@ -62,6 +62,20 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def own_place(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A working folder with declarations of its own."""
+    from data_builders import new_task
+    from logreasoner import config
+
+    shutil.copytree(ROOT / "experiments", workdir / "experiments")
+    for module in (config, new_task):
+        monkeypatch.setattr(module, "EXPERIMENTS", workdir / "experiments")
+    config.task.cache_clear()
+    yield workdir
+    config.task.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def train_python() -> Path:
     """The training environment's Python, or skip."""

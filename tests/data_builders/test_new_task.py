@@ -18,6 +18,7 @@ from logreasoner import config
 from logreasoner.cli import UserError
 from logreasoner.files import ROOT
 from logreasoner.instances import read_instances
+from logreasoner.reading import Log, Reading
 
 NAME = "disk-failures"
 TUTORIAL = ROOT / "docs" / "tutorial" / "disk-failures.csv"
@@ -25,14 +26,8 @@ ANIMALS = ["ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen", "ibex", "jay"
 
 
 @pytest.fixture
-def place(workdir, monkeypatch):
-    """A working folder with declarations of its own."""
-    shutil.copytree(ROOT / "experiments", workdir / "experiments")
-    for module in (config, new_task):
-        monkeypatch.setattr(module, "EXPERIMENTS", workdir / "experiments")
-    config.task.cache_clear()
-    yield workdir
-    config.task.cache_clear()
+def place(own_place):
+    return own_place
 
 
 def run(*arguments, path=TUTORIAL, name=NAME):
@@ -205,9 +200,9 @@ def test_columns_are_seen(place, capsys, names, flags, expected):
     given = new_task.argparse.Namespace(**parsed)
     if isinstance(expected, str):
         with pytest.raises(UserError, match=expected):
-            new_task.choose_columns(table_reader.read(path), given)
+            new_task.choose_columns(table_reader.read(Log(path)), given)
         return
-    columns, _ = new_task.choose_columns(table_reader.read(path), given)
+    columns, _ = new_task.choose_columns(table_reader.read(Log(path)), given)
     assert tuple(columns.values()) == expected
 
 
@@ -233,14 +228,14 @@ def test_every_kind_of_file_gives_the_same_rows(tmp_path):
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress((tmp_path / "a.jsonl").read_bytes()))
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
     for path in sorted(tmp_path.iterdir()):
-        result = table_reader.read(path)
+        result = table_reader.read(Log(path))
         assert (result.columns, result.rows, result.notes) == (["text", "label"], rows, []), path
 
 
 def test_json_values_become_text(tmp_path):
     path = tmp_path / "a.jsonl"
     path.write_text('{"log": ["one", "two"], "label": true, "n": 1}\n\n{"log": "x\\u0000\\ud800", "label": null}\n')
-    result = table_reader.read(path)
+    result = table_reader.read(Log(path))
     assert result.rows == [{"log": "one\ntwo", "label": "True", "n": "1"}, {"log": "x?", "label": "", "n": ""}]
     assert result.lines == [1, 3]
 
@@ -252,7 +247,7 @@ BROKEN = {
     "short.csv": (b"text,label\na,b\nc, d, e\n", "short.csv:3: 3 fields where the first line names 2"),
     "twice.csv": (b"a,a\n1,2\n", "two columns are called 'a'"),
     "wide.csv": (b",".join(b"c%d" % at for at in range(600)) + b"\n" + b"x," * 599 + b"x\n", "more than 500 columns"),
-    "empty.csv": (b"", "holds no rows"),
+    "empty.csv": (b"", "empty.csv: is empty"),
     "bad.jsonl": (b'{"a": "b"}\n{"a": \n', "bad.jsonl:2: not valid JSON"),
     "list.jsonl": (b'{"a": "b"}\n["a"]\n', "list.jsonl:2: expected an object"),
     "deep.json": (b"[" * 100_000, "not valid JSON"),
@@ -268,39 +263,43 @@ def test_a_broken_file_is_named_with_its_line(tmp_path, name):
     content, message = BROKEN[name]
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=message):
-        table_reader.read(tmp_path / name)
+        table_reader.read(Log(tmp_path / name))
 
 
 def test_latin1_and_nuls_are_noted(tmp_path):
     (tmp_path / "a.csv").write_bytes("text,label\ncaf\xe9\0,b\n".encode("latin-1"))
-    result = table_reader.read(tmp_path / "a.csv")
+    result = table_reader.read(Log(tmp_path / "a.csv"))
     assert result.rows == [{"text": "café", "label": "b"}]
-    assert "byte 14 is not UTF-8" in result.notes[0] and "1 NUL characters removed" in result.notes[1]
+    assert "is not UTF-8 and is read as CP1252, a guess" in result.notes[0]
+    assert "1 NUL characters removed" in result.notes[1]
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(table_reader, "LARGEST", 1000)
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"a,b\n" + b"1,2\n" * 1000))
     with pytest.raises(UserError, match="larger than"):
-        table_reader.read(tmp_path / "a.csv.gz")
+        table_reader.read(Log(tmp_path / "a.csv.gz"))
 
 
 def test_raw_lines_by_name_and_by_expression(tmp_path):
     path = tmp_path / "app.log"
     path.write_text("one ERROR a\ntwo INFO b\n\nthree INFO c\n")
-    result = table_reader.read(path, r"(?P<word>\w+) (?P<level>[A-Z]+) (?P<text>[ab])")
+    result = table_reader.read(Log(path), Reading(format=r"(?P<word>\w+) (?P<level>[A-Z]+) (?P<text>[ab])"))
     assert result.columns == ["word", "level", "text"] and [row["text"] for row in result.rows] == ["a", "b"]
     assert result.lines == [1, 2] and "1 lines do not match" in result.notes[0]
-    assert [row["text"] for row in table_reader.read(path, "lines", limit=2).rows] == ["one ERROR a", "two INFO b"]
-    assert table_reader.read(path, "lines", window=3).rows == [{"text": "one ERROR a\ntwo INFO b\nthree INFO c"}]
+    lines = Reading(format="lines")
+    rows = table_reader.read(Log(path), lines, limit=2).rows
+    assert [row["text"] for row in rows] == ["one ERROR a", "two INFO b"]
+    rows = table_reader.read(Log(path), lines, window=3).rows
+    assert rows == [{"text": "one ERROR a\ntwo INFO b\nthree INFO c"}]
     (tmp_path / "bgl.log").write_text("".join(
         f"{mark} 11{at} 2005.06.03 R02 x R02 RAS KERNEL INFO said {at}\n" for at, mark in enumerate(["-", "K", "-"])))
-    rows = table_reader.read(tmp_path / "bgl.log", "bgl").rows
+    rows = table_reader.read(Log(tmp_path / "bgl.log"), Reading(format="bgl")).rows
     assert [(row["text"], row["label"]) for row in rows] == [
         ("said 0", "normal"), ("said 1", "abnormal"), ("said 2", "normal")]
-    for layout, message in (("nope", "named groups"), ("(", "neither one of"), ("(?P<a>zzz)", "holds no rows")):
+    for layout, message in (("nope", "named groups"), ("(", "neither one of"), ("(?P<a>zzz)", "none of 4 lines has")):
         with pytest.raises(UserError, match=message):
-            table_reader.read(path, layout)
+            table_reader.read(Log(path), Reading(format=layout))
 
 
 def test_labels_by_rule_on_another_column(place):
@@ -319,7 +318,7 @@ def test_no_bytes_lead_to_a_traceback(tmp_path, data, ending):
     path = tmp_path / f"x.{ending}"
     path.write_bytes(data)
     try:
-        result = table_reader.read(path, "lines" if ending == "log" else None)
+        result = table_reader.read(Log(path), Reading(format="lines" if ending == "log" else "table"))
     except UserError:
         return
     assert result.rows and all(set(row) == set(result.columns) and not any("\0" in value for value in row.values())
@@ -338,7 +337,7 @@ def test_a_table_comes_back_as_written(tmp_path, rows, delimiter):
     not_blank = [row for row in rows if any(cell.strip() for cell in row)]
     if not not_blank:
         return
-    result = table_reader.read(tmp_path / "x.csv")
+    result = table_reader.read(Log(tmp_path / "x.csv", encoding="utf-8"))
     assert [(row["text"], row["label"]) for row in result.rows] == not_blank
 
 

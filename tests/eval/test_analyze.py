@@ -122,7 +122,7 @@ def test_json_lines_hold_the_log_and_the_steps(endpoint: Endpoint, workdir: Path
     endpoint.answers["boom"] = ANSWER
     done = command(endpoint, "--json", "--window", "2", log="x\x1b[2J日\x9b\nboom\n".encode())
     assert done.stdout.isascii() and b"\x1b" not in done.stdout
-    assert rows(done) == [{"first": 1, "last": 2, "label": "abnormal", "note": "", "log": ["x\x1b[2J日\x9b", "boom"],
+    assert rows(done) == [{"first": 1, "last": 2, "label": "abnormal", "note": "", "log": ["x日\x9b", "boom"],
                            "steps": ["A < B <IRQ>, as it\nshould.", "Look \x1b[31mhere\x07."]}]
 
 
@@ -222,9 +222,13 @@ def test_mistakes_are_one_line_and_status_1(more: list[str], log: bytes, message
     assert done.returncode == 1 and message in done.stderr.decode() and b"Traceback" not in done.stderr
 
 
-def test_an_empty_log_has_no_verdict(endpoint: Endpoint, workdir: Path) -> None:
-    done = command(endpoint, log=b"")
-    assert (done.returncode, done.stdout) == (0, b"") and not endpoint.bodies
+@pytest.mark.parametrize(("log", "message"), [
+    (b"", "standard input: is empty"), (b"\n\n", "none of 2 lines has the layout lines"),
+    (b"\x7fELF\2\1\1\0", "is a program"), (b"PAR1x", "is a Parquet file"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer")])
+def test_what_is_no_log_has_no_verdict(endpoint: Endpoint, workdir: Path, log: bytes, message: str) -> None:
+    done = command(endpoint, log=log)
+    assert (done.returncode, done.stdout) == (1, b"") and message in done.stderr.decode() and not endpoint.bodies
 
 
 def test_a_large_log_is_read_piece_by_piece(endpoint: Endpoint, workdir: Path) -> None:

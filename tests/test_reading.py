@@ -1,0 +1,327 @@
+"""A user's file is read the same way for training and asking, whatever its packing, encoding and kind.
+
+The inputs are the smallest of each kind that was read wrong in silence.
+"""
+
+import argparse
+import bz2
+import codecs
+import gzip
+import io
+import json
+import lzma
+import zipfile
+from collections import Counter
+from pathlib import Path
+
+import openpyxl
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from data_builders import layouts, new_task, sessions, table_reader
+from eval import analyze
+from logreasoner import config, reading
+from logreasoner.cli import UserError
+from logreasoner.instances import read_instances
+from logreasoner.reading import Log, Reading
+
+TEXT = "磁盘故障\nall well\n"
+
+
+def read(path, form="table", window=1, limit=None, **settings):
+    return table_reader.read(Log(path), Reading(format=form, **settings), window, limit)
+
+
+def lines(path, **settings):
+    log = Log(path, **settings)
+    return [line.decode("utf-8", "replace") for line in log.lines()], log.notes
+
+
+def written(folder, name, content):
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def packed_zip(**members):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return stream.getvalue()
+
+
+# ---- files
+@pytest.mark.parametrize("pack", [
+    bytes, gzip.compress, bz2.compress, lzma.compress, lambda data: packed_zip(log=data),
+    lambda data: pyarrow.compress(data, codec="zstd", asbytes=True),
+    lambda data: gzip.compress(data[:5]) + gzip.compress(data[5:]), lambda data: packed_zip(log=gzip.compress(data))])
+@pytest.mark.parametrize("name", ["app.log", "app.log.gz"])
+def test_first_bytes_say_how_a_file_is_packed(tmp_path, pack, name):
+    assert lines(written(tmp_path, name, pack(TEXT.encode()))) == (TEXT.splitlines(), [])
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    (b"", "is empty"), (b"PAR1\x15\x04", "is a Parquet file"), (b"\x7fELF\2\1\1\0", "is a program"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "is a Git LFS pointer.*git lfs pull"),
+    (b"ElfFile\0\0", "Event Viewer"), (b"LPKSHHRH\0", "journalctl"), (b"\xd0\xcf\x11\xe0\xa1", "save it as .xlsx"),
+    (b"SQLite format 3\0", "export the table"), (b"%PDF-1.7\n", "PDF"), (b"7z\xbc\xaf\x27\x1c\0", "7z"),
+    (b"Rar!\x1a\x07\0", "RAR"), (b"\x04\x22\x4d\x18d", "LZ4"), (bytes(range(256)) * 9, "is no text"),
+    (b"\xef\xbb\xbf <!DOCTYPE html><title>Sign in</title>", "web page"), (b"<html>", "web page"),
+    (packed_zip(a="x", b="y"), "holds 2 files .*--member"), (bz2.compress(b"x" * 99)[:-9], "cannot be read"),
+    (lzma.compress(b"x" * 99)[:-9], "cannot be read"),
+    (pyarrow.compress(b"x" * 99, codec="zstd", asbytes=True)[:12], "cannot be read")])
+def test_what_is_no_text_is_refused_by_name(tmp_path, content, message):
+    path = written(tmp_path, "app.log", content)
+    with pytest.raises(UserError, match=f"^{path}: .*{message}"):
+        lines(path)
+    with pytest.raises(UserError, match="is a folder; give a log file"):
+        lines(tmp_path)
+
+
+def test_a_member_of_an_archive_is_named_everywhere(tmp_path):
+    path = written(tmp_path, "x.zip", packed_zip(a="1\n", b="2\n"))
+    assert lines(path, member="b")[0] == ["2"]
+    for add in (new_task.main, analyze.main, sessions.main):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit):
+            patch.setattr("sys.argv", ["x", "--help"])
+            add()
+
+
+# ---- encodings
+@pytest.mark.parametrize(("encoding", "text"), [
+    ("gbk", "磁盘故障"), ("gb18030", "2024-01-01 10:00:00 端口3断开\n用户7登录成功\n"), ("big5", "磁碟故障，請更換\n"),
+    ("cp932", "ディスク障害が発生しました\n"), ("euc_jp", "ディスク障害が発生しました\n"), ("cp949", "디스크 오류\n"),
+    ("cp1251", "Ошибка диска\n"), ("koi8_r", "Ошибка диска\n"), ("cp1252", "caf\xe9 \u20ac5\n"),
+    ("cp1252", "na\xefve\n"), ("cp1252", "Ger\xe4t nicht verf\xfcgbar, 45\xb0\n")])
+def test_an_encoding_is_guessed_and_said_once(tmp_path, encoding, text):
+    found, notes = lines(written(tmp_path, "app.log", text.encode(encoding)))
+    assert found == text.splitlines() and len(notes) == 1 and "a guess; if letters come out wrong" in notes[0]
+    assert lines(tmp_path / "app.log", encoding=encoding) == (text.splitlines(), [])
+    # The first bytes that are not ASCII may come late.
+    written(tmp_path, "app.log", b"all well\n" * 20_000 + text.encode(encoding))
+    assert lines(tmp_path / "app.log")[0][20_000:] == text.splitlines()
+
+
+@pytest.mark.parametrize(("mark", "encoding"), [
+    (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"), (b"", "utf-16-le"), (b"", "utf-16-be")])
+@pytest.mark.parametrize("text", [TEXT, "a\r\nb\n", "日志正常\n" * 20_000])
+def test_byte_order_marks_and_utf16_are_seen(tmp_path, mark, encoding, text, monkeypatch):
+    found, notes = lines(written(tmp_path, "app.log", mark + text.encode(encoding)))
+    assert found == text.splitlines() and len(notes) == (not mark)
+    monkeypatch.setattr(reading, "BLOCK", 7 if len(text) < 100 else 1 << 16)
+    if mark:
+        assert lines(tmp_path / "app.log")[0] == text.splitlines()
+
+
+def test_a_mark_hides_no_label_and_one_within_goes(tmp_path):
+    line = b"- 1117838570 2005.06.03 R02 2005-06-03-15.42.50.675872 R02 RAS KERNEL INFO fine\n"
+    path = written(tmp_path, "bgl.log", codecs.BOM_UTF8 + line + codecs.BOM_UTF8 + line)
+    assert {row["label"] for row in read(path, "bgl").rows} == {"normal"}
+    assert {row["label"] for row in sessions.sessions(Log(path), "bgl", 1, "s", Counter())} == {"normal"}
+
+
+def test_what_cannot_be_decoded_is_counted_and_above_a_share_refused(tmp_path):
+    few, many = "é".encode() * 500 + b"\xff\n", "é".encode() * 20 + b"\xff\n"
+    assert lines(written(tmp_path, "a.log", few[:-2] + b"\xff\n"), encoding="utf-8")[1] == [
+        f"{tmp_path / 'a.log'}: 1 characters are not UTF-8 and are shown as \ufffd"]
+    with pytest.raises(UserError, match="1 of 22 characters cannot be read as UTF-8; give its encoding"):
+        lines(written(tmp_path, "b.log", many))
+    # The first half is UTF-8, the rest is not.
+    with pytest.raises(UserError, match="cannot be read as UTF-8"):
+        lines(written(tmp_path, "c.log", (TEXT * 20_000).encode() + (TEXT * 20_000).encode("gbk")))
+    with pytest.raises(argparse.ArgumentTypeError, match="is no encoding"):
+        reading.encoding("rot13")
+
+
+def test_nul_characters_of_a_torn_file_are_no_utf16(tmp_path):
+    assert lines(written(tmp_path, "a.log", b"\0" * 4_000 + b"started\nall well\0\n"))[0][1] == "all well\0"
+
+
+def test_ansi_sequences_go(tmp_path):
+    text = "\x1b[31mERROR\x1b[0m disk\x1b(B\n\x1b]0;title\x07ok\n"
+    assert lines(written(tmp_path, "a.log", text))[0] == ["ERROR disk", "ok"]
+    rows = read(written(tmp_path, "a.jsonl", json.dumps({"text": text}))).rows
+    assert rows == [{"text": "ERROR disk\nok\n"}]
+
+
+# ---- layouts
+BGL = b"K 1117838570 2005.06.03 R02 2005-06-03-15.42.50.675872 R02 RAS KERNEL FATAL it failed\n"
+SPIRIT = b"- 1104566461 2005.01.01 sn173 Jan 1 00:01:01 sn173/sn173 kernel: fine\n"
+
+
+@pytest.mark.parametrize(("content", "form", "other"), [
+    (BGL, "thunderbird", "bgl"), (BGL, "spirit", "bgl"), (SPIRIT, "bgl", "spirit")])
+def test_another_layout_is_said_so(tmp_path, content, form, other):
+    path = written(tmp_path, "x.log", content * 3)
+    for start in (lambda: read(path, form), lambda: list(sessions.sessions(Log(path), form, 1, "s", Counter()))):
+        with pytest.raises(UserError, match=f"have the layout {other}, not {form}: give --format {other}"):
+            start()
+    assert f"have the layout {other}, not lines: each text begins with the label" in read(path, "lines").notes[0]
+    assert layouts.FORMS[other].match(content)
+
+
+def test_lines_of_a_stack_trace_are_one_event(tmp_path):
+    trace = "E boom\nTraceback:\n  File x\n\tat a.B(C.java:3)\nat d\nCaused by: e\n... 7 more\nE next\n"
+    path = written(tmp_path, "x.log", trace)
+    events = ["E boom", "Traceback:\n  File x\n\tat a.B(C.java:3)\nat d\nCaused by: e\n... 7 more", "E next"]
+    result = read(path, "lines")
+    assert [row["text"] for row in result.rows] == events and result.lines == [1, 2, 8]
+    result = read(path, r"(?P<level>E) (?P<text>.*)", event_start="E ")
+    assert [row["text"] for row in result.rows] == ["boom\n" + events[1], "next"] and result.lines == [1, 8]
+    assert len(read(path, "lines", event_start="none").rows) == 8
+    assert [row["text"] for row in read(written(tmp_path, "y.log", " a\n b\nc\n\n d\n"), "lines").rows] == [
+        " a\n b", "c", " d"]
+
+
+# ---- tables
+def test_values_that_are_no_texts(tmp_path):
+    path = written(tmp_path, "x.jsonl", '{"MESSAGE": [104, 105], "a": {"b": {"c": 1.5}}, "n": NaN, "e": {}}\n'
+                   '{"MESSAGE": "x", "codes": [1, 2], "l": [{"k": "é"}]}')
+    assert read(path).rows == [
+        {"MESSAGE": "hi", "a.b.c": "1.5", "n": "", "e": "", "codes": "", "l": ""},
+        {"MESSAGE": "x", "a.b.c": "", "n": "", "e": "", "codes": "[1, 2]", "l": '[{"k": "é"}]'}]
+    frame = pyarrow.table({"text": [b"caf\xc3\xa9", b"x"], "s": [{"a": 1}, {"a": None}], "f": [float("nan"), 1.0]})
+    parquet.write_table(frame, tmp_path / "x.csv")  # whatever its name
+    assert [list(row.values()) for row in read(tmp_path / "x.csv").rows] == [["café", "1", ""], ["x", "", "1.0"]]
+
+
+@pytest.mark.parametrize("content", [
+    '{"Records": [{"a": "1"}, {"a": "2"}], "next": null}', '{"hits": {"total": 2, "hits": [{"a": 1}, {"a": 2}]}}',
+    '{\n "a": 1\n}\n{\n "a": 2\n}\n', '{"a": "1"}\n{"a": "2"}', '\x1e{"a": 1}\n\x1e{"a": 2}\n', '[{"a": 1}, {"a": 2}]'])
+def test_records_are_unwrapped(tmp_path, content):
+    assert read(written(tmp_path, "x.json", content)).rows == [{"a": "1"}, {"a": "2"}]
+
+
+def xlsx(path, *sheets):
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for at, rows in enumerate(sheets, 1):
+        sheet = book.create_sheet(f"sheet {at}")
+        for row in rows:
+            sheet.append(row)
+    book.save(path)
+    return path
+
+
+ROWS = [{"text": "one two", "label": "x"}, {"text": "three", "label": "y"}]
+
+
+@pytest.mark.parametrize("content", [
+    "sep=;\ntext;label\none two;x\nthree;y\n", '#TYPE System.Object\n"text","label"\n"one two","x"\n"three","y"\n',
+    "text,label,\none two,x,\nthree,y,\n", "text,label\none two,x,\nthree,y\n", "text,label\none two,x\ntext,label\n"
+    "three,y\n", "\ufefftext\tlabel\n\none two\tx\nthree\ty\n"])
+def test_what_programs_export_as_csv(tmp_path, content):
+    assert read(written(tmp_path, "x.csv", content)).rows == ROWS
+
+
+def test_a_field_more_than_names_gets_a_number(tmp_path):
+    path = written(tmp_path, "x.csv", "Level,Date and Time,Source\nError,1/2/24,disk,it failed\nInfo,1/3/24,disk,ok\n")
+    assert [row["column 4"] for row in read(path).rows] == ["it failed", "ok"]
+
+
+@pytest.mark.parametrize(("content", "seen"), [
+    ("disk failed,bad\nfan ok,good\nport down,bad\n", True), ("2024-01-01,up\n2024-01-02,down\n", True),
+    ("3,a b\n4,c d\n", True), ("text,label\nx y,1\nz,2\n", False), ("0,1\nx y,bad\nz,good\n", False)])
+def test_a_table_without_names_is_seen_and_said(tmp_path, content, seen):
+    path = written(tmp_path, "x.csv", content)
+    result = read(path)
+    assert (result.columns == ["column 1", "column 2"]) == seen == bool(result.notes)
+    assert len(read(path, header=True).rows) + 1 == len(read(path, header=False).rows) == content.count("\n")
+
+
+def test_a_bad_row_is_left_out_and_many_are_an_error(tmp_path):
+    good = "".join(f"text {at},x\n" for at in range(30))
+    path = written(tmp_path, "x.csv", f"text,label\na,b,c\n{good}" + '"a"b,c\n')
+    result = read(path)
+    assert len(result.rows) == 30 and result.notes == [
+        f"{path}:2: 3 fields where the first line names 2 columns; put a text that holds the delimiter in double quotes"
+        "; 2 such rows are left out"]
+    rows = "".join(f'{{"a": {at}}}\n' for at in range(30))
+    for name in ("x.jsonl", "x.json"):
+        result = read(written(tmp_path, name, f'{rows}{{"a": \n{rows}'))
+        assert len(result.rows) == 60 and f"{name}:31: not valid JSON" in result.notes[0]
+    with pytest.raises(UserError, match="x.csv:4: 4 fields"):
+        read(written(tmp_path, "x.csv", "text,label\na,b\nc,d\n" + "a,b,c,d\n" * 20))
+
+
+def test_a_workbook_is_read_like_a_table(tmp_path):
+    path = xlsx(tmp_path / "x.xlsx", [["text", "label"], ["one two", "x"], [], ["three", "y"]], [])
+    assert read(path).rows == ROWS
+    assert read(path.rename(tmp_path / "x.csv")).rows == ROWS
+    path = xlsx(tmp_path / "y.xlsx", [["a"], ["1"]], [["b"], [2.5]])
+    with pytest.raises(UserError, match="has the sheets 'sheet 1', 'sheet 2'; name one with --member"):
+        read(path)
+    assert table_reader.read(Log(path, "sheet 2")).rows == [{"b": "2.5"}]
+    with pytest.raises(UserError, match="is XML or HTML"):
+        read(written(tmp_path, "x.csv", '<?xml version="1.0"?><Workbook/>'))
+
+
+# ---- one reading
+NOISE = [f"{one} met {other} on its way" for one in ("ant", "bee", "cat", "dog", "eel", "fox", "gnu", "hen")
+         for other in ("ibex", "jay", "koi", "lark", "mole", "newt")]
+KIND = ["bad" if at % 3 == 0 else "fine" for at in range(len(NOISE))]
+PAIRS = list(zip(NOISE, KIND, strict=True))
+TABLE = "when,message,state\n" + "".join(f"2024-01-{at % 28 + 1:02},{text} code=7{at},{kind}\n"
+                                        for at, (text, kind) in enumerate(PAIRS))
+LEVELS = {"bad": "ERROR", "fine": "INFO"}
+RULE = ["--label-rule", "ERROR=bad", "--other-label", "fine"]
+LAYOUT = r"(?P<time>\S+) (?P<level>\w+) (?P<text>.*)"
+RAW = "".join(f"12:00:{at:02} {LEVELS[kind]} {text}\n  at frame {at}\n" for at, (text, kind) in enumerate(PAIRS))
+LABELLED = "".join(f"{'K' if kind == 'bad' else '-'} 1117838570 2005.06.03 R02 2005-06-03-15.42.50.675872 R02 RAS "
+                   f"KERNEL INFO {text}\n" for text, kind in PAIRS * 2)
+CASES = {
+    "a group of a regular expression": ("app.log", RAW, ["--format", LAYOUT, "--rule-column", "level", *RULE]),
+    "windows of it": ("app.log", RAW * 2, ["--format", LAYOUT, "--rule-column", "level", "--window", "2", *RULE]),
+    "events by their first line": ("app.log", RAW.replace("  at", "!at"), [
+        "--format", LAYOUT, "--rule-column", "level", "--event-start", r"\d", *RULE]),
+    "windows of BGL with a header": ("bgl.log", LABELLED, ["--format", "bgl", "--window", "2", "--header"]),
+    "a column, masked": ("x.csv", TABLE, ["--mask", r"code=\d", "--mask", "koi"]),
+    "windows of a table": ("x.csv", TABLE * 2, ["--window", "2", "--rule-column", "state", "--label-rule", "bad=bad"]),
+    "a table without names": ("x.csv", TABLE.partition("\n")[2], []),
+    "a nested field": ("x.jsonl", "".join(json.dumps({"log": {"message": text}, "state": kind}) + "\n"
+                                          for text, kind in PAIRS), []),
+    "GBK": ("x.csv", TABLE.replace("met", "遇到").encode("gbk"), []),
+    "a packed table": ("x.csv.gz", gzip.compress(TABLE.encode()), []),
+    "ANSI": ("app.log", RAW.replace("met", "\x1b[1mmet\x1b[0m"), ["--format", LAYOUT, "--rule-column", "level", *RULE]),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_model_is_asked_about_the_texts_that_it_was_trained_on(own_place, case):
+    """new-task, sessions and analyze make the same texts of the same file, by what the task's YAML keeps."""
+    name, content, options = CASES[case]
+    path = written(own_place, name, content)
+    call(new_task, "--name", "mine", "--from", path, *options)
+    task = config.task("mine")
+    trained = {item.text for part in ("train", "test") for item in read_instances(f"build/data/own/mine/{part}.jsonl")}
+    arguments = argparse.Namespace(log=str(path), text=None, format=None, header=None, event_start=None, mask=None,
+                                   encoding=None, member=None)
+    read = analyze.reading_of(arguments, task)
+    asked = list(analyze.windows(reading.log_of(path, arguments, read), read, task.window, None, Counter()))
+    assert {session.asked for session in asked} == trained and len(trained) >= len(NOISE) / 2
+    call(sessions, "--task", "mine", "--out", "build/sessions.jsonl", path)
+    assert {item.text for item in read_instances("build/sessions.jsonl")} == trained
+    assert not any("ERROR" in text or "\x1b" in text or "koi" in text for text in trained if "--mask" in options)
+
+
+def call(module, *arguments):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["x", *map(str, arguments)])
+        module.main()
+
+
+def test_raw_lines_are_the_texts_of_a_task_that_was_made_from_a_table(own_place):
+    call(new_task, "--name", "mine", "--from", written(own_place, "x.csv", TABLE), "--mask", "code=.*")
+    path = written(own_place, "today.log", "fan code=9\nall well\n")
+    arguments = argparse.Namespace(log=str(path), text=None, format=None, header=None, event_start=None, mask=None,
+                                   encoding=None, member=None)
+    read = analyze.reading_of(arguments, config.task("mine"))
+    assert [session.asked for session in analyze.windows(Log(path), read, 1, None, Counter())] == [
+        "fan [MASK]", "all well"]
+    arguments.format, arguments.log = "csv", str(written(own_place, "y.csv", "a,b\n1,2\n"))
+    with pytest.raises(UserError, match="has no 'message' but 'a', 'b'; name the one with the text by --text"):
+        list(analyze.windows(Log(Path(arguments.log)), analyze.reading_of(arguments, config.task("mine")), 1, None,
+                             Counter()))

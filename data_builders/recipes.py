@@ -59,6 +59,16 @@ def memory_gib(parameters: float, finetuning: str, reference: bool, sharing: int
     return parameters * size / 2**30
 
 
+def disk_bytes(parameters: float, finetuning: str) -> tuple[float, float]:
+    """Estimate bytes on disk of a stage: the weights that stay, and the checkpoints that are removed at its end.
+
+    Full fine-tuning saves float32, at most: 4 bytes a parameter, a checkpoint 8 more for the optimizer's moments (12
+    and 2 by ZeRO-3), and there are two while the newer one is written. The adapters of LoRA are small beside the merged
+    weights.
+    """
+    return (4 * parameters, 28 * parameters) if finetuning == "full" else (2 * parameters, 0.0)
+
+
 def _scalar(value: Any) -> str:
     """Write a YAML scalar; floats as every YAML reader takes for a float (3.0e-05, not 3e-05)."""
     if isinstance(value, float) and math.isfinite(value) and "e" in repr(value):

@@ -14,6 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from data_builders import ask, examples, stage1, stage2
+from data_builders.recipes import disk_bytes
 from eval import predict
 from logreasoner import prompts, weights
 from logreasoner.config import Run
@@ -56,7 +57,8 @@ class Training:
     rows: int
     tokens: float
     gpu_hours: float | None
-    disk: float  # bytes: merged weights, and a checkpoint with its optimizer where all weights are tuned
+    disk: float  # bytes of weights
+    checkpoints: float  # bytes, until the stage is finished
 
 
 def tokenizer(path: str) -> tuple[Count, str]:
@@ -253,4 +255,4 @@ class Plan:
         operations = 6 + 2 * declared.has_reference + 4 * (declared.method == "kto")
         work = tokens * operations * size / prices().throughput.utilisation["training"]
         return Training(model, stage, round(rows), tokens, self._gpu_hours(work),
-                        size * (16 if self.run.experiment.finetuning == "full" else 2))
+                        *disk_bytes(size, self.run.experiment.finetuning))

@@ -43,7 +43,10 @@ def planned(run: Run, pairs: Iterable[tuple[str, str]], profile: str, limit: int
 
 
 def totals(plan: Plan) -> dict[str, float]:
-    """Add up USD (live, by the Batch API, at most live), GPU hours and bytes of disk."""
+    """Add up USD (live, by the Batch API, at most live), GPU hours and bytes of disk: weights, and checkpoints.
+
+    Stages are trained one after another, so the largest checkpoints count.
+    """
     steps, trainings = plan.steps.values(), plan.trainings.values()
     usd = sum(step.usd or 0 for step in steps)
     base = {training.model: 2 * plan.run.model(training.model).parameters for training in trainings}
@@ -51,7 +54,8 @@ def totals(plan: Plan) -> dict[str, float]:
             "usd_at_most": sum(step.usd_most or 0 for step in steps),
             "gpu_hours_generation": sum(step.gpu_hours or 0 for step in steps),
             "gpu_hours_training": sum(training.gpu_hours or 0 for training in trainings),
-            "disk_bytes": sum(base.values()) + sum(training.disk for training in trainings)}
+            "disk_bytes": sum(base.values()) + sum(training.disk for training in trainings),
+            "checkpoint_bytes": max((training.checkpoints for training in trainings), default=0.0)}
 
 
 def _two(value: float | None) -> str:
@@ -73,6 +77,7 @@ def _steps(plan: Plan) -> Table:
 def report(plan: Plan, cells: list[Cell]) -> Iterator[str]:
     """Yield the plan as lines of text."""
     run, total = plan.run, totals(plan)
+    checkpoints = total["checkpoint_bytes"] / 1e9
     pairs = len({(cell.model, cell.stage) for cell in cells})
     yield f"{len(cells)} cells, {pairs} models at a stage; run {run.name}, {plan.profile}; prices of {prices().as_of}"
     yield aligned(_steps(plan), left=2, indent="  ")
@@ -87,7 +92,8 @@ def report(plan: Plan, cells: list[Cell]) -> Iterator[str]:
     yield (f"API: {total['usd']:.2f} USD live, {total['usd_by_batch']:.2f} by batches; at most "
            f"{total['usd_at_most']:.2f} live")
     yield (f"GPU hours: {total['gpu_hours_generation']:.1f} generation, {total['gpu_hours_training']:.1f} training "
-           f"(throughput {prices().throughput.basis}); disk: {total['disk_bytes'] / 1e9:.0f} GB of weights")
+           f"(throughput {prices().throughput.basis}); disk: {total['disk_bytes'] / 1e9:.0f} GB of weights"
+           f"{f', {checkpoints:.0f} GB of checkpoints while a stage trains' if checkpoints else ''}")
     yield from (f"note: {note}" for note in plan.notes)
 
 

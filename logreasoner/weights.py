@@ -128,22 +128,57 @@ def cached_revision(name: str) -> str:
     return commit if COMMIT.fullmatch(commit) else ""
 
 
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+
+
+def _ask_hub(path: str) -> Any:
+    """Send the hub a GET, with HF_TOKEN or the token of `hf auth login`; returns httpx's response."""
+    import httpx
+
+    stored = Path(os.environ.get("HF_HOME") or "~/.cache/huggingface").expanduser() / "token"
+    token = os.environ.get("HF_TOKEN") or (stored.read_text().strip() if stored.is_file() else "")
+    return httpx.get(f"{_hub()}/{path}", headers={"Authorization": f"Bearer {token}"} if token else {}, timeout=30,
+                     follow_redirects=True)
+
+
+def to_download(name: str) -> Path | None:
+    """Return the folder of this machine's hub cache that a model will be downloaded into; None if it is here."""
+    cached = _cached(name)
+    return None if path_like(name) or Path(name).is_dir() or any(cached.glob("snapshots/*")) else cached
+
+
+def hub_refusal(name: str, declared: str = "") -> str | None:
+    """Ask the hub for a model's config.json; return why a download would fail, None if it would not or is not needed.
+
+    declared: a commit, else `main`.
+    """
+    import httpx
+
+    if not to_download(name):
+        return None
+    terms = f"accept its terms at {_hub()}/{name}, and set HF_TOKEN to a token of that account"
+    try:
+        status = _ask_hub(f"{name}/resolve/{declared or 'main'}/config.json").status_code
+        reason = "" if status < 400 else f"answered with status {status}: " + {
+            401: terms, 403: terms, 404: "check the name"}.get(status, "try again later")
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        reason = f"is not reached ({type(error).__name__}): connect this machine, let HF_ENDPOINT name a mirror"
+    advice = "or give a folder as its `path` in experiments/models.yaml"
+    return f"{name}: to be downloaded, and {_hub()} {reason}, {advice}" if reason else None
+
+
 def _hub_revision(name: str) -> str:
     import httpx
 
-    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     reason = "HF_HUB_OFFLINE is set, and the model is not in this machine's cache"
     if not _offline():
-        token = os.environ.get("HF_TOKEN")
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
         try:
-            response = httpx.get(f"{hub}/api/models/{name}/revision/main", headers=headers, timeout=30,
-                                 follow_redirects=True)
-            commit = str(response.raise_for_status().json()["sha"])
+            commit = str(_ask_hub(f"api/models/{name}/revision/main").raise_for_status().json()["sha"])
             if COMMIT.fullmatch(commit):
                 return commit
             reason = "the hub named no commit"
         except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as error:
-            reason = f"{hub} gave none ({type(error).__name__})"
+            reason = f"{_hub()} gave none ({type(error).__name__})"
     raise UserError(f"{name}: the commit of this model is unknown: {reason}. Connect to the hub once, or set the "
                     "model's `path` to a folder or its `revision` to a commit in experiments/models.yaml")

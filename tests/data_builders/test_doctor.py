@@ -1,6 +1,10 @@
 import json
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -39,8 +43,46 @@ def smi(tmp_path, monkeypatch):
     return install
 
 
+class Hub(BaseHTTPRequestHandler):
+    """Gives each file with a status of its own; the public hub asks for a login with 401."""
+
+    statuses: ClassVar[dict[str, int]] = {}
+
+    def do_GET(self):
+        name = self.path.partition("/resolve/main/config.json")[0].lstrip("/")
+        self.send_response(200 if self.headers["Authorization"] == "Bearer hf_good" else self.statuses.get(name, 200))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *arguments):
+        pass
+
+
 @pytest.fixture
-def paper(workdir, monkeypatch, smi):
+def hub(monkeypatch):
+    """A hub on loopback, whose statuses a test may set."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    monkeypatch.setattr(Hub, "statuses", {})
+    yield Hub.statuses
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def disk(monkeypatch):
+    """Say how many GiB are free."""
+    def free(gib):
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=gib * doctor.GIB))
+
+    free(1000)
+    return free
+
+
+@pytest.fixture
+def paper(workdir, monkeypatch, smi, hub, disk):
     """The paper's run with all it needs, and two A100; each test takes one thing away."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     monkeypatch.setenv("HF_HOME", str(workdir / "hub-home"))
@@ -161,6 +203,35 @@ def test_a_hub_model_offline_must_be_in_the_cache(paper, workdir, monkeypatch):
         require(paper, "qwen2.5-7b", "dpo", "2xA100")
     (workdir / "hub-home/hub/models--BAAI--bge-large-en-v1.5/snapshots/abc").mkdir(parents=True)
     require(paper, "qwen2.5-7b", "dpo", "2xA100")
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen2.5-7B-Instruct", "BAAI/bge-large-en-v1.5"])
+def test_a_model_that_the_hub_will_not_give_is_said_before_the_teacher_is_paid(name, paper, hub, workdir, monkeypatch):
+    for status, said in ((404, "check the name"), (503, "try again later"), (401, "accept its terms at .* HF_TOKEN")):
+        hub[name] = status
+        with pytest.raises(UserError, match=f"{name}: to be downloaded, and http://.* with status {status}: {said}"):
+            require(paper, "qwen2.5-7b", "dpo", "2xA100")
+    monkeypatch.setenv("HF_TOKEN", "hf_good")
+    require(paper, "qwen2.5-7b", "dpo", "2xA100")
+    monkeypatch.delenv("HF_TOKEN")
+    (workdir / "hub-home").mkdir()
+    (workdir / "hub-home" / "token").write_text("hf_good\n")  # of `hf auth login`
+    require(paper, "qwen2.5-7b", "dpo", "2xA100")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
+    with pytest.raises(UserError, match=r"http://127.0.0.1:1 is not reached \(ConnectError\): connect this machine"):
+        require(paper, "qwen2.5-7b", "dpo", "2xA100")
+
+
+def test_too_little_disk(paper, disk, workdir):
+    disk(55)  # 14 GiB to download, and three times 14 for the merged stages
+    with pytest.raises(UserError, match="55 GiB free, and about 57 needed: 3 trainings of 14 GiB of weights"):
+        require(paper, "qwen2.5-7b", "dpo", "2xA100")
+    require(paper, "qwen2.5-7b", "solution-sft", "2xA100")
+    (workdir / "hub-home/hub/models--Qwen--Qwen2.5-7B-Instruct/snapshots/abc").mkdir(parents=True)
+    require(paper, "qwen2.5-7b", "dpo", "2xA100")
+    disk(250)
+    with pytest.raises(UserError, match="3 trainings of 28 GiB of weights, 199 of checkpoints, 0 to download"):
+        require(declare("full", resolve("paper", ["finetuning=full"])), "qwen2.5-7b", "dpo", "2xA100")
 
 
 def test_models_the_run_makes_are_not_looked_for(workdir, smi, monkeypatch):

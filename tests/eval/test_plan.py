@@ -89,6 +89,18 @@ def test_an_api_model_costs_money_and_half_by_batches(run):
     assert total["usd_by_batch"] == pytest.approx(step.usd / 2) and total["disk_bytes"] == 0
 
 
+def test_checkpoints_take_disk_beside_the_weights_where_all_weights_are_tuned(run):
+    """Stages are trained one after another, and the checkpoints of one are removed before the next."""
+    size = run.model("qwen2.5-7b").parameters
+    for finetuning, weights, checkpoints in (("lora", 2, 0), ("full", 4, 28)):
+        run.experiment = run.experiment.model_copy(update={"finetuning": finetuning})
+        result = planned(run)
+        total, lines = plan.totals(result), "\n".join(plan.report(result, plan.chosen("table3", ["qwen2.5-7b"])))
+        assert total["disk_bytes"] == pytest.approx(2 * size + 4 * weights * size)
+        assert total["checkpoint_bytes"] == pytest.approx(checkpoints * size)
+        assert ("213 GB of checkpoints while a stage trains" in lines) == (finetuning == "full")
+
+
 def test_what_cannot_be_known_yet_is_an_estimate_with_a_bound(run):
     step = steps(planned(run))["corrections", "gpt-4o-2024-08-06"]
     assert (step.requests, step.most) == (15, 40)  # 2,574 of the paper's 7,000

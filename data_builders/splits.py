@@ -3,7 +3,7 @@
 Few-shot examples are the instances that experiments/examples/<task>.yaml names, else drawn, one of each label
 (logreasoner/examples.py). A test row whose log is an example's of its task is left out of both test sets.
 
-No two splits of a task share a log (level masked, white space removed), and no log stands on both the training and the
+No two splits of a task share a log (Instance.masked), and no log stands on both the training and the
 test side of any tasks: semantic matching shows the level that failure prediction hides. Where the public files are test
 files only, training rows are carved out of them, those that cost the fewest test rows first. Every test row whose log
 went to the training side is in test_seen, so that scores can be given for the disjoint part and for all of it.
@@ -48,9 +48,9 @@ def group(item: Instance) -> str:
     return item.vendor or item.source
 
 
-def symptom_key(case: Case) -> str:
-    """Return a handbook case's symptom in the form of Instance.masked."""
-    return Instance("", "", "", case["symptom"], "").masked
+def symptom_keys(case: Case) -> set[str]:
+    """Return a handbook case's symptom in both forms of Instance.masked: a vendor's log, and any other."""
+    return {Instance("", "", "", case["symptom"], "", vendor=vendor).masked for vendor in ("", "any")}
 
 
 def shares(sizes: dict[Any, int], count: int) -> dict[Any, int]:
@@ -178,9 +178,9 @@ class Builder:
         """Choose count handbook cases, those whose symptom stands in the fewest test rows first."""
         cases = sorted(cases, key=lambda case: str(case["id"]))
         random.Random(f"{self.seed} handbook").shuffle(cases)
-        chosen = sorted(cases, key=lambda case: self.cost[symptom_key(case)])[:count]
-        for case in chosen:
-            self.cost[symptom_key(case)] = 0
+        chosen = sorted(cases, key=lambda case: sum(self.cost[key] for key in symptom_keys(case)))[:count]
+        for key in set().union(*map(symptom_keys, chosen)):
+            self.cost[key] = 0
         return chosen
 
 
@@ -209,8 +209,8 @@ def build(run: Run, train: Rows, test: Rows, cases: list[Case]) -> tuple[Builder
     for task in sorted(tasks, key=lambda name: (-builder.missing(name), name)):
         builder.fill(task)
     splits: Splits = {name: [item for task in tasks for item in rows[task]] for name, rows in builder.splits.items()}
-    training = builder.keys_of(item for rows in splits.values() for item in rows) | set(map(symptom_key, handbook))
-    training = training.union(*builder.parts.values())
+    training = builder.keys_of(item for rows in splits.values() for item in rows)
+    training = training.union(*builder.parts.values(), *map(symptom_keys, handbook))
     shown = {task: builder.parts[task] | builder.keys_of(builder.splits["examples"][task]) for task in tasks}
     test = [item for item in builder.test if builder.keys[item.id] not in shown[item.task]]
     disjoint = [item for item in test if builder.keys[item.id] not in training]
@@ -241,7 +241,7 @@ def proof(splits: Splits, handbook: list[Case], tasks: Sequence[str]) -> tuple[T
         overlaps = [len(logs[one, task] & logs[other, task]) for one, other in pairs]
         shared.append([task, *map(str, overlaps)])
         total += sum(overlaps)
-    training = set(map(symptom_key, handbook)).union(*(logs[name, task] for name in TRAINING for task in tasks))
+    training = set().union(*map(symptom_keys, handbook), *(logs[name, task] for name in TRAINING for task in tasks))
     across = len(training & set().union(*(logs["test", task] for task in tasks)))
     shared.append(["all tasks and the handbook", f"training & test: {across}", *[""] * (len(pairs) - 1)])
     return counts, shared, total + across
@@ -359,7 +359,7 @@ def remarks(builder: Builder, splits: Splits, handbook: list[Case]) -> list[str]
         notes.append(f"{task}: {carved:,} training rows carved out of test files; {seen:,} test rows are in test_seen")
     if handbook:
         logs = set(builder.keys.values())
-        shared = sum(symptom_key(case) in logs for case in handbook)
+        shared = sum(bool(symptom_keys(case) & logs) for case in handbook)
         notes.append(f"handbook: {shared:,} of {len(handbook):,} symptoms are also logs of the tasks' files")
     lines = {line for item in splits["test"] if not isinstance(item.log, str) for line in item.log}
     if lines:
@@ -409,7 +409,7 @@ def show(name: str) -> None:
     """Print the proof and the tables of splits that were drawn before."""
     record = read_json(load_run(name).splits / "manifest.json")
     paper, tables = published().data_tables, record["tables"]
-    print(f"Splits of run {name} (logs: distinct ones, with the level masked and white space removed)\n")
+    print(f"Splits of run {name} (logs: distinct ones; of a vendor with the level masked and white space removed)\n")
     print(aligned(tables["proof"]) + "\n\n" + aligned(tables["overlaps"]))
     print("\nRows by label\n\n" + aligned(tables["balance"]))
     print(f"\noverlap in all: {record['overlap']}\n")

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from logreasoner import config
-from logreasoner.instances import Instance, mask_level
+from logreasoner.instances import Instance
 
 LEAST = 8  # distinct logs of a class: stage 1, stage 2, examples and test each need some
 FEW = 50  # below it a class is warned about: a fifth of it, ten logs, measures recall within some 30 points
@@ -33,8 +33,11 @@ class Findings:
 
 
 def template(item: Instance) -> str:
-    """Return a log without numbers, names with a digit, levels and white space: near-duplicates are equal in it."""
-    return "".join(re.sub(r"\b\w*\d\w*", "#", mask_level(item.text)).split())
+    """Return a log without numbers, names with a digit and white space: near-duplicates are equal in it.
+
+    Such names are of ASCII: where a language writes no blanks, only the digits go.
+    """
+    return "".join(re.sub(r"(?<![A-Za-z_\d])[A-Za-z_\d]*\d[A-Za-z_\d]*", "#", item.text).split())
 
 
 def usable(items: Rows, findings: Findings) -> Rows:

@@ -42,11 +42,12 @@ class Instance:
 
     @property
     def masked(self) -> str:
-        """Return the form in which equal logs are recognised: level masked, white space removed.
+        """Return the form in which equal logs are recognised: a vendor's with the level masked and no white space.
 
-        Removed, not collapsed: where one public file breaks a line, another joins the two words (1,500 logs).
+        Removed, not collapsed: where one public file breaks a line, another joins the two words (1,500 logs). In other
+        logs slot/3/port and slot/5/port differ, and so do "1 23" and "12 3".
         """
-        return "".join(mask_level(self.text).split())
+        return "".join(mask_level(self.text).split()) if self.vendor else " ".join(self.text.split())
 
     def as_json(self) -> dict[str, Any]:
         """Return the JSONL form: every field, and a session under `lines`, so that each column has one type."""

@@ -2,6 +2,8 @@ import csv
 import gzip
 import io
 import json
+import re
+import shlex
 import shutil
 from collections import Counter
 from itertools import combinations
@@ -173,6 +175,70 @@ def test_labels_in_other_case_are_one_and_repeats_go(place):
     rows = [(text, label.upper() if at % 5 == 0 else label) for at, (text, label) in enumerate(many())]
     run(path=table(place / "x.csv", rows + rows[:7]))
     assert config.task(NAME).labels == ["bad", "fine"] and len(part("train") + part("test")) == len(rows)
+
+
+def test_a_mask_hides_words_only_and_the_rule_is_looked_for_in_what_it_leaves(place, capsys):
+    rows = [(f"{text} 1 of 11: {1 if label == 'bad' else 'ok'}", "1" if label == "bad" else "0")
+            for text, label in many()]
+    run("--label-rule", "ok$=fine", "--other-label", "bad", "--mask", "of", path=table(place / "x.csv", rows))
+    assert "no more than the rule" in capsys.readouterr().out
+    run("--label-rule", "ok$=fine", "--other-label", "bad", "--mask", r"\S+$", "--replace", path=place / "x.csv")
+    assert "no more than the rule" not in capsys.readouterr().out
+    texts = [f"{text}{'，磁盘故障了' if label == 'bad' else ' error01'}" for text, label in many()]
+    run("--replace", "--label", "state", path=table(place / "x.csv", [
+        (text, "故障" if "故障" in text else "error01") for text in texts]))
+    output = capsys.readouterr().out
+    advice = re.findall(r"--mask ('[^']+')", output)
+    assert len(advice) == 2 and "'故障' stands in 100% of its own texts" in output
+    masks = [part for mask in advice for part in ("--mask", shlex.split(mask)[0])]
+    run("--replace", "--label", "state", *masks, path=place / "x.csv")
+    assert "of its own texts" not in capsys.readouterr().out
+    assert {item.text.partition("[MASK]")[2] for item in part("test")} == {"", "了"}
+
+
+def test_texts_without_blanks(place):
+    one, other = "端口3断开", "用户7登录成功"
+    template = [task_checks.template(task_checks.Instance("i", "t", "s", text, "l")) for text in (
+        one, "端口14断开", "端口\uff13断开", other, "port eth0 down", "port eth1 down")]
+    assert template[0] == template[1] == template[2] != template[3] and template[4] == template[5] == "port#down"
+    header = ("message", "url", "label")
+    rows = [(f"{text}{at}", f"https://example.org/{'x' * 40}/{at}", label)
+            for at, (text, label) in enumerate([(one, "a"), (other, "b")] * 20)]
+    read = table_reader.read(Log(table(place / "x.csv", rows, header)))
+    assert new_task._text_column(place, {name: read.values(name) for name in header})[0] == "message"
+
+
+@pytest.mark.parametrize(("values", "expected"), [
+    (["1", "1.0", "0", "0.0"], {"1", "0"}), (["Yes", "Y", "y", "No", "n"], {"Yes", "No"}),
+    (["caf\xe9", "cafe\u0301", "tea"], {"caf\xe9", "tea"}), (["bad", "NaN", "null", "good"], {"bad", "", "good"}),
+    (["a\nb", "b\na", "b\n a\nb", "c"], {"a + b", "c"}), (["TRUE", "t", "False", "F"], {"TRUE", "False"}),
+    (["1.5", "1.50", "v1", "v1.0"], {"1.5", "v1", "v1.0"})])
+def test_labels_that_are_one_are_merged_and_said(values, expected):
+    given = new_task.argparse.Namespace(label_rule=[])
+    rows = table_reader.Table(["label"], [{"label": value} for value in values])
+    assert set(new_task.read_labels(rows, {"label": "label"}, given)) == expected
+    merged = {value for value in values if "\n" not in value and value not in expected} - {"NaN", "null"}
+    assert all(any(repr(value) in note for note in rows.notes) for value in merged)
+
+
+def test_sources_of_any_script_are_kept(place):
+    names = ["北京机房", "上海机房", "Zürich 1", "***", "+++"]
+    slugs = [new_task.source_slug(name) for name in names]
+    assert slugs[:3] == ["北京机房", "上海机房", "zürich-1"] and len(set(slugs)) == 5
+    rows = [(text, label, names[at % 2]) for at, (text, label) in enumerate(many())]
+    run("--source", "where", path=table(place / "x.csv", rows, ("message", "state", "where")))
+    assert {item.source for item in part("train")} == set(names[:2])
+    splits_of = config.declare(NAME, config.resolve(NAME, []))
+    splits.make_splits(NAME)
+    assert {item.source for item in read_instances(splits_of.splits / "stage2.jsonl")} == set(names[:2])
+
+
+def test_logs_that_differ_in_a_number_between_slashes_are_not_the_same_text(place, capsys):
+    rows = [(f"slot/{at % 9}/port is {'down' if label == 'bad' else 'up'}: {text}", label)
+            for at, (text, label) in enumerate(many(20))]
+    rows += [(f"slot/{at}/port lost its link", "bad" if at % 2 else "fine") for at in range(10)]
+    run(path=table(place / "x.csv", rows))
+    assert "left out" not in capsys.readouterr().out
 
 
 COLUMNS = {"when": [f"2026-01-0{at % 9 + 1}" for at in range(80)], "host": [f"node{at % 7}" for at in range(80)],

@@ -16,11 +16,12 @@ from typing import Any
 
 import yaml
 
-from data_builders import table_reader, task_checks
+from data_builders import table_reader, task_checks, task_labels, task_split
 from data_builders.layouts import LABELLED
 from data_builders.sessions import slug, source_name
 from data_builders.table_reader import DATUM, Table
 from data_builders.task_checks import Findings, Rows
+from data_builders.task_labels import MOST_LABELS
 from logreasoner import cli, examples, reading
 from logreasoner.answer_format import answer_element, parse_label
 from logreasoner.cli import UserError
@@ -32,14 +33,11 @@ from logreasoner.schemas import Data
 from logreasoner.text_table import aligned
 
 HEADER = "# Written by data_builders.new_task; edit it as you like."
-MOST_LABELS, MOST_SOURCES, LEAST_OF_A_SOURCE = 20, 8, 20
-# What columns are called, the surest first.
-LABELS = ("label", "class", "verdict", "target", "truth", "category", "cause", "outcome", "status", "state", "anomal",
-          "fail", "result")
+MOST_SOURCES, LEAST_OF_A_SOURCE = 8, 20
+# What columns are called.
 TEXTS = re.compile(r"(raw.?)?(log|message|msg|text|content|line|event)s?([_ ]?(line|text|message))?")
 DESCRIPTIONS = re.compile(r"description|explanation")
 SOURCES = re.compile(r"source|vendor|system|cluster|dataset|product")
-BAD = re.compile(r"abnormal|anomal|fail|fault|error|bad|^true$|^yes$|^1$|positive|critical|incident|broken", re.I)
 SHOTS = 3  # few-shot examples of a prompt, as the paper has (section 4.2.3)
 STAGE1, STAGE2 = 150, 1000  # the paper's instances a source (section 4.1)
 DEMO_STAGE1, DEMO_STAGE2, DEMO_TEST = 48, 200, 60  # in all
@@ -74,7 +72,7 @@ def choose_columns(table: Table, options: argparse.Namespace) -> tuple[dict[str,
     if options.label_rule:
         columns["label"] = ""
     elif columns["label"] is None:
-        columns["label"], why["label"] = _label_column(options.file, free, len(table.rows))
+        columns["label"], why["label"] = task_labels.label_column(options.file, free, len(table.rows))
     free.pop(columns["label"], None)
     if columns["description"] is None:
         called_so = [name for name in free if DESCRIPTIONS.fullmatch(name.lower()) and _is_prose(free[name])]
@@ -94,18 +92,6 @@ def _text_column(path: Path, values: dict[str, list[str]]) -> tuple[str, str]:
         _is_prose(values[name]) or len({value for value in values[name] if not DATUM.fullmatch(value)}) > MOST_LABELS)]
     longest = max(called_so or values, key=lambda name: sum(map(len, values[name])))
     return longest, f"the longest free text{' that is called so' if called_so else ''}"
-
-
-def _label_column(path: Path, values: dict[str, list[str]], rows: int) -> tuple[str, str]:
-    sizes = {name: len(set(texts)) for name, texts in values.items()}
-    possible = [name for name, size in sizes.items() if 2 <= size <= min(MOST_LABELS, max(2, rows // 4))]
-    called_so = [name for word in LABELS for name in possible if word in name.lower()]
-    if not called_so and len(possible) != 1:
-        columns = ", ".join(f"{name!r} ({size} values)" for name, size in sizes.items()) or "no other column"
-        raise UserError(f"{path}: which column is the label? A label has 2 to {MOST_LABELS} values; there is {columns}."
-                        " Name one with --label, or decide by a pattern with --label-rule 'ERROR|FATAL=abnormal'")
-    column = (called_so or possible)[0]
-    return column, f"{sizes[column]} values" + (", and is called so" if called_so else ", the only column with few")
 
 
 def _is_prose(values: list[str]) -> bool:
@@ -187,18 +173,6 @@ def classes(items: Rows, column: str, path: Path) -> list[str]:
     return labels
 
 
-def choose_positive(labels: list[str], option: str | None) -> tuple[str | None, str]:
-    """Choose the positive class of two labels, and say why: the one that looks bad, else the rarer."""
-    if option:
-        if option not in labels:
-            raise UserError(f"--positive {option!r}: is not one of the labels {', '.join(labels)}")
-        return option, "as you say"
-    if len(labels) != 2:
-        return None, f"{len(labels)} classes: accuracy and weighted F1"
-    bad = [label for label in labels if BAD.search(label)]
-    return (bad[0], "looks like what is searched for") if len(bad) == 1 else (labels[-1], "the rarer of two")
-
-
 def declare_task(options: argparse.Namespace, labels: list[str], positive_class: str | None,
                  read: Reading) -> dict[str, Any]:
     """Return the content of experiments/tasks/<name>.yaml."""
@@ -269,7 +243,7 @@ def new_task(options: argparse.Namespace) -> None:
                    header=read.header if log.named is None else log.named, encoding=log.encoding or log.likely)
     items = instances(table, columns, options, read)
     labels = classes(items, columns["label"], options.file)
-    positive_class, why["positive"] = choose_positive(labels, options.positive)
+    positive_class, why["positive"] = task_labels.positive_class(labels, options.positive)
     choices = [[f"--{role}", repr(name) if name else "-", why[role]]
                for role, name in (columns | {"positive": positive_class}).items()]
     if options.label_rule:
@@ -286,10 +260,11 @@ def new_task(options: argparse.Namespace) -> None:
                                      "--rule-column")
     items = task_checks.usable(items, findings)
     task_checks.check(items, labels, findings)
-    train, test = ([], []) if findings.errors else task_checks.split(items, labels, options.test_share, options.seed,
-                                                                    findings)
-    for warning in findings.warnings:
-        print(f"warning: {warning}")
+    train, test = ([], []) if findings.errors else task_split.split(
+        items, labels, options.test_share, options.seed, findings, options.latest)
+    for kind, texts in (("note", findings.notes), ("warning", findings.warnings)):
+        for text in texts:
+            print(f"{kind}: {text}")
     if findings.errors:
         raise UserError(f"{options.file}: nothing was written: " + "; ".join(findings.errors))
     task = declare_task(options, labels, positive_class, read)
@@ -337,6 +312,7 @@ def main() -> None:
     add("--rule-column", metavar="COLUMN", help="where --label-rule looks (default: the text)")
     add("--other-label", default="normal", help="the label where no rule matches (default: normal)")
     add("--test-share", type=share, default=0.2, help="of each class (default 0.2)")
+    add("--latest", action="store_true", help="test on the last rows of the file, instead of on whole templates")
     add("--seed", type=int, default=42)
     add("--replace", action="store_true", help="overwrite a task of this name that was made here before")
     cli.run(parser, new_task)

@@ -1,11 +1,9 @@
-"""Check the rows of a custom task before anything is trained, and divide them into training and test rows.
+"""Check the rows of a custom task before anything is trained.
 
-Rows that are of no use are left out (empty, unlabelled, repeated, labelled two ways). `Findings.errors` stop the task,
-`warnings` do not. Training and test rows share no log, nor two that differ only in words that hold a digit.
+Rows that are of no use are left out (empty, unlabelled, repeated, labelled two ways).
 """
 
 import math
-import random
 import re
 import shlex
 from collections import Counter, defaultdict
@@ -19,6 +17,9 @@ LEAST = 8  # distinct logs of a class: stage 1, stage 2, examples and test each 
 FEW = 50  # below it a class is warned about: a fifth of it, ten logs, measures recall within some 30 points
 SMALL = 200  # distinct logs in all
 SHARE, TIMES = 0.2, 3  # a label stands in its own texts: in so many of them, and so much oftener than in others'
+TELLING, CODES = 0.97, 8  # see telling_place
+FIRST = 300  # characters of a text in which it is looked for
+WORD = re.compile(r"[^\W_]+")
 CHARACTERS = 3  # of a token of log text, at the least
 FRAME = 700  # tokens of a prompt and an answer without the log
 Rows = list[Instance]
@@ -26,18 +27,11 @@ Rows = list[Instance]
 
 @dataclass
 class Findings:
-    """What the checks report: errors stop the task, warnings do not."""
+    """What the checks report: errors stop the task, warnings and notes do not."""
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-
-def template(item: Instance) -> str:
-    """Return a log without numbers, names with a digit and white space: near-duplicates are equal in it.
-
-    Such names are of ASCII: where a language writes no blanks, only the digits go.
-    """
-    return "".join(re.sub(r"(?<![A-Za-z_\d])[A-Za-z_\d]*\d[A-Za-z_\d]*", "#", item.text).split())
+    notes: list[str] = field(default_factory=list)
 
 
 def usable(items: Rows, findings: Findings) -> Rows:
@@ -76,6 +70,13 @@ def check(items: Rows, labels: Sequence[str], findings: Findings) -> None:
     if len(items) < SMALL:
         findings.warnings.append(f"{len(items):,} distinct logs in all; the paper trains on 1,000 and more a source")
     _check_labels_in_texts(items, labels, findings)
+    if len(labels) > 1 and (place := telling_place(items)):
+        at, values = place
+        hidden = shlex.quote("|".join(sorted(map(whole_word, values), key=len, reverse=True)))
+        shown = ", ".join(sorted(values))
+        findings.warnings.append(f"word {at + 1} alone ({shown}) gives the label in {TELLING:.0%} and "
+                                 f"more of each class: a model need not reason. Hide it with --mask {hidden}, if it "
+                                 "is a level or a code rather than the message")
     cutoff = int(config.stages()["solution-sft"].arguments["cutoff_len"])
     room = config.decoding()["serving"]["max_model_len"] - config.decoding()["evaluation"]["max_tokens"] - FRAME
     for tokens, what in ((cutoff - FRAME, f"are dropped in training (cutoff_len {cutoff:,})"),
@@ -92,6 +93,27 @@ def whole_word(label: str) -> str:
     return before + re.escape(label) + (r"(?![A-Za-z0-9_-])" if label[-1].isascii() else "")
 
 
+def telling_place(items: Rows) -> tuple[int, set[str]] | None:
+    """Find a place, from 0, whose word alone decides the label, and its words; None where there is none.
+
+    Of each class the share TELLING must be right; a place with more words than there are levels or codes is a message.
+    """
+    texts = [WORD.findall(item.text[:FIRST]) for item in items]
+    sizes = Counter(item.label for item in items)
+    for at in range(max(map(len, texts), default=0)):
+        words = [text[at] if at < len(text) else "" for text in texts]
+        pairs = Counter(zip(words, (item.label for item in items), strict=True))
+        if not 2 <= len(set(words)) <= CODES:
+            continue
+        best: dict[str, tuple[float, str]] = {}  # of a word, the share of the class that it stands for, and that class
+        for (word, label), count in pairs.items():
+            best[word] = max(best.get(word, (0.0, "")), (count / sizes[label], label))
+        right = Counter({label: sum(pairs[word, label] for word in best if best[word][1] == label) for label in sizes})
+        if all(right[label] >= TELLING * size for label, size in sizes.items()):
+            return at, set(words) - {""}
+    return None
+
+
 def _check_labels_in_texts(items: Rows, labels: Sequence[str], findings: Findings) -> None:
     for label in labels:
         word = re.compile(whole_word(label), re.IGNORECASE)
@@ -102,47 +124,6 @@ def _check_labels_in_texts(items: Rows, labels: Sequence[str], findings: Finding
             findings.warnings.append(f"the label {label!r} stands in {own_share:.0%} of its own texts and in "
                                      f"{other_share:.0%} of the others: a model need not reason. Hide it with "
                                      f"--mask {shlex.quote(f'(?i){whole_word(label)}')}")
-
-
-def split(items: Rows, labels: Sequence[str], share: float, seed: int, findings: Findings) -> tuple[Rows, Rows]:
-    """Divide rows into (train, test): about `share` of each class, by whole templates where the class has enough."""
-    groups: defaultdict[str, Rows] = defaultdict(list)
-    templates: dict[str, str] = {}  # of each log's first row: equal logs stay together, however the level is written
-    for item in items:
-        groups[templates.setdefault(item.masked, template(item))].append(item)
-    test_ids: set[str] = set()
-    for label in labels:
-        own = [rows for rows in groups.values() if _main_label(rows) == label]
-        wanted = max(1, round(share * sum(map(len, own))))
-        drawn = _draw(own, wanted, f"{seed} {label}")
-        if 2 * len(drawn) < wanted:
-            logs: defaultdict[str, Rows] = defaultdict(list)
-            for rows in own:
-                for item in rows:
-                    logs[item.masked].append(item)
-            drawn = _draw(list(logs.values()), wanted, f"{seed} {label}")
-            findings.warnings.append(f"most logs of {label!r} differ only in numbers, so near-duplicates of tested "
-                                     "ones are trained on: its score is too high")
-        test_ids |= {item.id for item in drawn}
-    for label in labels:
-        if not any(item.label == label and item.id in test_ids for item in items):
-            findings.errors.append(f"no log of {label!r} can be set aside for the test; label more, or merge it")
-    return [item for item in items if item.id not in test_ids], [item for item in items if item.id in test_ids]
-
-
-def _main_label(rows: Rows) -> str:
-    return Counter(item.label for item in rows).most_common(1)[0][0]
-
-
-def _draw(groups: list[Rows], count: int, seed: str) -> Rows:
-    """Draw whole groups with about so many rows in all: never all groups, none that overshoots by half."""
-    order = sorted(groups, key=lambda rows: rows[0].id)
-    random.Random(seed).shuffle(order)
-    drawn: Rows = []
-    for rows in order[:-1]:
-        if len(drawn) < count and len(drawn) + len(rows) <= max(count * 1.5, 1):
-            drawn += rows
-    return drawn
 
 
 def logs_by_source(items: Iterable[Instance]) -> Counter[str]:

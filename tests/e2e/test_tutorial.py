@@ -40,5 +40,5 @@ def test_the_tutorial_runs_as_written(checkout):
     for stage in ("base", "dpo"):
         result = read_json(run / "results" / "tiny" / stage / "result.json")
         assert {row["task"] for row in result["results"]} == {"disk-failures"}
-        assert sum(row["n"] for row in result["results"] if row["test_set"] == "all") == 46
+        assert sum(row["n"] for row in result["results"] if row["test_set"] == "all") == 47
     assert re.search(r"\b(healthy|failing)\b", said[-1]), "no verdict of the served model"

@@ -13,9 +13,10 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from data_builders import new_task, normalise, sessions, splits, stage1, stage2, table_reader, task_checks
+from data_builders import new_task, normalise, sessions, splits, stage1, stage2, table_reader
 from data_builders.fetch import File
 from data_builders.layouts import LAYOUTS
+from data_builders.log_templates import templates
 from eval import analyze
 from logreasoner import config, prompts, reading
 from logreasoner.cli import UserError
@@ -205,7 +206,7 @@ def test_a_megabyte_of_anything_is_read_once(piece):
         mask_level(log)
         normalise.LEVEL.match(log)
         normalise.steps(log)
-        task_checks.template(Instance("i", "t", "s", log, "l"))
+        templates([log])
     assert "Log:" in prompts.solution(item, task(item.task))
 
 
@@ -257,7 +258,7 @@ def test_a_bomb_fills_no_memory(place, long):
     members = 4_000 if long else 260  # of a mebibyte; gzip takes several in one file
     path = place / "given.csv.gz"
     path.write_bytes(gzip.compress(b"abc,d\nabc,e\n" * 87_381) * members)
-    assert path.stat().st_size < 2_000 * members
+    assert path.stat().st_size < 3_000 * members
     output, used = measured("sessions", path)
     assert int(output) == 174_762 * members and used < 300
     output, used = measured("table", path)

@@ -138,7 +138,22 @@ def read_labels(table: Table, columns: dict[str, str], options: argparse.Namespa
         spellings[_label_key(label)].append(label)
     table.notes += [f"labels that are one: {', '.join(map(repr, sorted(same)))}; it is spelt {same[0]!r}"
                     for same in spellings.values() if len(same) > 1]
-    return [spellings[_label_key(label)][0] for label in labels]
+    return _regrouped([spellings[_label_key(label)][0] for label in labels], table, options)
+
+
+def _regrouped(labels: list[str], table: Table, options: argparse.Namespace) -> list[str]:
+    """Return the labels after --merge, "" for those rarer than --drop-rare. Raises UserError for an unknown one."""
+    for merge in options.merge:
+        names, _, name = merge.rpartition("=")
+        known = cli.known_names(names, sorted(set(labels) - {""}))
+        if not (known and name.strip()):
+            raise UserError(f"--merge {merge!r}: should read LABEL,LABEL=LABEL; there are "
+                            f"{', '.join(sorted(set(labels) - {''}))}")
+        labels = [name.strip() if label in known else label for label in labels]
+    counts = Counter(labels)
+    if rare := [f"{label!r} ({count:,})" for label, count in counts.items() if label and count < options.drop_rare]:
+        table.notes.append(f"left out by --drop-rare {options.drop_rare}: {', '.join(sorted(rare))}")
+    return [label if counts[label] >= options.drop_rare else "" for label in labels]
 
 
 def _label_key(label: str) -> str:
@@ -311,6 +326,8 @@ def main() -> None:
         help="repeatable; the first that matches counts")
     add("--rule-column", metavar="COLUMN", help="where --label-rule looks (default: the text)")
     add("--other-label", default="normal", help="the label where no rule matches (default: normal)")
+    add("--merge", action="append", default=[], metavar="A,B=C", help="repeatable: make one class of several")
+    add("--drop-rare", type=cli.positive, default=1, metavar="N", help="leave out classes of fewer than N rows")
     add("--test-share", type=share, default=0.2, help="of each class (default 0.2)")
     add("--latest", action="store_true", help="test on the last rows of the file, instead of on whole templates")
     add("--seed", type=int, default=42)

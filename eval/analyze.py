@@ -19,7 +19,7 @@ from pathlib import Path
 from data_builders import table_reader
 from logreasoner import cli, examples, reading, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
-from logreasoner.cli import UserError, escape_terminal, names, positive
+from logreasoner.cli import UserError, escape_terminal, positive
 from logreasoner.config import Run, decoding, hardware, load_run, task
 from logreasoner.examples import Example
 from logreasoner.generation import serve
@@ -202,9 +202,10 @@ def _answerer(given: argparse.Namespace, run: Run | None, url: str) -> Answerer:
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run) if given.run else None
     rules = run.task(given.task) if run else task(given.task)
-    positives = given.fail_on or [rules.positive] * (rules.positive is not None)
-    if unknown := set(positives) - set(rules.labels):
-        raise UserError(f"--fail-on {min(unknown)}: {rules.name} has the labels {', '.join(rules.labels)}")
+    default = [] if rules.positive is None else [rules.positive]
+    positives = cli.known_names(given.fail_on, rules.labels) if given.fail_on else default
+    if positives is None:
+        raise UserError(f"--fail-on {given.fail_on}: {rules.name} has the labels {', '.join(rules.labels)}")
     read = reading_of(given, rules)
     if given.description is None and rules.described and read.format == "lines":
         raise UserError(f"{rules.name} judges logs by a description: give it with --description")
@@ -256,7 +257,7 @@ python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url ht
     arguments.add_argument("--window", type=positive, help="lines of a session (default: the task's window)")
     arguments.add_argument("--description", help="for a task that judges logs by one")
     arguments.add_argument("--examples", type=int, choices=range(10), metavar="N", help="at most so many of the run's")
-    arguments.add_argument("--fail-on", type=names, metavar="LABELS", help="exit with 3 for these (default: positive)")
+    arguments.add_argument("--fail-on", metavar="LABELS", help="exit with 3 for these (default: positive)")
     arguments.add_argument("--json", action="store_true", help="one JSON object a session")
     arguments.add_argument("--batch", type=positive, default=256, help="sessions judged at once; 1 follows a live log")
     arguments.add_argument("--journal", type=Path, help="store every answer in this file and never ask for it again")

@@ -35,6 +35,13 @@ def names(text: str) -> list[str]:
     return [part for part in re.split(r"[,\s]+", text) if part]
 
 
+def known_names(text: str, known: Sequence[str]) -> list[str] | None:
+    """Split an option at commas and blanks into known names, which may hold such themselves; None for another one."""
+    name = "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+    parts = rf"\s*({name})(?:[,\s]+|$)"
+    return re.findall(parts, text) if name and re.fullmatch(rf"(?:{parts})+", text) else None
+
+
 OPTIONS: dict[str, dict[str, Any]] = {  # those that mean the same in every command
     "run": {"help": "a declared run: a folder of build/runs"},
     "model": {"help": "a name of models.yaml"},

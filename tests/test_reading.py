@@ -21,7 +21,7 @@ from pyarrow import parquet
 
 from data_builders import layouts, new_task, sessions, table_reader
 from eval import analyze
-from logreasoner import config, reading
+from logreasoner import cli, config, reading
 from logreasoner.cli import UserError
 from logreasoner.instances import read_instances
 from logreasoner.reading import Log, Reading
@@ -257,6 +257,13 @@ def test_a_workbook_is_read_like_a_table(tmp_path):
     assert table_reader.read(Log(path, "sheet 2")).rows == [{"b": "2.5"}]
     with pytest.raises(UserError, match="is XML or HTML"):
         read(written(tmp_path, "x.csv", '<?xml version="1.0"?><Workbook/>'))
+
+
+def test_names_with_commas_are_split_where_they_end():
+    assert cli.known_names("disk, hard,ok x", ["disk, hard", "disk", "ok x"]) == ["disk, hard", "ok x"]
+    assert cli.known_names("ok disk", ["disk", "ok"]) == ["ok", "disk"]
+    assert [cli.known_names(text, ["disk", "ok"]) for text in ("diskok", "disk,no", "", ",")] == [None] * 4
+    assert cli.known_names("x", []) is None
 
 
 # ---- one reading

@@ -215,11 +215,20 @@ def test_texts_without_blanks(place):
     (["a\nb", "b\na", "b\n a\nb", "c"], {"a + b", "c"}), (["TRUE", "t", "False", "F"], {"TRUE", "False"}),
     (["1.5", "1.50", "v1", "v1.0"], {"1.5", "v1", "v1.0"})])
 def test_labels_that_are_one_are_merged_and_said(values, expected):
-    given = new_task.argparse.Namespace(label_rule=[])
+    given = new_task.argparse.Namespace(label_rule=[], merge=[], drop_rare=1)
     rows = table_reader.Table(["label"], [{"label": value} for value in values])
     assert set(new_task.read_labels(rows, {"label": "label"}, given)) == expected
     merged = {value for value in values if "\n" not in value and value not in expected} - {"NaN", "null"}
     assert all(any(repr(value) in note for note in rows.notes) for value in merged)
+
+
+def test_classes_that_are_too_small_are_merged_or_left_out(place, capsys):
+    kinds = ["disk, hard"] * 9 + ["disk, soft"] * 9 + ["odd"] * 2 + ["fan"] * 40 + ["fine"] * 60
+    path = table(place / "x.csv", [(text, kind) for (text, _), kind in zip(many(), kinds, strict=True)])
+    run("--merge", "disk, hard, disk, soft=disk", "--merge", "fine=ok", "--drop-rare", "8", path=path)
+    assert config.task(NAME).labels == ["ok", "fan", "disk"] and "'odd' (2)" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=r"--merge 'disk=x': should read LABEL,LABEL=LABEL; there are disk, hard"):
+        run("--merge", "disk=x", "--replace", path=path)
 
 
 def test_sources_of_any_script_are_kept(place):

@@ -208,7 +208,7 @@ def test_a_runs_examples_are_in_the_prompt(endpoint: Endpoint, workdir: Path) ->
 
 
 @pytest.mark.parametrize(("more", "log", "message"), [
-    (["--fail-on", "bad"], b"a", "--fail-on bad: anomaly_detection has the labels normal, abnormal"),
+    (["--fail-on", "normal,bad"], b"a", "--fail-on normal,bad: anomaly_detection has the labels normal, abnormal"),
     (["--name", "n"], b"a", "serves 'm'; choose with --name"),
     (["--format", "bgl"], b"a\nb\n", "none of 2 lines has the layout bgl"),
     (["--log", "no.log"], b"", "no.log: no such file"),

@@ -95,6 +95,8 @@ def examine() -> dict[str, str]:
         "Python": platform.python_version(), "CPU cores": str(len(os.sched_getaffinity(0))),
         "memory": f"{machine_memory():.1f} GiB", "disk free": f"{shutil.disk_usage(ROOT).free / GIB:.1f} GiB",
         "GPU": "; ".join(f"{gpu.name}, {gpu.memory or '?'} GiB" for gpu in devices) or "none",
+        "compilers": f"no {' and no '.join(missing)}; only DeepSpeed's offload needs them" if (
+            missing := missing_compilers()) else "here",
         **{name: "set" if os.environ.get(name) else "not set" for name in KEYS},
         **{name: environment(ROOT / name, f"make {target}", *(ROOT / "requirements" / f"{file}.txt" for file in files))
            for name, (target, *files) in pinned.items()},
@@ -154,13 +156,17 @@ def require_deepspeed(environment: Path) -> None:
                         f"{environment}/bin/pip install -r requirements/deepspeed.txt")
 
 
-def require_compilers(deepspeed: str) -> None:
-    """Raise UserError if a DeepSpeed profile with offload finds no compiler: its optimizer is compiled at the start."""
+def missing_compilers() -> list[str]:
+    """List the programs that DeepSpeed's offload compiles its optimizer with and that are not here."""
     home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")  # in the order in which torch looks for it
     programs = {os.environ.get("CXX") or "c++": None,
                 "nvcc": f"{home}/bin" if home else f"{os.environ.get('PATH', '')}:/usr/local/cuda/bin"}
-    missing = [name for name, path in programs.items() if not shutil.which(name, path=path)]
-    if missing and "offload" in deepspeed:
+    return [name for name, path in programs.items() if not shutil.which(name, path=path)]
+
+
+def require_compilers(deepspeed: str) -> None:
+    """Raise UserError if a DeepSpeed profile with offload finds no compiler."""
+    if "offload" in deepspeed and (missing := missing_compilers()):
         raise UserError(f"DeepSpeed's {deepspeed} compiles its optimizer, and here is no {' and no '.join(missing)}: "
                         "install a C++ compiler and CUDA's toolkit of the version that torch was built with (CUDA_HOME "
                         "names its folder), or take FINETUNING=lora or another HARDWARE")

@@ -290,6 +290,7 @@ def test_offload_needs_the_compilers_that_it_starts_with(monkeypatch, tmp_path):
     monkeypatch.setenv("CXX", "no-such-compiler")
     monkeypatch.setenv("CUDA_HOME", str(tmp_path))
     require_compilers("zero3")
+    assert examine()["compilers"] == "no no-such-compiler and no nvcc; only DeepSpeed's offload needs them"
     with pytest.raises(UserError, match="zero3-offload compiles its optimizer, .* no no-such-compiler and no nvcc: "):
         require_compilers("zero3-offload")
     for name in ("c++", "nvcc"):

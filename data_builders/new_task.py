@@ -40,6 +40,7 @@ DESCRIPTIONS = re.compile(r"description|explanation")
 SOURCES = re.compile(r"source|vendor|system|cluster|dataset|product")
 SHOTS = 3  # few-shot examples of a prompt, as the paper has (section 4.2.3)
 STAGE1, STAGE2 = 150, 1000  # the paper's instances a source (section 4.1)
+LEAST_STAGE1, LEAST_STAGE2 = 10, 50  # of each label and source, where it has so many
 DEMO_STAGE1, DEMO_STAGE2, DEMO_TEST = 48, 200, 60  # in all
 DEMO_USE = 0.6  # of the training logs: the rest teaches the tiny base the answer form
 ROLES = ("text", "label", "description", "source")
@@ -211,12 +212,14 @@ def declare_run(name: str, base: str, train: Rows, seed: int) -> dict[str, Any]:
         usable = max(2, int(count * (DEMO_USE if demo else 1)) - shown)
         stage1[source] = min(max(1, most1), max(5, usable // 5), usable // 2)
         stage2[source] = min(max(1, most2), usable - stage1[source])
+    rare = min(Counter((item.source, item.label) for item in train).values()) - 1  # an example may be one of them
+    least1 = max(1, min(LEAST_STAGE1, rare // 3))
     # The paper selects two thirds; half leaves room for a teacher that is wrong more often on unknown logs.
     select = max(1, sum(stage1.values()) // 2)
     return {"extends": base, "title": f"{name}, {'tiny model' if demo else 'as in the paper'}", "seed": seed,
             "tasks": [name], "data": Data(kind="own", name=name).model_dump(),
-            "stage1": {"handbook": 0, "samples": {name: stage1}, "select": select},
-            "stage2": {"samples": {name: stage2}}, "shots": SHOTS,
+            "stage1": {"handbook": 0, "samples": {name: stage1}, "least": least1, "select": select},
+            "stage2": {"samples": {name: stage2}, "least": max(1, min(LEAST_STAGE2, rare - least1))}, "shots": SHOTS,
             **({"test_rows": max(10, DEMO_TEST // len(logs))} if demo else {})}
 
 

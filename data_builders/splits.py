@@ -27,7 +27,7 @@ from logreasoner.config import Run, check_splits, example_file, load_run
 from logreasoner.files import digest, manifest, read_json, read_jsonl, sha256, write_jsonl
 from logreasoner.instances import Instance, read_instances
 from logreasoner.paper import published
-from logreasoner.schemas import Task
+from logreasoner.schemas import Pool, Task
 from logreasoner.text_table import aligned
 
 TRAINING = ("stage1", "stage2", "examples")
@@ -65,13 +65,31 @@ def shares(sizes: dict[Any, int], count: int) -> dict[Any, int]:
     return result
 
 
-def draw(rows: Rows, count: int, seed: str, cost: Callable[[Instance], int] = lambda item: 0) -> Rows:
-    """Draw count rows in proportion to source and label, within each those of the lowest cost first."""
+def quotas(sizes: dict[Any, int], count: int, pool: Pool | None) -> dict[Any, int]:
+    """Divide count among strata as `shares`; of a pool at least `least` to each that has so many.
+
+    With `at_most` none gets more than so many times what the smallest gets, which may be fewer than count in all.
+    """
+    result = shares(sizes, count)
+    floor = {name: min(pool.least if pool else 0, size) for name, size in sizes.items()}
+    if any(result[name] < floor[name] for name in sizes):
+        room = max(0, count - sum(floor.values()))
+        more = shares({name: size - floor[name] for name, size in sizes.items()}, room)
+        result = {name: floor[name] + more[name] for name in sizes} if room else shares(floor, count)
+    if pool and pool.at_most and result:
+        most = int(pool.at_most * max(1, min(result.values())))
+        result = {name: min(number, most) for name, number in result.items()}
+    return result
+
+
+def draw(rows: Rows, count: int, seed: str, cost: Callable[[Instance], int] = lambda item: 0,
+         pool: Pool | None = None) -> Rows:
+    """Draw count rows in proportion to source and label, as a pool says, within each those of the lowest cost first."""
     strata: defaultdict[tuple[str, str], Rows] = defaultdict(list)
     for item in sorted(rows, key=lambda item: item.id):
         strata[item.source, item.label].append(item)
     drawn: Rows = []
-    quota = shares({name: len(stratum) for name, stratum in strata.items()}, count)
+    quota = quotas({name: len(stratum) for name, stratum in strata.items()}, count, pool)
     for name, stratum in sorted(strata.items()):
         random.Random(f"{seed} {name}").shuffle(stratum)
         drawn += sorted(stratum, key=cost)[:quota[name]]
@@ -83,7 +101,8 @@ class Builder:
 
     def __init__(self, run: Run, train: Rows, test: Rows):
         self.run, self.seed, self.tasks = run, run.experiment.seed, run.tasks()
-        self.samples = {"stage1": run.experiment.stage1.samples, "stage2": run.experiment.stage2.samples}
+        self.pools: dict[str, Pool] = {"stage1": run.experiment.stage1, "stage2": run.experiment.stage2}
+        self.samples = {name: pool.samples for name, pool in self.pools.items()}
         self.labels = {name: task.labels for name, task in self.tasks.items()}
         self.examples = {name: examples.count(run.experiment.shots, task) for name, task in self.tasks.items()}
         self.parts: defaultdict[str, set[str]] = defaultdict(set)  # logs of declared examples, also within a window
@@ -169,7 +188,8 @@ class Builder:
             item for name in TRAINING if name != split for item in self.splits[name][task])
         present = {item.id for item in self.splits[split][task]}
         free = [item for item in rows if self.keys[item.id] not in others and item.id not in present]
-        drawn = draw(free, count, f"{self.seed} {split} {task} {seed}", lambda item: self.cost[self.keys[item.id]])
+        drawn = draw(free, count, f"{self.seed} {split} {task} {seed}", lambda item: self.cost[self.keys[item.id]],
+                     self.pools.get(split))
         self.splits[split][task] += drawn
         for key in self.keys_of(drawn):
             self.cost[key] = 0  # it is on the training side now: using it again costs nothing

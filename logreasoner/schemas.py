@@ -215,19 +215,25 @@ class Selection(Declared):
     gamma: float = Field(default=1.0, gt=0, allow_inf_nan=False, description="of the kernel rbf, exp(-gamma |x - y|^2)")
 
 
-class Stage1(Declared):
+class Pool(Declared):
+    """How many instances of each task and source are drawn, and of which labels."""
+
+    samples: Counts
+    least: int = Field(0, ge=0, description="instances of each label, where a source has so many")
+    at_most: float | None = Field(None, ge=1, description="of a label, so many times the rarest's; drawn fewer in all")
+
+
+class Stage1(Pool):
     """Section 4.1: how many analyses are collected, how many are selected, and how."""
 
     handbook: int
-    samples: Counts
     select: int
     selection: Selection = Field(default_factory=Selection)
 
 
-class Stage2(Declared):
+class Stage2(Pool):
     """Section 4.1: how many instances pi_thought answers."""
 
-    samples: Counts
     few_shot: bool = Field(False, description="show the solver the examples; its solutions are trained on without")
 
 

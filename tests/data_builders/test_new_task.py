@@ -169,6 +169,16 @@ def test_what_is_warned_about(place, capsys, rows, flags, message):
     assert {item.label for item in part("test")} == {item.label for item in part("train")}
 
 
+def test_every_pool_has_the_rare_label(place):
+    rows = [(text, label) for text, label in many(91) if label == "fine"] + [row for row in many(12) if "bad" in row]
+    run(path=table(place / "x.csv", rows))
+    config.declare(NAME, config.resolve(NAME, []))
+    splits.make_splits(NAME)
+    drawn = {name: Counter(item.label for item in read_instances(config.load_run(NAME).splits / f"{name}.jsonl"))
+             for name in ("stage1", "stage2", "test")}
+    assert all(counts["bad"] >= 2 for counts in drawn.values())
+
+
 def test_a_mask_hides_what_tells_the_label(place, capsys):
     run("--mask", "bad|fine", path=table(place / "x.csv", [(f"{text}: {label}", label) for text, label in many()]))
     assert "of its own texts" not in capsys.readouterr().out

@@ -17,7 +17,7 @@ from logreasoner import config
 from logreasoner.cli import UserError
 from logreasoner.files import ROOT, read_jsonl, write_jsonl
 from logreasoner.instances import Instance, read_instances
-from logreasoner.schemas import Experiment
+from logreasoner.schemas import Experiment, Pool
 
 RCA, PFP, LSM = "root_cause_analysis", "potential_failure_prediction", "log_semantic_matching"
 
@@ -244,6 +244,25 @@ def test_shares_add_up_and_never_exceed(sizes: dict[str, int], count: int) -> No
     result = splits.shares(sizes, count)
     assert sum(result.values()) == min(count, sum(sizes.values()))
     assert all(0 <= result.get(name, 0) <= size for name, size in sizes.items())
+
+
+@given(st.dictionaries(st.text(max_size=3), st.integers(1, 50), max_size=6), st.integers(0, 120), st.integers(0, 20))
+def test_a_pool_gives_each_label_its_least(sizes: dict[str, int], count: int, least: int) -> None:
+    result = splits.quotas(sizes, count, Pool(samples={}, least=least))
+    assert sum(result.values()) == min(count, sum(sizes.values()))
+    assert all(0 <= result[name] <= size for name, size in sizes.items())
+    wanted = {name: min(least, size) for name, size in sizes.items()}
+    if sum(wanted.values()) <= count:
+        assert all(result[name] >= wanted[name] for name in sizes)
+    if all(splits.shares(sizes, count)[name] >= wanted[name] for name in sizes):
+        assert result == splits.shares(sizes, count)
+
+
+@pytest.mark.parametrize(("pool", "expected"), [
+    ({}, {"bad": 1, "fine": 999}), ({"least": 10}, {"bad": 10, "fine": 990}),
+    ({"least": 10, "at_most": 5}, {"bad": 10, "fine": 50}), ({"at_most": 2.5}, {"bad": 1, "fine": 2})])
+def test_a_rare_label_is_not_lost(pool: dict[str, Any], expected: dict[str, int]) -> None:
+    assert splits.quotas({"bad": 12, "fine": 11_988}, 1000, Pool(samples={}, **pool)) == expected
 
 
 def test_tables_1_and_2_on_the_public_data(mirror: Path, workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:

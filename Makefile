@@ -268,12 +268,12 @@ $(D)/examples/manifest.json: | $(SPLITS)
 # on several, a script beside the recipe does (templates/launch/).
 %/samples.jsonl:
 	$(Q)$(PY) -m data_builders.samples --run $(RUN) --model $(MODEL) --stage $(OF)
-START = $(if $(filter 1-torchrun,$(NODES)-$(LAUNCH)),llamafactory-cli train $(RECIPE).yaml,bash $(RECIPE).$(LAUNCH).sh)
+START = $(if $(filter 1-torchrun,$(NODES)-$(LAUNCH)),--environment $(RECIPE).env -- llamafactory-cli train $(RECIPE).yaml,-- bash $(RECIPE).$(LAUNCH).sh)
 $(M)/%/manifest.json: | $(TRAIN)
 	$(Q)$(PY) -m data_builders.recipes --run $(RUN) --model $(MODEL) --stage $* --hardware $(HARDWARE) --nodes $(NODES) --launch $(LAUNCH) $(if $(TRACK),--report-to $(TRACK))
 	$(Q)$(PYTRAIN) -m data_builders.llamafactory_dataset --run $(RUN) --model $(MODEL) --stage $*
 	$(Q)$(PYTRAIN) -m data_builders.train prepare --run $(RUN) --model $(MODEL) --stage $*
-	$(Q)test -f $(M)/$*/*/trainer_state.json || $(LOGGED) --title "training $*" --environment $(RECIPE).env --steps '$(M)/$*/*/trainer_log.jsonl' -- $(START)
+	$(Q)test -f $(M)/$*/*/trainer_state.json || $(LOGGED) --title "training $*" --steps '$(M)/$*/*/trainer_log.jsonl' $(START)
 	$(Q)test -f $(M)/$*/model/trainer_state.json || $(LOGGED) --title "merging $*" -- llamafactory-cli export $(RECIPE).export.yaml
 	$(Q)$(PYTRAIN) -m data_builders.train finish --run $(RUN) --model $(MODEL) --stage $*
 

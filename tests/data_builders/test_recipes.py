@@ -378,6 +378,18 @@ def test_what_another_program_set_for_its_own_nodes_is_not_inherited(tmp_path, m
     assert not re.search(f"^({'|'.join(elsewhere)})=", sourced.stdout, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("variables", "start"), [
+    ([], "--environment {0}.env -- llamafactory-cli train {0}.yaml"), (["NODES=2"], "-- bash {0}.torchrun.sh"),
+    (["LAUNCH=slurm"], "-- bash {0}.slurm.sh")])
+def test_make_starts_with_the_file_that_was_rendered(variables, start, workdir):
+    """On one machine with its environment; a script sets its own, and there is no other file then."""
+    for name in ("Makefile", "demo", "experiments", "recipes", "requirements", "templates"):
+        (workdir / name).symlink_to(ROOT / name)
+    goal = ["build/runs/t/models/tiny/dpo/manifest.json", "RUN=t", "MODEL=tiny"]
+    done = subprocess.run(["make", "-n", *goal, *variables], cwd=workdir, capture_output=True, text=True)
+    assert start.format("build/runs/t/recipes/tiny/dpo") in done.stdout, done.stderr
+
+
 def test_slurm_asks_for_the_nodes_and_their_gpus(tmp_path):
     text = started(tmp_path, "slurm", 2).read_text()
     assert {"#SBATCH --nodes=2", "#SBATCH --ntasks-per-node=1", "#SBATCH --gpus-per-node=2"} <= set(text.splitlines())

@@ -40,6 +40,7 @@ NOT_RUN, NO_ROWS, NOT_FIT = "not run", "no such logs", "does not fit"
 MAIN = ("base", "thought-sft", "solution-sft", "dpo")
 NOTHING = ("", "", "", "")  # instead of n, unparsed, cut, seen
 TERMINAL = 120  # columns
+FEW = 8  # test logs of a label; with fewer its recall is known within some 35 points at best
 METRICS = 3  # in a block; four with intervals are wider than a terminal
 
 
@@ -119,6 +120,7 @@ class Block:
     title: str
     metrics: list[str]
     rows: list[TextRow]
+    few: str = ""  # labels with too few test logs
 
     @property
     def seen(self) -> bool:
@@ -215,7 +217,14 @@ class Sheet:
                 rows = [row for line in self.lines
                         for row in line.rows(at, column.metrics[part], line.printed[at][part])
                         if row.test_set != NOT_RUN or at < len(self.columns) - self.further]
-                yield Block(f"{column.group} {column.title}".strip(), column.metrics[part], rows)
+                yield Block(f"{column.group} {column.title}".strip(), column.metrics[part], rows, self.few(at))
+
+    def few(self, at: int) -> str:
+        """Say which labels have fewer than FEW logs in all of a column's test logs."""
+        cells = (line.cells["all"][at] for line in self.lines)
+        counts = next((cell.label_counts for cell in cells if isinstance(cell, Scored)), {})
+        few = [f"{label} {count}" for label, count in counts.items() if count < FEW]
+        return f"Few test logs, so that scores say little of these labels: {', '.join(few)}." if few else ""
 
 
 def load_results(run: Run, limit: int | None = None, samples: int = 1) -> Results:

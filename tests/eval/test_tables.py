@@ -102,6 +102,8 @@ def test_measured_stands_beside_published_with_baselines(workdir: Path, monkeypa
     terminal = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert "LogReasoner (Qwen2.5-7B) published 60.87 95.35 74.31 (+24.7)" in terminal
     assert "Baseline: TF-IDF and logistic regression not run" in terminal
+    assert any(line.startswith("Few test logs, so that scores say little of these labels:") for line in terminal)
+    assert re.findall(r"labels: (.*)", markdown)[0] == "normal 1, abnormal 4."
 
 
 def test_results_come_as_a_data_frame(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

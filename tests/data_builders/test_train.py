@@ -135,6 +135,7 @@ def test_a_preference_loss_starts_where_its_definition_says(stage, loss, tmp_pat
 
 @pytest.mark.parametrize(("stage", "losses", "said"), [
     (of(), [{"loss": 0.0}], r"\(sigmoid\) is 0.0000, not 0.6931: the reference is not"),
+    (of(), [{"loss": 0.65}], "0.6500"), (of(), [{"loss": 0.73}], "0.7300"),
     (of(), [{"loss": 25.8}], "25.8"), (of(), [{"loss": math.nan}], "nan, not 0.6931"), (of(), [], "nan"),
     (of(pref_loss="hinge"), [{"loss": 0.6931}], r"\(hinge\) is 0.6931, not 1.0000"),
     (of(pref_loss="ipo"), [{"loss": 1.0}], "not 25.0000"), (of("kto"), [{"loss": 0.6931}], "not 0.5000"),

@@ -193,7 +193,8 @@ def declare_task(options: argparse.Namespace, labels: list[str], positive_class:
                  read: Reading) -> dict[str, Any]:
     """Return the content of experiments/tasks/<name>.yaml."""
     title, window = re.sub(r"[-_]+", " ", options.name).capitalize(), options.window
-    what = "log with its description" if read.description else "log" if window == 1 else f"window of {window} log lines"
+    several = "session of log lines" if read.session else f"window of {window} log lines"
+    what = "log with its description" if read.description else "log" if window == 1 and not read.session else several
     question = f"Classify the following {what} ({title.lower()}). Decide which it is: {', '.join(labels)}."
     scoring = ({"positive": positive_class, "metrics": ["precision", "recall", "f1"]} if positive_class else
                {"metrics": ["accuracy", "weighted_f1"]})
@@ -252,11 +253,15 @@ def new_task(options: argparse.Namespace) -> None:
     paths, folder = output_paths(options.name, options.replace)
     read = reading.chosen(options, Reading())
     log = reading.log_of(options.file, options, read)
-    table = table_reader.read(log, read, options.window, options.limit)
+    if options.labels and not read.session:
+        raise UserError("--labels: has the labels of ids; say by --session what an id looks like")
+    table = table_reader.read(log, read, options.window, options.limit,
+                              table_reader.labels_by_id(reading.Log(options.labels)) if options.labels else None)
     columns, why = choose_columns(table, options)
-    if options.window > 1 and not options.label_rule and read.format not in LABELLED:
-        raise UserError(f"--window {options.window}: whose label is a window's? Decide it by a pattern that one of its "
-                        "lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column")
+    if (options.window > 1 or read.session) and not (options.label_rule or options.labels or read.format in LABELLED):
+        raise UserError("--window and --session: whose label is a session's? Decide it by a pattern that one of its "
+                        "lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column; or give a "
+                        "table of ids and labels with --labels")
     read = replace(read, text=columns["text"], description=columns["description"],
                    header=read.header if log.named is None else log.named, encoding=log.encoding or log.likely)
     items = instances(table, columns, options, read)
@@ -323,6 +328,7 @@ def main() -> None:
     add("--positive", metavar="LABEL", help="the class that precision, recall and F1 are about")
     add("--question", help="what a model is asked; it can be edited later")
     reading.add_options(parser, table_reader.FORMATS)
+    add("--labels", type=Path, metavar="FILE", help="with --session: a table of ids and their labels")
     add("--window", type=cli.positive, default=1, help="so many consecutive rows or lines are a log (default 1)")
     add("--limit", type=cli.positive, help="read so many rows")
     add("--label-rule", action="append", default=[], metavar="REGEX=LABEL",

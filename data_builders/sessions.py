@@ -13,26 +13,31 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import chain, compress, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_builders import table_reader
 from data_builders.layouts import LABELLED, check, line_parser
 from logreasoner import cli, reading
 from logreasoner.cli import UserError
-from logreasoner.files import hashing, manifest, write_jsonl
+from logreasoner.files import hashing, manifest, sha256, write_jsonl
 from logreasoner.reading import LONGEST, Log, Reading, hide
 
+if TYPE_CHECKING:
+    from logreasoner.schemas import Task
+
 WINDOW = 20  # section 4.3.1
+NORMAL = ("normal", "-", "0", "false", "no", "ok", "benign")  # in a file of labels
 
 EXAMPLES = """
 python -m data_builders.sessions --format bgl --window 20 --out sessions.jsonl BGL.log
 python -m data_builders.sessions --format bgl --limit 1000000 --seed 42 --out bgl.jsonl BGL.zip
 python -m data_builders.sessions --format spirit --limit 1000000 --source spirit --out spirit.jsonl spirit2.gz
 python -m data_builders.sessions --format lines --out mine.jsonl /var/log/syslog
+python -m data_builders.sessions --format lines --session 'blk_-?\\d+' --labels anomaly_label.csv --out h.jsonl HDFS.log
 python -m data_builders.sessions --task my-task --out mine.jsonl app.log"""
 
 
@@ -82,8 +87,10 @@ def windows(rows: Iterable[list[bytes]], layout: str, window: int, source: str, 
     counts["dropped"] = len(contents)
 
 
-def _session(source: str, first: int, text: bytes, label: str, task: str = "anomaly_detection") -> dict[str, Any]:
-    return {"id": f"{source}-{first}-{hashlib.sha256(text).hexdigest()[:12]}", "task": task, "source": source,
+def _session(source: str, first: int, text: bytes, label: str, task: str = "anomaly_detection",
+             name: str = "") -> dict[str, Any]:
+    checksum = hashlib.sha256(name.encode() + text).hexdigest()[:12]
+    return {"id": f"{source}-{first}-{checksum}", "task": task, "source": source,
             "log": text.decode("utf-8", "replace").split("\n"), "label": label, "split": "test"}
 
 
@@ -107,17 +114,35 @@ def sessions(log: Log, layout: str, window: int, source: str, counts: Counter[st
         raise UserError(f"{log}: none of {counts['lines']:,} lines has the layout {layout}; is --format right?")
 
 
-def read_sessions(log: Log, reading: Reading, window: int, source: str, counts: Counter[str], *, task: str,
-                  limit: int | None = None) -> Iterator[dict[str, Any]]:
-    """Yield the sessions of a log's first `limit` rows or events as a task reads them."""
+def read_sessions(log: Log, reading: Reading, window: int, source: str, counts: Counter[str], *, task: "Task",
+                  limit: int | None = None, labels: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
+    """Yield the sessions of a log's first `limit` rows or events as a task reads them; `labels` has those of ids.
+
+    Raises UserError for rows without the column that the task reads.
+    """
     rows = table_reader.rows(log, reading, counts)
-    for number, row in table_reader.windowed(islice(rows, limit), reading, window, counts):
+    for number, row in table_reader.windowed(islice(rows, limit), reading, window, counts, labels):
         if reading.text not in row:
             raise UserError(f"{log}: has no column {reading.text!r}; it has {', '.join(map(repr, row))}")
-        label = row["label"] if reading.format in LABELLED else ""
+        label = _label(row["label"], task) if reading.format in LABELLED or labels is not None else ""
         counts.update(["sessions", label])
-        yield _session(source, number, hide(row[reading.text], reading).encode(), label, task)
+        yield _session(source, number, hide(row[reading.text], reading).encode(), label, task.name,
+                       row.get("session", ""))
     counts["malformed"] = counts["unmatched"] + counts["blank"]
+
+
+def _label(label: str, task: "Task") -> str:
+    """Return a label as the task spells it; of two classes, what is called normal is the one that is not searched for.
+
+    Raises UserError for another one.
+    """
+    known = {name.casefold(): name for name in task.labels}
+    other = [name for name in task.labels if name != task.positive]
+    if label.casefold() in known or not label.strip():
+        return known.get(label.casefold(), "")
+    if task.positive is None or len(other) != 1:
+        raise UserError(f"label {label!r}: {task.name} has the labels {', '.join(task.labels)}")
+    return other[0] if label.casefold() in NORMAL else task.positive
 
 
 def source_name(path: Path) -> str:
@@ -138,7 +163,7 @@ def report(name: str, window: int, counts: Counter[str]) -> str:
             f"{counts['malformed']:,} malformed lines skipped, {counts['dropped']:,} of a short last window dropped")
 
 
-def _task(name: str) -> Any:
+def _task(name: str) -> "Task":
     from logreasoner import config  # takes as long to import as a small log to cut
 
     return config.task(name)
@@ -152,28 +177,32 @@ def build(options: argparse.Namespace) -> None:
     source = options.source or source_name(options.input)
     if "#" in source:
         raise UserError(f"--source {source!r}: '#' is reserved for the numbers of votes; choose another name")
-    task = _task(options.task) if options.task else None
-    if not (options.format or task):
+    if not (options.format or options.task):
         raise UserError("give --format, or --task to read the log as that task says")
+    task = _task(options.task) if options.task else None
     read = reading.chosen(options, (task and task.reading) or Reading(format="lines"))
     window = options.window or (task.window if task else WINDOW)
+    if options.labels and not read.session:
+        raise UserError("--labels: has the labels of ids; say by --session what an id looks like")
     log = reading.log_of(options.input, options, read)
-    if (read.format in LABELLED or (read.format, read.event_start) == ("lines", "none")) and not read.masks:
+    if (read.format in LABELLED or (read.format, read.event_start) == ("lines", "none")) and not (
+            read.masks or read.session):
         rows = sessions(log, read.format, window, source, counts, limit=options.limit, seed=options.seed,
                         level=options.level, header=read.header)
     elif options.level or options.seed is not None:
         raise UserError(f"--level and --seed are for {', '.join(LABELLED)}, or for lines with --event-start none, and "
                         "without --mask")
     else:
-        rows = read_sessions(log, read, window, source, counts, task=options.task or "anomaly_detection",
-                             limit=options.limit)
+        labels = table_reader.labels_by_id(Log(options.labels)) if options.labels else None
+        rows = read_sessions(log, read, window, source, counts, task=task or _task("anomaly_detection"),
+                             limit=options.limit, labels=labels)
     if sys.stderr.isatty():
         from tqdm import tqdm
 
         rows = iter(tqdm(rows, unit=" sessions"))
     with hashing(options.input) as checksum:
         write_jsonl(options.out, rows)
-        inputs = {options.input: checksum()}
+        inputs = {options.input: checksum(), **({options.labels: sha256(options.labels)} if options.labels else {})}
     settings = {"window": window, **{key: getattr(options, key) for key in ("limit", "seed", "level", "member")}}
     manifest(options.out, inputs, source=source, settings=settings, reading=read.as_yaml(), counts=counts)
     for note in log.notes:
@@ -188,6 +217,7 @@ def main() -> None:
     reading.add_options(parser, table_reader.FORMATS)
     parser.add_argument("--task", help="read the log as experiments/tasks/<task>.yaml says")
     parser.add_argument("--window", type=cli.positive, help=f"lines of a session (default: the task's, else {WINDOW})")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="with --session: a table of ids and their labels")
     parser.add_argument("--limit", type=cli.positive, help="read so many lines (default: all)")
     parser.add_argument("--seed", type=int, help="with --limit: one random block instead of the first lines")
     parser.add_argument("--level", action="store_true", help="show BGL's level before each message")

@@ -9,18 +9,21 @@ that are too short, guesses types, and does not keep the numbers of the lines.
 import csv
 import json
 import re
+import sqlite3
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from itertools import chain, islice
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from data_builders.layouts import LABELLED, LAYOUTS, check, line_parser
 from logreasoner.cli import UserError
-from logreasoner.reading import ANSI_TEXT, ENDINGS, Log, Reading, events
+from logreasoner.files import dump
+from logreasoner.reading import ANSI_TEXT, ENDINGS, Log, Reading, events, pattern
 
 LARGEST = 1 << 28  # bytes of a file, unpacked: labelled examples are read into memory
 LARGEST_SHEET = 1 << 26  # bytes of an .xlsx file, unpacked
@@ -37,6 +40,7 @@ FORMATS = (f"raw lines: {', '.join(LAYOUTS)}, or a regular expression with named
            f"say what it is: {', '.join(dict.fromkeys(KINDS.values()))}")
 Row = dict[str, str]
 Numbered = Iterator[tuple[int, Row]]  # rows, each with a number of its line (of tables: the one that it ends on)
+Part = list[tuple[int, Row]]  # the rows of a session
 Attempts = Iterator[tuple[int, Row | str]]  # the same, with the reason in place of a row that cannot be read
 
 
@@ -59,15 +63,16 @@ def is_table(path: Path) -> bool:
     return Path(ENDINGS.sub("", path.name)).suffix.lower().lstrip(".") in KINDS
 
 
-def read(log: Log, reading: Reading | None = None, window: int = 1, limit: int | None = None) -> Table:
-    """Read the first `limit` rows of a file; `window` consecutive ones are one, their values joined by line ends.
+def read(log: Log, reading: Reading | None = None, window: int = 1, limit: int | None = None,
+         labels: Mapping[str, str] | None = None) -> Table:
+    """Read the first `limit` sessions of a file, each as a row (`windowed`), by default one of each of its rows.
 
     Raises UserError with file and line for what does not have the format that it should.
     """
     reading, counts = reading or Reading(), Counter[str]()
-    table = _fill(log, islice(windowed(rows(log, reading, counts), reading, window, counts), limit))
+    table = _fill(log, islice(windowed(rows(log, reading, counts), reading, window, counts, labels), limit))
     skipped = {"unmatched": "lines do not match --format and are left out", "nuls": "NUL characters removed",
-               "dropped": "of a short last window left out"}
+               "dropped": "of a short last window left out", "without id": "rows without an id for --session left out"}
     table.notes = log.notes + [f"{counts[name]:,} {what}" for name, what in skipped.items() if counts[name]]
     return table
 
@@ -91,20 +96,68 @@ def _fill(log: Log, source: Numbered) -> Table:
     return table
 
 
-def windowed(source: Numbered, reading: Reading, window: int, counts: Counter[str]) -> Numbered:
-    """Yield windows of consecutive rows as rows; one of a labelled layout is abnormal if one of its lines is.
+def windowed(source: Numbered, reading: Reading, window: int, counts: Counter[str],
+             labels: Mapping[str, str] | None = None) -> Numbered:
+    """Yield sessions as rows: the values of each column joined by line ends.
 
-    A short last one is counted as dropped.
+    One of a labelled layout is abnormal if one of its lines is; `labels` has the label of each id. A window that is
+    too short, the last one, is counted as dropped.
     """
-    while part := list(islice(source, window)):
-        if len(part) < window:
+    for name, part in parts(source, reading, window, counts):
+        if not reading.session and len(part) < window:
             counts["dropped"] = len(part)
             return
-        names = dict.fromkeys(name for _, row in part for name in row)
-        row = {name: "\n".join(row.get(name, "") for _, row in part) for name in names}
+        row = {column: "\n".join(row.get(column, "") for _, row in part)
+               for column in dict.fromkeys(column for _, row in part for column in row)}
         if reading.format in LABELLED:
             row["label"] = "abnormal" if any(row["label"] == "abnormal" for _, row in part) else "normal"
+        if reading.session:
+            row["session"] = name
+        if labels is not None:
+            row["label"] = labels.get(name, "")
         yield part[0][0], row
+
+
+def parts(source: Numbered, reading: Reading, window: int, counts: Counter[str]) -> Iterator[tuple[str, Part]]:
+    """Yield the id ("" for windows) and the rows of each session, in the order in which sessions begin.
+
+    Raises UserError where no row has an id.
+    """
+    if not reading.session:
+        while part := list(islice(source, window)):
+            yield "", part
+        return
+    ids = pattern("--session", reading.session)
+
+    def members() -> Iterator[tuple[str, int, str]]:
+        for number, row in source:
+            names = {match[bool(ids.groups)] for match in ids.finditer(" ".join(row.values()))}
+            counts["without id"] += not names
+            yield from ((name or "", number, dump(row)) for name in sorted(names, key=str))
+
+    with closing(sqlite3.connect("")) as store:  # a temporary file: a log may be larger than the memory
+        store.execute("CREATE TABLE rows (session TEXT, number INTEGER, row TEXT)")
+        if not store.executemany("INSERT INTO rows VALUES (?, ?, ?)", members()).rowcount:
+            raise UserError(f"--session {reading.session!r}: matches nothing in any row")
+        ordered = store.execute("SELECT session, number, row FROM rows JOIN (SELECT session, min(number) AS first "
+                                "FROM rows GROUP BY session) USING (session) ORDER BY first, session, number")
+        for name, members_of in groupby(ordered, key=itemgetter(0)):
+            yield name, [(number, json.loads(row)) for _, number, row in members_of]
+
+
+def labels_by_id(log: Log) -> dict[str, str]:
+    """Read a file of labels: the id of each session in its first column, the label in the one called so or the last.
+
+    Raises UserError for a file with one column.
+    """
+    result, label = dict[str, str](), ""
+    for number, row in rows(log, Reading(), Counter()):
+        identifier, *others = row
+        if not others:
+            raise UserError(f"{log}:{number}: needs two columns, the ids of sessions and their labels")
+        label = label or next((name for name in others if re.search("label|class|anomal", name.lower())), others[-1])
+        result[row[identifier].strip()] = row.get(label, "")
+    return result
 
 
 def rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:

@@ -57,6 +57,7 @@ class Session:
     log: tuple[str, ...]
     asked: str
     description: str
+    id: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,11 @@ class Verdict:
     steps: tuple[str, ...]
     note: str
     log: tuple[str, ...]
+    session: str = ""
+
+    def as_json(self) -> str:
+        """Return one JSON line; the session's id is left out where it has none."""
+        return json.dumps({name: value for name, value in asdict(self).items() if value or name != "session"})
 
 
 @dataclass(frozen=True)
@@ -129,7 +135,7 @@ class Client:
         body = element(after_thinking(text or ""), "solutions")
         steps = parse_steps(body) if body else None
         return Verdict(session.first, session.last, label, steps or (),
-                       note or ("" if label else "not in the answer format"), session.log)
+                       note or ("" if label else "not in the answer format"), session.log, session.id)
 
 
 def windows(log: Log, read: Reading, window: int, description: str | None, counts: Counter[str]) -> Iterator[Session]:
@@ -138,7 +144,7 @@ def windows(log: Log, read: Reading, window: int, description: str | None, count
     `description` replaces the one that each row may have. Raises UserError for rows without the column that is asked.
     """
     rows = table_reader.rows(log, read, counts)
-    while part := list(islice(rows, window)):
+    for name, part in table_reader.parts(rows, read, window, counts):
         for number, row in part:
             if read.text not in row:
                 raise UserError(f"{log}: line {number}: has no {read.text!r} but {', '.join(map(repr, row))}; name the "
@@ -146,7 +152,7 @@ def windows(log: Log, read: Reading, window: int, description: str | None, count
         log_lines = tuple(row[read.text] for _, row in part)
         own = "\n".join(row.get(read.description, "") for _, row in part)
         yield Session(part[0][0], part[-1][0], log_lines, hide("\n".join(log_lines), read),
-                      hide(own, read) if description is None else description)
+                      hide(own, read) if description is None else description, name)
 
 
 def reading_of(given: argparse.Namespace, rules: Task) -> Reading:
@@ -168,6 +174,7 @@ def as_text(verdict: Verdict, positives: Sequence[str], colours: bool) -> str:
 
     single = verdict.first == verdict.last
     where = f"line {verdict.first:,}" if single else f"lines {verdict.first:,}-{verdict.last:,}"
+    where += f" ({escape_terminal(verdict.session)})" if verdict.session else ""
     kind = "unparsed" if verdict.label is None else "positive" if verdict.label in positives else "negative"
     log = f"  {escape_terminal(verdict.log[0])}" if single else ""
     head = f"{where}: {paint(verdict.label or 'unparsed', kind)}{log}"
@@ -226,7 +233,7 @@ def _main(given: argparse.Namespace) -> None:
         for batch in iter(lambda: list(islice(sessions, given.batch)), []):
             for verdict in client.verdicts(batch):
                 labels[verdict.label] += 1
-                print(json.dumps(asdict(verdict)) if given.json else as_text(verdict, positives, colours))
+                print(verdict.as_json() if given.json else as_text(verdict, positives, colours))
             sys.stdout.flush()
     for note in log.notes:
         print(f"note: {note}", file=sys.stderr)

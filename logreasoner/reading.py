@@ -77,6 +77,7 @@ class Reading:
     `format`: "table" for a file's own kind (CSV, JSON, ...), a layout of data_builders/layouts.py, or a regular
     expression with named groups. `text` and `description` name columns or groups. `header`: a table's first row has
     names; a layout's header is shown. `event_start`: how the first line of an event begins, or auto, or none.
+    `session`: a regular expression for the id that the rows of one session share, wherever they are in the file.
     `masks`: regular expressions of what is hidden, in this order. `encoding`: of files that are not UTF-8.
     """
 
@@ -86,6 +87,7 @@ class Reading:
     description: str = ""
     header: bool | None = None
     event_start: str = "auto"
+    session: str = ""
     masks: tuple[str, ...] = ()
     encoding: str | None = None
 
@@ -389,6 +391,8 @@ def add_options(parser: argparse.ArgumentParser, formats: str) -> None:
              "layout); tables: whether the first row has the names of the columns (default: seen)")
     add("--event-start", metavar="REGEX", help="raw lines: how the first line of an event of several begins; none: "
         "every line is an event; default: indented lines, `at ` and `Caused by` continue")
+    add("--session", metavar="REGEX", help="rows with the same id are one session, wherever they are: what this "
+        "matches, or its first group; a row with several ids is in each")
     add("--mask", action="append", metavar="REGEX", help="repeatable: what is hidden in every text, as [MASK]")
     add("--encoding", type=encoding, help="such as gb18030, cp1252, utf-16-le (default: seen)")
     add("--member", help="which file of an archive, or sheet of an .xlsx, that holds several")
@@ -397,7 +401,7 @@ def add_options(parser: argparse.ArgumentParser, formats: str) -> None:
 def chosen(given: argparse.Namespace, base: Reading) -> Reading:
     """Return a reading with what was given on the command line instead of what it says."""
     changes = {"format": given.format, "header": given.header, "event_start": given.event_start,
-               "masks": given.mask and tuple(given.mask), "encoding": given.encoding}
+               "session": given.session, "masks": given.mask and tuple(given.mask), "encoding": given.encoding}
     return replace(base, **{name: value for name, value in changes.items() if value is not None})
 
 

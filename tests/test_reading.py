@@ -12,7 +12,6 @@ import json
 import lzma
 import zipfile
 from collections import Counter
-from pathlib import Path
 
 import openpyxl
 import pyarrow
@@ -176,6 +175,31 @@ def test_lines_of_a_stack_trace_are_one_event(tmp_path):
         " a\n b", "c", " d"]
 
 
+HDFS = """081109 203518 143 INFO dfs.DataNode: Receiving block blk_-16 src: /10.0.0.1
+081109 203519 145 INFO dfs.FSDataset: Deleting block blk_35 file /x
+081109 203520 143 INFO dfs.DataNode: PacketResponder 1 for block blk_-16 terminating
+081109 203521 143 INFO dfs.FSNamesystem: ask 10.0.0.1 to delete blk_-16 blk_7
+081109 203522 143 INFO dfs.NameNode: safe mode is off
+"""
+
+
+@pytest.mark.parametrize("labels", ["BlockId,Label\nblk_-16,Normal\nblk_35,Anomaly\n",
+                                    "b;abnormal\nblk_-16;0\nblk_35;1\n"])
+def test_sessions_by_id_with_a_file_of_labels(tmp_path, capsys, labels):
+    log, out = written(tmp_path, "HDFS.log", HDFS), tmp_path / "out.jsonl"
+    call(sessions, "--format", "lines", "--session", r"blk_-?\d+", "--out", out, "--labels",
+         written(tmp_path, "anomaly_label.csv", labels), log)
+    items = list(read_instances(out))
+    assert [(len(item.log), item.label) for item in items] == [(3, "normal"), (1, "abnormal"), (1, "")]
+    assert items[0].log[2].endswith("delete blk_-16 blk_7") and len({item.id for item in items}) == 3
+    assert "5 lines -> 3 sessions" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--session 'job': matches nothing in any row"):
+        read(log, "lines", session="job")
+    assert read(log, "lines", session="blk_").notes == ["1 rows without an id for --session left out"]
+    by_group = read(log, "lines", session=r"dfs\.(\w+)")
+    assert [row["session"] for row in by_group.rows] == ["DataNode", "FSDataset", "FSNamesystem", "NameNode"]
+
+
 # ---- tables
 def test_values_that_are_no_texts(tmp_path):
     path = written(tmp_path, "x.jsonl", '{"MESSAGE": [104, 105], "a": {"b": {"c": 1.5}}, "n": NaN, "e": {}}\n'
@@ -279,6 +303,7 @@ LAYOUT = r"(?P<time>\S+) (?P<level>\w+) (?P<text>.*)"
 RAW = "".join(f"12:00:{at:02} {LEVELS[kind]} {text}\n  at frame {at}\n" for at, (text, kind) in enumerate(PAIRS))
 LABELLED = "".join(f"{'K' if kind == 'bad' else '-'} 1117838570 2005.06.03 R02 2005-06-03-15.42.50.675872 R02 RAS "
                    f"KERNEL INFO {text}\n" for text, kind in PAIRS * 2)
+JOBS = "".join(f"{text} job-{at % 59}\nalso job-{at % 59} and job-{at}\n" for at, (text, _) in enumerate(PAIRS))
 CASES = {
     "a group of a regular expression": ("app.log", RAW, ["--format", LAYOUT, "--rule-column", "level", *RULE]),
     "windows of it": ("app.log", RAW * 2, ["--format", LAYOUT, "--rule-column", "level", "--window", "2", *RULE]),
@@ -287,7 +312,8 @@ CASES = {
     "windows of BGL with a header": ("bgl.log", LABELLED, ["--format", "bgl", "--window", "2", "--header"]),
     "a column, masked": ("x.csv", TABLE, ["--mask", r"code=\d", "--mask", "koi"]),
     "windows of a table": ("x.csv", TABLE * 2, ["--window", "2", "--rule-column", "state", "--label-rule", "bad=bad"]),
-    "a table without names": ("x.csv", TABLE.partition("\n")[2], []),
+    "a table without names": ("x.csv", TABLE.partition("\n")[2], ["--label", "column 3"]),
+    "sessions by id": ("app.log", JOBS, ["--format", "lines", "--session", r"job-\d+", "--labels"]),
     "a nested field": ("x.jsonl", "".join(json.dumps({"log": {"message": text}, "state": kind}) + "\n"
                                           for text, kind in PAIRS), []),
     "GBK": ("x.csv", TABLE.replace("met", "遇到").encode("gbk"), []),
@@ -301,17 +327,26 @@ def test_a_model_is_asked_about_the_texts_that_it_was_trained_on(own_place, case
     """new-task, sessions and analyze make the same texts of the same file, by what the task's YAML keeps."""
     name, content, options = CASES[case]
     path = written(own_place, name, content)
+    if "--labels" in options:
+        options = [*options, written(own_place, "labels.csv", "Job,Label\n" + "".join(
+            f"job-{at},{kind}\n" for at, kind in enumerate(KIND)))]
     call(new_task, "--name", "mine", "--from", path, *options)
-    task = config.task("mine")
     trained = {item.text for part in ("train", "test") for item in read_instances(f"build/data/own/mine/{part}.jsonl")}
-    arguments = argparse.Namespace(log=str(path), text=None, format=None, header=None, event_start=None, mask=None,
-                                   encoding=None, member=None)
-    read = analyze.reading_of(arguments, task)
-    asked = list(analyze.windows(reading.log_of(path, arguments, read), read, task.window, None, Counter()))
-    assert {session.asked for session in asked} == trained and len(trained) >= len(NOISE) / 2
+    assert {session.asked for session in asked(path)} == trained and len(trained) >= len(NOISE) / 2
     call(sessions, "--task", "mine", "--out", "build/sessions.jsonl", path)
     assert {item.text for item in read_instances("build/sessions.jsonl")} == trained
     assert not any("ERROR" in text or "\x1b" in text or "koi" in text for text in trained if "--mask" in options)
+
+
+def asked(path, *options):
+    """Return what analyze asks about a file on the task `mine`."""
+    parser = argparse.ArgumentParser()
+    reading.add_options(parser, "")
+    for option in ("--log", "--text"):
+        parser.add_argument(option)
+    given, task = parser.parse_args(["--log", str(path), *options]), config.task("mine")
+    read = analyze.reading_of(given, task)
+    return list(analyze.windows(reading.log_of(path, given, read), read, task.window, None, Counter()))
 
 
 def call(module, *arguments):
@@ -323,12 +358,8 @@ def call(module, *arguments):
 def test_raw_lines_are_the_texts_of_a_task_that_was_made_from_a_table(own_place):
     call(new_task, "--name", "mine", "--from", written(own_place, "x.csv", TABLE), "--mask", "code=.*")
     path = written(own_place, "today.log", "fan code=9\nall well\n")
-    arguments = argparse.Namespace(log=str(path), text=None, format=None, header=None, event_start=None, mask=None,
-                                   encoding=None, member=None)
-    read = analyze.reading_of(arguments, config.task("mine"))
-    assert [session.asked for session in analyze.windows(Log(path), read, 1, None, Counter())] == [
-        "fan [MASK]", "all well"]
-    arguments.format, arguments.log = "csv", str(written(own_place, "y.csv", "a,b\n1,2\n"))
+    assert [session.asked for session in asked(path)] == ["fan [MASK]", "all well"]
+    path = written(own_place, "y.csv", "a,b\none two,2\n")
     with pytest.raises(UserError, match="has no 'message' but 'a', 'b'; name the one with the text by --text"):
-        list(analyze.windows(Log(Path(arguments.log)), analyze.reading_of(arguments, config.task("mine")), 1, None,
-                             Counter()))
+        asked(path)
+    assert [session.asked for session in asked(path, "--text", "a")] == ["one two"]

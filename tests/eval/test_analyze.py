@@ -192,6 +192,16 @@ def test_layouts_single_logs_and_other_labels_to_fail_on(endpoint: Endpoint, wor
     assert b"FAN/1/STOP: x" in risky.stdout and "FAN/[MASK]/STOP" in endpoint.bodies[-1]["messages"][0]["content"]
 
 
+def test_sessions_by_id_are_named(endpoint: Endpoint, workdir: Path) -> None:
+    log = b"req-1 a\nreq-2 b\nreq-1 boom\n"
+    endpoint.answers["boom"] = ANSWER
+    done = command(endpoint, "--session", "req-[0-9]+", log=log)
+    assert [line for line in done.stdout.decode().splitlines() if line.startswith("line")] == [
+        "lines 1-3 (req-1): abnormal", "line 2 (req-2): normal  req-2 b"]
+    assert [row["session"] for row in rows(command(endpoint, "--json", "--session", "req-([0-9]+)", log=log))] == [
+        "1", "2"]
+
+
 def test_a_runs_examples_are_in_the_prompt(endpoint: Endpoint, workdir: Path) -> None:
     run = declare("mine", resolve("demo", []))
     write_jsonl(run.splits / "examples.jsonl", [

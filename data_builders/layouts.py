@@ -7,10 +7,11 @@ its training templates have none, and it is off there.
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import closing
 from itertools import islice
 
 from logreasoner.cli import UserError
-from logreasoner.reading import Log
+from logreasoner.reading import Log, events
 
 Parsed = tuple[bytes, bytes, bytes]  # label ("-" unless the line is an alert), level, content
 Parser = Callable[[bytes], Parsed | None]
@@ -64,6 +65,19 @@ HEADER_SHOWN = ("spirit", "thunderbird")  # unless it is said otherwise
 FORMS = {"bgl": re.compile(rb"\S+ \d+ [\d.]{10} \S+ \d{4}-\d\d-\d\d-\d\d\.\d\d\.\d\d\.\d+ \S+ \S+ \S+ \S+"),
          "spirit": re.compile(rb"\S+ +\d+ +[\d.]{10} +\S+ +[A-Z][a-z]{2} +\d+ +\d\d:\d\d:\d\d ")}
 FORMS["thunderbird"] = FORMS["spirit"]
+# Layouts whose lines have named parts, of which a model sees `text`.
+PATTERNS = {
+    "rfc3164": r"(?:<\d{1,3}>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) (?P<host>\S+) "
+               r"(?P<text>(?P<program>[^\s:\[<]+)(?:\[\d+\])?:.*)",
+    "rfc5424": r"<\d{1,3}>1 (?P<time>\S+) (?P<host>\S+) (?P<program>\S+) \S+ (?P<id>\S+) "
+               r"(?P<data>-|(?:\[(?:[^\]\\]|\\.)*\])+) ?\ufeff?(?P<text>.*)",
+    "access": r"(?P<client>\S+) \S+ (?P<user>\S+) \[(?P<time>[^\]]+)\] "
+              r'(?P<text>"(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}) (?P<bytes>\d+|-).*)',
+    "cef": r"(?P<header>.*?)CEF:\d+" + "".join(rf"\|(?P<{name}>(?:[^|\\]|\\.)*)" for name in (
+        "vendor", "product", "version", "signature", "name", "severity")) + r"\|(?P<text>.*)",
+    "cri": r"(?P<time>\d{4}-\d\d-\d\dT\S+) (?P<stream>stdout|stderr) (?P<part>[FP]) (?P<text>.*)",
+}
+RAW = (*LAYOUTS, *PATTERNS)  # names of layouts
 LOOKED_AT, SOME, NEARLY_ALL = 1_000, 0.5, 0.9
 
 
@@ -75,6 +89,29 @@ def line_parser(layout: str, header: bool | None = None) -> Parser:
     if header and layout not in WITH_HEADER:
         raise UserError(f"--header: the {layout} layout has no header; its lines are shown whole")
     return WITH_HEADER[layout] if header or (header is None and layout in HEADER_SHOWN) else LAYOUTS[layout]
+
+
+def recognise(log: Log) -> str:
+    """Return the layout that nearly all of a log's first lines have, "jsonl", or "lines", and note it.
+
+    Raises UserError for what is read but once.
+    """
+    if not log.path.is_file():
+        raise UserError(f"{log}: --format auto looks at a file first; name the format")
+    with closing(log.batches()) as lines:
+        batch = list(events([next(lines, [])[:LOOKED_AT]], "auto"))
+    sample = [event for events_of in batch for event in events_of if event.strip()]
+    if sample[:1] and sample[0].startswith(b"__CURSOR="):
+        raise UserError(f"{log}: is written by `journalctl -o export`; read what `journalctl -o json` writes")
+    texts = [event.decode("utf-8", "replace") for event in sample]
+    found = {name: sum(map(bool, map(form.match, sample))) for name, form in FORMS.items()}
+    for name, regex in {**PATTERNS, "jsonl": r"\s*\{.*\}\s*$"}.items():
+        found[name] = sum(map(bool, map(re.compile(regex, re.DOTALL).match, texts)))
+    shares = {name: count / max(1, len(sample)) for name, count in found.items()}
+    best = max(shares, key=lambda name: shares[name])
+    layout = best if shares[best] >= NEARLY_ALL else "lines"
+    log.note(f"{log}: is read as --format {layout}")
+    return layout
 
 
 def check(log: Log, layout: str, lines: Sequence[bytes]) -> None:

@@ -248,15 +248,22 @@ def show(table: Table, options: argparse.Namespace, choices: list[list[str]]) ->
         print(f"note: {note}")
 
 
-def new_task(options: argparse.Namespace) -> None:
-    """Read the file, print what is wrong with it, and write the task, its runs and its instances."""
-    paths, folder = output_paths(options.name, options.replace)
+def _read(options: argparse.Namespace) -> tuple[reading.Log, Reading, Table]:
+    """Read the file. Raises UserError for labels of ids without ids."""
     read = reading.chosen(options, Reading())
     log = reading.log_of(options.file, options, read)
+    read = table_reader.resolved(log, read)
     if options.labels and not read.session:
         raise UserError("--labels: has the labels of ids; say by --session what an id looks like")
     table = table_reader.read(log, read, options.window, options.limit,
                               table_reader.labels_by_id(reading.Log(options.labels)) if options.labels else None)
+    return log, read, table
+
+
+def new_task(options: argparse.Namespace) -> None:
+    """Read the file, print what is wrong with it, and write the task, its runs and its instances."""
+    paths, folder = output_paths(options.name, options.replace)
+    log, read, table = _read(options)
     columns, why = choose_columns(table, options)
     if (options.window > 1 or read.session) and not (options.label_rule or options.labels or read.format in LABELLED):
         raise UserError("--window and --session: whose label is a session's? Decide it by a pattern that one of its "

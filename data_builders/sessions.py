@@ -15,6 +15,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
+from dataclasses import replace
 from itertools import chain, compress, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -156,10 +157,11 @@ def slug(name: str) -> str:
     return re.sub(r"[\W_]+", "-", name.lower()).strip("-")
 
 
-def report(name: str, window: int, counts: Counter[str]) -> str:
-    """Return one line of text that accounts for every line of a log."""
+def report(name: str, window: int | None, counts: Counter[str]) -> str:
+    """Return one line of text that accounts for every line of a log; None for sessions by id."""
+    of = f"of {window} lines" if window else "by id"
     labelled = "labels unknown" if counts[""] else f"{counts['abnormal']:,} abnormal"
-    return (f"{name}: {counts['lines']:,} lines -> {counts['sessions']:,} sessions of {window} lines, {labelled}; "
+    return (f"{name}: {counts['lines']:,} lines -> {counts['sessions']:,} sessions {of}, {labelled}; "
             f"{counts['malformed']:,} malformed lines skipped, {counts['dropped']:,} of a short last window dropped")
 
 
@@ -185,6 +187,7 @@ def build(options: argparse.Namespace) -> None:
     if options.labels and not read.session:
         raise UserError("--labels: has the labels of ids; say by --session what an id looks like")
     log = reading.log_of(options.input, options, read)
+    read = table_reader.resolved(log, replace(read, text=options.text or read.text))
     if (read.format in LABELLED or (read.format, read.event_start) == ("lines", "none")) and not (
             read.masks or read.session):
         rows = sessions(log, read.format, window, source, counts, limit=options.limit, seed=options.seed,
@@ -207,7 +210,7 @@ def build(options: argparse.Namespace) -> None:
     manifest(options.out, inputs, source=source, settings=settings, reading=read.as_yaml(), counts=counts)
     for note in log.notes:
         print(f"note: {note}")
-    print(report(str(options.input), window, counts))
+    print(report(str(options.input), None if read.session else window, counts))
 
 
 def main() -> None:
@@ -216,6 +219,7 @@ def main() -> None:
                         EXAMPLES)
     reading.add_options(parser, table_reader.FORMATS)
     parser.add_argument("--task", help="read the log as experiments/tasks/<task>.yaml says")
+    parser.add_argument("--text", metavar="COLUMN", help="the one with the text (default: the task's, else text)")
     parser.add_argument("--window", type=cli.positive, help=f"lines of a session (default: the task's, else {WINDOW})")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="with --session: a table of ids and their labels")
     parser.add_argument("--limit", type=cli.positive, help="read so many lines (default: all)")

@@ -14,13 +14,13 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from data_builders.layouts import LABELLED, LAYOUTS, check, line_parser
+from data_builders.layouts import LABELLED, LAYOUTS, PATTERNS, RAW, check, line_parser, recognise
 from logreasoner.cli import UserError
 from logreasoner.files import dump
 from logreasoner.reading import ANSI_TEXT, ENDINGS, Log, Reading, events, pattern
@@ -36,7 +36,7 @@ KINDS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "jsonl", "ndjson":
          "pq": "parquet", "xlsx": "xlsx", "xlsm": "xlsx"}  # endings of names, which can be said as a format too
 DATUM = re.compile(r"[-+]?\d[\d.,:/+TZ -]*")  # numbers, dates, times and addresses
 BLANKS = re.compile(r"[\s\x1e]*")  # between JSON values; RFC 7464 begins each by a record separator
-FORMATS = (f"raw lines: {', '.join(LAYOUTS)}, or a regular expression with named groups; a table whose name does not "
+FORMATS = (f"raw lines: {', '.join(RAW)}, auto, or a regular expression with named groups; a table whose name does not "
            f"say what it is: {', '.join(dict.fromkeys(KINDS.values()))}")
 Row = dict[str, str]
 Numbered = Iterator[tuple[int, Row]]  # rows, each with a number of its line (of tables: the one that it ends on)
@@ -61,6 +61,13 @@ class Table:
 def is_table(path: Path) -> bool:
     """Tell from its name whether a file is a table."""
     return Path(ENDINGS.sub("", path.name)).suffix.lower().lstrip(".") in KINDS
+
+
+def resolved(log: Log, reading: Reading) -> Reading:
+    """Return a reading with the format that a file is seen to have in place of "auto"."""
+    if reading.format != "auto":
+        return reading
+    return replace(reading, format="table" if is_table(log.path) else recognise(log))
 
 
 def read(log: Log, reading: Reading | None = None, window: int = 1, limit: int | None = None,
@@ -166,7 +173,7 @@ def rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
     `counts` receives lines, and those that are left out: blank ones and unmatched ones. Raises UserError with file and
     line for what cannot be read.
     """
-    if reading.format in LAYOUTS or reading.format not in ("table", *KINDS.values()):
+    if reading.format not in ("table", *KINDS.values()):
         return _line_rows(log, reading, counts)
     kind = reading.format if reading.format != "table" else _kind(log)
     readers: dict[str, Callable[[], Attempts]] = {
@@ -192,7 +199,7 @@ def _kind(log: Log) -> str:
                     return "xlsx"
     suffix = Path(ENDINGS.sub("", log.path.name)).suffix.lower().lstrip(".")
     if suffix in ("log", "txt"):
-        raise UserError(f"{log}: raw lines need --format: {', '.join(LAYOUTS)}, or a regular expression with named "
+        raise UserError(f"{log}: raw lines need --format: auto, {', '.join(RAW)}, or a regular expression with named "
                         "groups; rename a table with this ending to .csv")
     return KINDS.get(suffix, "csv")
 
@@ -228,7 +235,8 @@ def _clean(text: str, counts: Counter[str] | None = None) -> str:
 # ---- raw lines
 
 def _line_rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
-    parse = _layout_row(reading) if reading.format in LAYOUTS else _pattern_row(reading.format)
+    parse = _layout_row(reading) if reading.format in LAYOUTS else \
+        _pattern_row(PATTERNS.get(reading.format, reading.format))
     start, number, kept = None if reading.format in LABELLED else reading.event_start, 1, 0
     with closing(log.batches()) as lines:
         first = next(lines, [])
@@ -263,7 +271,7 @@ def _pattern_row(regex: str) -> Callable[[bytes], Row | None]:
     try:
         groups = re.compile(regex, re.DOTALL)  # an event may have several lines
     except re.error as error:
-        raise UserError(f"--format {regex!r}: neither one of {', '.join((*LAYOUTS, *KINDS))} nor a regular expression "
+        raise UserError(f"--format {regex!r}: neither one of {', '.join((*RAW, *KINDS))} nor a regular expression "
                         f"({error})") from None
     if not groups.groupindex:
         raise UserError(f"--format {regex!r}: a regular expression needs named groups such as (?P<text>.*), which "

@@ -219,6 +219,7 @@ def _main(given: argparse.Namespace) -> None:
     log = reading.log_of(Path(given.log), given, read)
     if given.log != "-" and not log.path.exists():
         raise UserError(f"{given.log}: no such file")
+    read = table_reader.resolved(log, read)
     counts: Counter[str] = Counter()
     labels: Counter[str | None] = Counter()
     sessions = windows(log, read, given.window or rules.window, given.description, counts)

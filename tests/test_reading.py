@@ -12,6 +12,7 @@ import json
 import lzma
 import zipfile
 from collections import Counter
+from pathlib import Path
 
 import openpyxl
 import pyarrow
@@ -160,6 +161,42 @@ def test_another_layout_is_said_so(tmp_path, content, form, other):
             start()
     assert f"have the layout {other}, not lines: each text begins with the label" in read(path, "lines").notes[0]
     assert layouts.FORMS[other].match(content)
+
+
+KINDS = {
+    "rfc3164": ("<34>Oct 11 22:14:15 web1 sshd[812]: Failed password for x", "sshd[812]: Failed password for x"),
+    "rfc3164 as rsyslog writes it": ("2024-05-01T10:00:00.1+02:00 web1 kernel: oops: 0", "kernel: oops: 0"),
+    "rfc5424": ('<165>1 2003-10-11T22:14:15Z h app 1 ID47 [a@1 b="x\\]y"][c] \ufeffAn event', "An event"),
+    "rfc5424 without a message": ("<13>1 2003-10-11T22:14:15Z h app - - -", ""),
+    "access": ('::1 - - [10/Oct/2000:13:55:36 -0700] "GET /\\"a HTTP/1.0" 404 - "-" "curl"',
+               '"GET /\\"a HTTP/1.0" 404 - "-" "curl"'),
+    "cef": (r"Sep 1 08:26:10 h CEF:0|Acme|guard\|x|1.0|100|worm stopped|10|src=10.0.0.1 msg=a", "src=10.0.0.1 msg=a"),
+    "cri": ("2016-10-06T00:17:09.66Z stderr F boom at line 3", "boom at line 3")}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_layouts_of_others_are_read_and_recognised(tmp_path, kind):
+    line, text = KINDS[kind]
+    name = kind.partition(" ")[0]
+    path = written(tmp_path, "x.log", f"{line}\n" * 9 + f"{line}\n  at more\nodd line\n")
+    result = read(path, name)
+    assert [row["text"] for row in result.rows] == [text] * 9 + [f"{text}\n  at more"]
+    assert "1 lines do not match" in result.notes[-1]
+    log = Log(path)
+    assert table_reader.resolved(log, Reading(format="auto", masks=("a",))) == Reading(format=name, masks=("a",))
+    assert log.notes == [f"{path}: is read as --format {name}"]
+
+
+@pytest.mark.parametrize(("name", "content", "form"), [
+    ("x.log", BGL, "bgl"), ("x", SPIRIT, "spirit"), ("x.log", '{"a": 1}\n{"a": 2}\n', "jsonl"),
+    ("x.log", "a\nb\n", "lines"), ("x.csv.gz", "a,b\n", "table")])
+def test_what_else_is_recognised(tmp_path, name, content, form):
+    path = written(tmp_path, name, content)
+    assert table_reader.resolved(Log(path), Reading(format="auto")).format == form
+    with pytest.raises(UserError, match="standard input: --format auto looks at a file first"):
+        table_reader.resolved(Log(Path("-")), Reading(format="auto"))
+    with pytest.raises(UserError, match="journalctl -o json"):
+        table_reader.resolved(Log(written(tmp_path, "y.log", "__CURSOR=s\nMESSAGE=x\n")), Reading(format="auto"))
 
 
 def test_lines_of_a_stack_trace_are_one_event(tmp_path):

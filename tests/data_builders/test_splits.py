@@ -121,6 +121,25 @@ def test_disjoint_by_log_within_tasks_and_across_sides(data: Path, capsys: pytes
     assert "overlap in all: 0" in capsys.readouterr().out
 
 
+def test_the_proof_counts_a_log_of_one_task_in_the_test_of_another() -> None:
+    """A model that was tuned on a log knows it, whatever it was asked about it."""
+    drawn = {name: [row(LSM, at, "True", name)] for at, name in enumerate([*splits.TRAINING, "test"])}
+    assert splits.proof(drawn, [], [LSM, PFP])[2] == 0
+    for name in splits.TRAINING:
+        shared = {**drawn, name: [*drawn[name], row(PFP, len(splits.TRAINING), "True", name)]}
+        assert splits.proof(shared, [], [LSM, PFP])[2] == 1, name
+        within = {**drawn, name: [*drawn[name], row(LSM, len(splits.TRAINING), "False", name)]}
+        assert splits.proof(within, [], [LSM, PFP])[2] == 2, "by the task's own count, and by that across tasks"
+    symptom = {"symptom": f"A/2/M{len(splits.TRAINING)}:  text", "source": "huawei-routers"}
+    assert splits.proof(drawn, [symptom], [LSM, PFP])[2] == 1
+
+
+def test_a_log_with_two_labels_is_never_drawn() -> None:
+    train, test, _ = files()
+    drawn = splits.Builder(config.Run("r", experiment()), train, test).candidates(PFP, "huawei", carve=True)
+    assert len(drawn) == 79 and not [item for item in drawn if "M80:" in item.text]
+
+
 def test_training_rows_are_carved_only_where_needed(data: Path) -> None:
     run = declare()
     splits.make_splits("r")

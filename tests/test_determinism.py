@@ -77,7 +77,7 @@ with serving("demo") as url:
     ask("corrections", run.dataset("tiny", "dpo"), "corrector", "--model", "tiny", "--stage", "dpo")
     do("data_builders.stage2", "--run", "demo", "--model", "tiny", "--stage", "dpo", "corrections")
     do("data_builders.examples", "--run", "demo", "requests")
-    ask("rationales", run.dataset("shared", "examples"))
+    ask("examples", run.dataset("shared", "examples"))
     do("data_builders.examples", "--run", "demo", "solutions")
 for stage in ("solution-sft", "dpo"):
     do("data_builders.samples", "--run", "demo", "--model", "tiny", "--stage", stage)

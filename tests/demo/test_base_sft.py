@@ -42,8 +42,8 @@ def test_samples_are_answers_in_form_and_mostly_right(folder):
     assert 0.05 < 1 - sure / (len(samples) - len(plans) - len(corrections)) < 0.4
     assert 0 < shown < len(samples) / 2
     for sample in corrections:
-        label, flawed = items[sample["id"]].label, Trajectory(("a", "b"), "x")
-        assert parse_correction(sample["response"], flawed, label)[0] is not None
+        item, flawed = items[sample["id"]], Trajectory(("a", "b"), "x")
+        assert parse_correction(sample["response"], flawed, item.label, tasks[item.task].labels)[0] is not None
 
 
 def test_missing_logs_are_said(folder):

@@ -56,7 +56,7 @@ def test_every_kind_of_prompt_is_answered_in_form(run):
         flawed = Trajectory(tuple(step[0] for step in teacher.wordings("disks", problem, wrong)), wrong)
         fixed, _ = parse_correction(ask(prompts.render(
             "correction", problem=problem, steps=flawed.steps, answer=wrong, label=item.label, keep=True)), flawed,
-            item.label)
+            item.label, TASK.labels)
         good += fixed is not None and fixed.steps[0] == flawed.steps[0] and len(fixed.steps) > 2
     assert good > 0.7 * 2 * 32
 

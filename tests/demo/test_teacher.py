@@ -144,7 +144,8 @@ def test_corrections_name_the_flawed_step_and_add_to_it(world):
         except ValueError:
             outcomes.append("unparsed")
             continue
-        result, why = parse_correction(json.dumps(reply), Trajectory(tuple(steps), wrong), item.label)
+        result, why = parse_correction(json.dumps(reply), Trajectory(tuple(steps), wrong), item.label,
+                                       ["True", "False"])
         outcomes.append("accepted" if result else "rejected")
         if result:
             assert set(reply) == {"first_error", "reason", "steps"} and wrong in reply["steps"][0]

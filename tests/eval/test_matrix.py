@@ -31,7 +31,8 @@ def result(run: Run, model: str, stage: str, *keys: tuple[str, str]) -> None:
         counts = [[1] * (len(rules.labels) + 1) for _ in rules.labels]
         scored = summary(counts, rules)
         lenient = {"counts": counts, **scored}
-        rows += [{"task": name, "source": source, "test_set": test_set, **scored, "lenient": lenient}
+        rows += [{"task": name, "source": source, "test_set": test_set, **scored, "whole": scored["n"],
+                  "lenient": lenient}
                  for test_set in ("disjoint", "all")]
     write_result(run, model, stage, rows)
 

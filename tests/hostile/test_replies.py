@@ -60,7 +60,7 @@ def test_a_megabyte_of_anything_is_read_once(piece):
     """Nothing is timed: a pattern that backtracks would not come back."""
     text = piece * (1_000_000 // len(piece))
     for whole in (text, f"```{text}x"):
-        corrections.parse_correction(whole, FLAWED, "True")
+        corrections.parse_correction(whole, FLAWED, "True", ["True", "False"])
         serve.close_answer(f"{whole} ")
     thoughts.details([text + "!"], "problem")
 

@@ -34,9 +34,10 @@ def open_examples(run: Run) -> list[Instance]:
 
 def requests(run: Run) -> list[Row]:
     """Make the requests for worked solutions: each example as in stage 1."""
-    teacher, tasks = run.experiment.teacher.model, run.tasks()
-    return [generate.request(item.id, teacher, "rationale", prompts.render(
-                "rationale", task=tasks[item.task], problem=prompts.problem(item, tasks[item.task])), vllm=False)
+    teacher, tasks = run.experiment.teacher, run.tasks()
+    return [generate.request(item.id, teacher.model, "rationale", prompts.render(
+                "rationale", task=tasks[item.task], problem=prompts.problem(item, tasks[item.task])),
+                             vllm=teacher.may_be_vllm())
             for item in open_examples(run)]
 
 

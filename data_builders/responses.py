@@ -14,7 +14,7 @@ from typing import Any
 from logreasoner.answer_format import Trajectory, read_trajectory
 from logreasoner.cli import UserError
 from logreasoner.files import read_jsonl
-from logreasoner.generation.response_cache import LONGER, content, cut, draft, error_of
+from logreasoner.generation.response_cache import LONGER, content, cut, draft, error_of, refusal
 from logreasoner.instances import Instance
 from logreasoner.schemas import Task
 from logreasoner.text_table import aligned
@@ -24,7 +24,7 @@ Objection = Callable[[str, str], str]  # (id, text) -> why the text is not accep
 
 @dataclass(frozen=True)
 class Attempt:
-    """An answer to an instance: its text (None where the endpoint refused), its number, from 1, was it cut."""
+    """An answer to an instance: its text (None where it was refused), its number, from 1, was it cut."""
 
     text: str | None
     number: int
@@ -57,9 +57,9 @@ def attempts(path: Path, ids: Iterable[str], thinking: bool = False,
 
 
 def text_of(record: Mapping[str, Any], thinking: bool) -> str | None:
-    """Return the text of a response, None if the endpoint refused, "" for a draft of a model that thinks first."""
+    """Return the text of a response, None if it is refused, "" for a draft of a model that thinks first."""
     response = dict(record)
-    return "" if thinking and draft(response) else content(response)
+    return None if refusal(response) else "" if thinking and draft(response) else content(response)
 
 
 def attempt_of(custom_id: str) -> tuple[str, int]:

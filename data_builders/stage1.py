@@ -30,10 +30,11 @@ def folder(run: Run, stage: str = "thought-sft") -> Path:
 
 def rationale_requests(run: Run, stage: str = "thought-sft") -> None:
     """Ask the teacher for a rationale of each instance of the stage's split (section 3.2.1 (1))."""
-    teacher, tasks = run.experiment.teacher.model, run.tasks()
+    teacher, tasks = run.experiment.teacher, run.tasks()
     write_jsonl(folder(run, stage) / "rationales.requests.jsonl", (
-        generate.request(item.id, teacher, "rationale", prompts.render(
-            "rationale", task=tasks[item.task], problem=prompts.problem(item, tasks[item.task])), vllm=False)
+        generate.request(item.id, teacher.model, "rationale", prompts.render(
+            "rationale", task=tasks[item.task], problem=prompts.problem(item, tasks[item.task])),
+            vllm=teacher.may_be_vllm())
         for item in read_instances(run.splits / SPLITS[stage])))
 
 
@@ -92,7 +93,7 @@ def thought_request(run: Run, row: Row) -> dict[str, Any]:
     """Make the request that abstracts an analysis into a thought (section 3.2.1 (3), figure 12)."""
     return generate.request(row["id"], run.experiment.teacher.model, "thought", prompts.render(
         "thought", problem=row["problem"], analysis=row["analysis"], least=LEAST_STEPS, most=MOST_STEPS),
-        vllm=False, response_format={"type": "json_object"})
+        vllm=run.experiment.teacher.may_be_vllm(), response_format={"type": "json_object"})
 
 
 def thought_requests(run: Run) -> None:

@@ -107,7 +107,8 @@ def correction_requests(run: Run, model: str, stage: str) -> None:
     write_jsonl(run.dataset(model, stage) / "corrections.requests.jsonl", (
         generate.request(row["id"], name, "correction", prompts.render(
             "correction", problem=prompts.problem(items[row["id"]], tasks[row["task"]]), steps=row["steps"],
-            answer=row["answer"], label=row["label"], keep=keep), vllm=by_policy,
+            answer=row["answer"], label=row["label"], keep=keep),
+            vllm=by_policy or run.experiment.teacher.may_be_vllm(),
             response_format={"type": "json_object"}, **(thinking_room(run.model(model)) if by_policy else {}))
         for row in wrong(run, model, holder)))
 

@@ -1,6 +1,7 @@
 """Schemas of what is declared under experiments/: typed, and checked by pydantic."""
 
 import os
+import re
 import unicodedata
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -69,7 +70,7 @@ class Package(Declared):
 class Requests(Declared):
     """How requests to an API differ: fields that it does not take, and further ones that it needs."""
 
-    without: list[Literal["temperature", "top_p", "seed", "response_format"]] = []
+    without: list[Literal["temperature", "top_p", "seed", "response_format", "repetition_penalty"]] = []
     max_completion_tokens: int | None = Field(None, gt=0, description="instead of max_tokens: thoughts and answer")
     extra: dict[str, str | int | float | bool] = {}
 
@@ -181,12 +182,15 @@ def reject_key_in_url(url: str) -> str:
     if "@" in url or "?" in url:
         raise UserError("a base URL must not hold a key ('@' or '?' in it), because it is written to files; the key is "
                         "read from OPENAI_API_KEY in the environment, or from the variable that the run names")
-    for address in url.split():
+    for address in re.split(r"[\s,]+", url):
         try:
             _ = urlsplit(address).port
         except ValueError as error:
             raise UserError(f"{address!r} is no address ({error}); a base URL is like http://127.0.0.1:8000/v1"
                             ) from None
+        if end := re.search(r"/(chat/completions|completions|responses|models|batches)/*$", address):
+            raise UserError(f"{address!r} is the address of one call; the base URL ends before it: "
+                            f"{address[:end.start()]}")
     return url
 
 
@@ -205,6 +209,10 @@ class Teacher(Declared):
                 raise UserError(f"the teacher's address is read from {self.base_url}, which is not set")
             return reject_key_in_url(os.environ[self.base_url[1:]])
         return self.base_url
+
+    def may_be_vllm(self) -> bool:
+        """Tell whether vLLM may answer, whose defaults are those of the weights: at any address but OpenAI's."""
+        return bool(self.base_url) and not self.scripted and urlsplit(self.base_url).hostname != "api.openai.com"
 
 
 class Selection(Declared):

@@ -20,10 +20,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from demo.batches import Batches
 
 PASSING = ("429", "500", "503", "timeout", "dropped", "cut")  # of the connection: any path
-NO_ANSWER = ("half", "empty", "wrong id")  # arrives whole, is no answer
-LINES = ("500", "empty", "stranger", "doubled", "missing")  # of one line of a batch's output
-HANGS = 5.0  # seconds without a word, unless the client leaves before
+NO_ANSWER = ("half", "error", "wrong id")  # arrives whole, is no answer
+LINES = ("500", "error", "stranger", "doubled", "missing")  # of one line of a batch's output
+HANGS = 30.0  # seconds without a word, unless the client leaves before
+DRIP = 0.05  # seconds between two bytes
+ERROR = {"error": {"message": "the provider has no capacity", "code": 502}}  # some gateways send it with status 200
 REFUSED = {"error": {"message": "the prompt was stopped by the content filter", "code": "content_filter"}}
+FORMS = ("plain", "no content", "parts", "refusal", "no choices", "thoughts apart", "latin-1", "no usage")
 
 
 def answer_to(prompt):
@@ -35,6 +38,26 @@ def completion(prompt, name="", **choice):
     return {"id": f"chatcmpl-{name}", "object": "chat.completion", "created": 1, "model": "m",
             "choices": [{"index": 0, "finish_reason": "stop", "message": message, **choice}],
             "usage": {"prompt_tokens": 9, "completion_tokens": 3, "total_tokens": 12}}
+
+
+def written(value, form):
+    """A completion in another legal form: its text is the same, or there is none (no content, refusal, no choices)."""
+    message = value["choices"][0]["message"]
+    if form == "no content":
+        del message["content"]
+    elif form == "parts":
+        text = message["content"]
+        message["content"] = [{"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]},
+                              {"type": "text", "text": text[:9]}, {"type": "text", "text": text[9:]}]
+    elif form == "refusal":
+        message |= {"content": None, "refusal": "I cannot help with that."}
+    elif form == "no choices":
+        value["choices"] = []
+    elif form == "thoughts apart":
+        message["reasoning_content"] = "hm"
+    elif form == "no usage":
+        del value["usage"]
+    return value
 
 
 class FaultyBatches(Batches):
@@ -53,8 +76,8 @@ class FaultyBatches(Batches):
             fault = self.server.fate(f"{batch['id']} {line['custom_id']}", LINES)
             if fault == "500":
                 line["response"] = {"status_code": 500, "body": {"error": {"message": "overloaded"}}}
-            elif fault == "empty":
-                line["response"]["body"]["choices"] = []
+            elif fault == "error":
+                line["response"]["body"] = ERROR
             elif fault == "stranger":
                 line["custom_id"] += "-nobody-asked"
             elif fault == "doubled":  # the same id twice, once with what belongs to another
@@ -66,15 +89,21 @@ class FaultyBatches(Batches):
 
 
 class FaultyServer(ThreadingHTTPServer):
-    """`rate` of what is asked goes wrong, `filtered` of the prompts are never answered, `delay` seconds go by."""
+    """`rate` of what is asked goes wrong, `filtered` of the prompts are never answered, `delay` seconds go by.
+
+    `refusal(prompt)` is the (status, value) of a refusal, None where there is none; `form` how answers are written;
+    `drips` whether replies come byte by byte; `moved` the address to which every request is redirected.
+    """
 
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, rate=0.0, seed=0, filtered=0.0, delay=0.0, faults=(*PASSING, *NO_ANSWER), wait="1"):
+    def __init__(self, rate=0.0, seed=0, filtered=0.0, delay=0.0, faults=(*PASSING, *NO_ANSWER), wait="1",
+                 refusal=lambda prompt: None, form="plain", drips=False, moved=""):
         super().__init__(("127.0.0.1", 0), Handler)
         self.rate, self.seed, self.filtered, self.delay, self.faults = rate, seed, filtered, delay, faults
         self.wait = wait  # Retry-After of a 429
+        self.refusal, self.form, self.drips, self.moved = refusal, form, drips, moved
         self.lock = threading.Lock()
         self.turns = Counter()  # how often something was asked
         self.suffered = Counter()  # how often each fault happened
@@ -101,9 +130,11 @@ class FaultyServer(ThreadingHTTPServer):
 
     def respond(self, prompt, name=""):
         """The status and value for a prompt: an answer, or one of the two forms of a content filter."""
+        if refused := self.refusal(prompt):
+            return refused
         if not self.refuses(prompt):
             self.answered[prompt] += 1
-            return 200, completion(prompt, name)
+            return 200, written(completion(prompt, name), self.form)
         if random.Random(f"{self.seed} {prompt} form").random() < 0.5:
             return 400, REFUSED
         return 200, completion(prompt, name, finish_reason="content_filter",
@@ -120,6 +151,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         data = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.server.moved:
+            return self._send(307, {}, location=self.server.moved + self.path)
         if self.path == "/v1/chat/completions":
             return self._chat(json.loads(data)["messages"][0]["content"], self.headers.get("X-Request-Id", ""))
         fault = self.server.fate(self.path, PASSING)
@@ -129,6 +162,8 @@ class Handler(BaseHTTPRequestHandler):
         return self._spoil(fault, *(made or (404, {})))
 
     def do_GET(self):
+        if self.path == "/v1/models":
+            return self._send(200, {"object": "list", "data": [{"id": "m", "owned_by": "vllm"}]})
         fault = self.server.fate(self.path, (*PASSING, "half"))
         return self._spoil(fault, *(self.server.batches.get(self.path) or (404, {})))
 
@@ -139,8 +174,8 @@ class Handler(BaseHTTPRequestHandler):
         time.sleep(server.delay)
         if fault == "wrong id":
             return self._send(200, completion(server.before[1], server.before[0] or f"{name}0"))
-        if fault == "empty":
-            return self._send(200, {**completion(prompt, name), "choices": []})
+        if fault == "error":
+            return self._send(200, ERROR)
         if fault:
             return self._spoil(fault, 200, completion(prompt, name))
         self._send(*server.respond(prompt, name))
@@ -165,8 +200,9 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._send(status, value, fault)
 
-    def _send(self, status, value, fault="", retry_after=None):
-        data = value if isinstance(value, bytes) else json.dumps(value).encode()
+    def _send(self, status, value, fault="", retry_after=None, location=None):
+        latin = self.server.form == "latin-1"
+        data = value if isinstance(value, bytes) else json.dumps(value, ensure_ascii=not latin).encode("latin-1")
         if fault == "half":
             data = data[: len(data) // 2]
         self.send_response(status)
@@ -174,7 +210,15 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         if retry_after:
             self.send_header("Retry-After", retry_after)
+        if location:
+            self.send_header("Location", location)
         self.end_headers()
+        if self.server.drips:
+            with contextlib.suppress(OSError):
+                for byte in data:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(DRIP)
+            return
         self.wfile.write(data[: len(data) // 2] if fault == "cut" else data)
         self.close_connection = self.close_connection or fault == "cut"
 

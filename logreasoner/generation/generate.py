@@ -2,7 +2,8 @@
 
 Beside them X.journal.jsonl holds every answer ever received (logreasoner/generation/response_cache.py); an engine is
 given only requests whose body has no good answer there by the same weights or endpoint, each body once. Answers of
-the same teacher in another run are copied. The manifest of the responses says who gave them.
+the same teacher in another run are copied; two runs that would ask it for the same kind of answer take turns. The
+manifest of the responses says who gave them.
 
 Engines: `openai` (live, any OpenAI-compatible endpoint, or several at once), `openai-batch` (half the price, within
 24 hours), `vllm` (vLLM's server, started on loopback for these requests and stopped afterwards).
@@ -14,16 +15,19 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from logreasoner import cli, weights
 from logreasoner.cli import UserError
 from logreasoner.config import Run, decoding, hardware, load_run
-from logreasoner.files import BUILD, dump, locked, read_json, write_jsonl
+from logreasoner.files import BUILD, digest, dump, locked, read_json, write_jsonl
 from logreasoner.generation import lengths, openai_batch, openai_live, vllm
 from logreasoner.generation.costs import Budget
 from logreasoner.generation.response_cache import (
+    QUOTED,
     Answerer,
     Engine,
     Journal,
@@ -44,24 +48,24 @@ ENGINES = ("openai", "openai-batch", "vllm")
 
 
 def answer(requests_path: Path, responses_path: Path, engine: Engine, journal_path: Path | None = None,
-           elsewhere: Iterable[Path] = (), again: Again | None = None) -> None:
+           again: Again | None = None) -> None:
     """Ask the engine for what its answerer has not finally answered, then write the responses in the requests' order.
 
-    `elsewhere` are journals whose answers may be copied. `again` returns the further requests that follow from the
-    answers so far, and is called until there are none; X.again.jsonl holds them. Raises UserError if some requests
-    have no final answer, and if an endpoint's answers name several models; all answers stay in the journal.
+    `again` returns the further requests that follow from the answers so far, and is called until there are none;
+    X.again.jsonl holds them. Raises UserError if some requests have no final answer, if all are refused, and if an
+    endpoint's answers name several models; all answers stay in the journal.
     """
     requests = read_requests(requests_path)
     stem = responses_path.name.removesuffix(".responses.jsonl")
     path = journal_path or journal_of(responses_path)
     with (locked(path.with_suffix(".lock"), "another command that asks the same requests; wait for it"),
-          contextlib.closing(engine)):
+          _turn(engine, path), contextlib.closing(engine)):
         journal = Journal(path, engine.answerer)
         asked = list(requests)
-        _ask(stem, asked, engine, journal, elsewhere)
+        _ask(stem, asked, engine, journal)
         _require_answers(asked, journal, responses_path)
         while again and (more := again({request["custom_id"]: journal.answer(request) or {} for request in asked})):
-            _ask(f"{stem} again", more, engine, journal, elsewhere)
+            _ask(f"{stem} again", more, engine, journal)
             _require_answers(more, journal, responses_path)
             asked += more
         inputs = [requests_path]
@@ -71,12 +75,23 @@ def answer(requests_path: Path, responses_path: Path, engine: Engine, journal_pa
         _write_responses(asked, journal, inputs, responses_path)
 
 
-def _ask(title: str, requests: list[Record], engine: Engine, journal: Journal, elsewhere: Iterable[Path]) -> None:
-    """Ask for what is neither answered nor to be copied."""
+def _turn(engine: Engine, journal: Path) -> contextlib.AbstractContextManager[None]:
+    """Wait for commands of other runs that ask who is paid for answers of this name, so that theirs can be copied."""
+    if engine.shared is None:
+        return contextlib.nullcontext()
+    return locked(BUILD / "locks" / f"{digest([engine.shared, journal.name])[:32]}.lock",
+                  "another run that asks the same teacher; waiting for it, its answers are copied", wait=True)
+
+
+def _ask(title: str, requests: list[Record], engine: Engine, journal: Journal) -> None:
+    """Ask for what is neither answered nor to be copied. Raises UserError where a batch of another run answers it."""
     left = [request for request in requests if journal.answer(request) is None]
     before = len(requests) - len(left)
+    elsewhere = list(engine.others(journal.path)) if left else []
     copied = journal.take(left, elsewhere)
     to_ask = {body_digest(request): request for request in left if journal.answer(request) is None}
+    for other in elsewhere:
+        openai_batch.refuse_unfinished(list(to_ask.values()), other)
     same = len(left) - copied - len(to_ask)
     print(f"{title}: {before} answered before, {len(to_ask)} to ask"
           + (f", {same} identical to these" if same else "") + (f", {copied} copied" if copied else "")
@@ -103,6 +118,8 @@ def _write_responses(requests: list[Record], journal: Journal, inputs: list[Path
     lines = [journal.answer(request) or {} for request in requests]
     answered_by = _answered_by(lines, path)
     refused = sum(map(refusal, lines))
+    if lines and refused == len(lines):
+        raise UserError(f"{path}: all {refused} requests were refused, the last: {error_of(lines[-1], QUOTED)}")
     write_jsonl(path, ({"id": line.get("id"), "custom_id": request["custom_id"], "response": line.get("response"),
                         "error": line.get("error")} for request, line in zip(requests, lines, strict=True)),
                 inputs, answered_by=answered_by, answers=len(lines), refused=refused)
@@ -126,9 +143,14 @@ def _answered_by(lines: list[Record], path: Path) -> list[Record]:
 
 
 def other_runs(run: Run, journal: Path) -> list[Path]:
-    """List the same teacher's journals of this name in other runs and folders: paid answers are never asked twice."""
-    journals = []
-    for path in sorted((BUILD / "runs").glob(f"*/datasets/*/*/{journal.name}")):
+    """List the same teacher's journals of this name in other runs and folders: paid answers are never asked twice.
+
+    Also those that do not exist yet, since a batch under way will bring them.
+    """
+    journals, folders = [], (BUILD / "runs").glob("*/datasets/*/*")
+    for path in sorted(folder / journal.name for folder in folders):
+        if not (path.exists() or openai_batch.notes_path(path).exists()):
+            continue
         declared = BUILD / "runs" / path.parts[-5] / "run.json"
         if path.resolve() != journal.resolve() and declared.exists():
             teacher = read_json(declared).get("experiment", {}).get("teacher")
@@ -180,7 +202,8 @@ def teacher_engine(run: Run, engine: str | None = None, budget: float | None = N
     if not key:
         raise UserError(f"{teacher.key} is not set; the teacher {teacher.model} needs it "
                         "(or set TEACHER_BASE_URL= for another endpoint)")
-    return remote_engine(run, engine or "openai", teacher.url(), key, budget)
+    return replace(remote_engine(run, engine or "openai", teacher.url(), key, budget),
+                   others=partial(other_runs, run), shared=teacher.model_dump())
 
 
 def policy_engine(run: Run, name: str, stage: str, engine: str | None = None, base_url: str | None = None,
@@ -246,9 +269,8 @@ def _main(given: argparse.Namespace, further: Callable[[Run, argparse.Namespace]
         cli.stop_on_sigterm()  # so that vLLM ends with this program
         engine = policy_engine(run, given.model, stage, given.engine, given.base_url, given.budget,
                                given.data_parallel, hardware().get(given.hardware))
-    elsewhere = other_runs(run, given.journal or journal_of(given.responses)) if by_teacher else []
     again = further(run, given) if further else None
-    answer(given.requests, given.responses, engine, given.journal, elsewhere, again)
+    answer(given.requests, given.responses, engine, given.journal, again)
 
 
 EXAMPLES = """

@@ -71,7 +71,7 @@ def fit(lengths: Lengths, requests: Sequence[Record], journal: Journal, stop: bo
 
 def _refusal(need: int, limit: int) -> Record:
     message = f"not asked: prompt and answer need {need} tokens, the model takes {limit}"
-    return {"id": None, "response": {"status_code": 413, "body": {"error": message}}, "error": None}
+    return {"id": None, "response": {"status_code": 413, "body": {"error": message}}, "error": None, "final": True}
 
 
 def for_server(lengths: Lengths) -> int:

@@ -3,6 +3,7 @@ that make any such server keep to the think-then-answer form.
 """
 
 import argparse
+import asyncio
 import os
 import re
 import sys
@@ -21,6 +22,7 @@ from logreasoner.generation.vllm import parallel_options, server, vllm_command
 from logreasoner.prompts import escape_control_tokens
 from logreasoner.schemas import Hardware, reject_key_in_url
 
+SECONDS = 30.0  # until an endpoint lists its models
 CAPACITY = 20_000  # answers that MemoryJournal holds: some 60 MB
 
 
@@ -51,13 +53,19 @@ def find_endpoint(base_url: str, name: str | None) -> tuple[str, str, bool]:
     Raises UserError if it cannot be reached, does not list its models, or has several and none is named.
     """
     import httpx
+    from openai import OpenAIError
+
+    from logreasoner.generation.http_client import open_client
 
     url, key = reject_key_in_url(base_url.rstrip("/")), os.environ.get("OPENAI_API_KEY") or "none"
+
+    async def get_models() -> httpx.Response:
+        async with open_client(url, key, SECONDS, max_retries=0) as client:
+            return await client.get("/models", cast_to=httpx.Response)
+
     try:
-        response = httpx.get(f"{url}/models", headers={"Authorization": f"Bearer {key}"}, timeout=30)
-        models = {str(row["id"]): row.get("owned_by") for row in response.raise_for_status().json()["data"]}
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError, AttributeError,
-            RecursionError) as error:
+        models = {str(row["id"]): row.get("owned_by") for row in asyncio.run(get_models()).json()["data"]}
+    except (OpenAIError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{url}/models does not list the models ({cli.hide_keys(str(error), key)[:200]!a}); a base URL "
                         "ends in /v1, and a key is read from OPENAI_API_KEY") from None
     name = name or (next(iter(models)) if len(models) == 1 else "")

@@ -19,8 +19,7 @@ from tests.faulty_server import LINES, NO_ANSWER, PASSING, FaultyServer, answer_
 
 @pytest.fixture
 def serve(monkeypatch):
-    """Start servers; a client that waits for seconds, not for minutes."""
-    monkeypatch.setitem(decoding()["live"], "timeout", 2)
+    """Start servers; a client that does not pause."""
     monkeypatch.setitem(decoding()["live"], "pause", 0)
     started = []
 
@@ -31,6 +30,12 @@ def serve(monkeypatch):
     yield start
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """A client that waits for seconds, not for minutes."""
+    monkeypatch.setitem(decoding()["live"], "timeout", 5)
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def in_place(records, refuses=lambda asked: False):
 
 
 @pytest.mark.parametrize("seed", range(1, 6))
-def test_with_three_faults_in_ten_every_answer_arrives_once_in_its_place(workdir, serve, long, capsys, seed):
+def test_with_three_faults_in_ten_every_answer_arrives_once_in_its_place(workdir, serve, impatient, long, capsys, seed):
     if seed > 1 and not long:
         pytest.skip("--long only")
     count = 5_000 if long else 300
@@ -102,7 +107,7 @@ def test_with_three_faults_in_ten_every_answer_arrives_once_in_its_place(workdir
 
 
 @pytest.mark.parametrize("fault", [*NO_ANSWER, *PASSING])
-def test_each_fault_alone_is_survived(workdir, serve, long, fault):
+def test_each_fault_alone_is_survived(workdir, serve, impatient, long, fault):
     if fault in PASSING and not long:
         pytest.skip("--long only: the client's pauses add up")
     server = serve(rate=0.5, seed=3, faults=(fault,), wait="0.1")
@@ -221,7 +226,7 @@ def test_batches_with_three_faults_in_ten(workdir, serve, monkeypatch, long, see
     """The same command again and again, as it says; the API fails and so do lines of what it gives."""
     if seed > 1 and not long:
         pytest.skip("--long only")
-    monkeypatch.setitem(decoding()["live"], "timeout", 0.5)
+    monkeypatch.setitem(decoding()["live"], "timeout", 0.5)  # of which a file may take some
     count = 1_000 if long else 100
     server = serve(rate=0.3, seed=seed, filtered=0.03, wait="0.1")
     path = written(workdir, count)

@@ -87,10 +87,12 @@ def quick(monkeypatch):
     monkeypatch.setitem(decoding()["live"], "pause", 0)
 
 
-def ask(path, endpoint, budget=None, **more):
+def ask(path, endpoint, budget=None, others=None, **more):
+    """`others`: the run whose other runs' journals are copied from."""
     out = path.with_name(path.name.replace("requests", "responses"))
     generate.answer(path, out, Engine(lambda asked, journal: ask_live(asked, journal, endpoint.url, "none", budget),
-                                  endpoints(endpoint.url)), **more)
+                                      endpoints(endpoint.url),
+                                      others=lambda path: generate.other_runs(others, path) if others else ()), **more)
     return [record for _, record in read_jsonl(out)]
 
 
@@ -145,7 +147,7 @@ def test_a_refused_request_is_final_and_marked(workdir, endpoint):
     assert server.asked["prompt 0"] == 1
 
 
-@pytest.mark.parametrize("answer", [{**completion("x"), "choices": []}, b'{"id": "half an ans', b"[]", b"null"])
+@pytest.mark.parametrize("answer", [{"error": {"code": 502}}, b'{"id": "half an ans', b"[]", b"null"])
 def test_what_is_not_an_answer_is_asked_again(workdir, endpoint, answer):
     server = endpoint({"prompt 0": [(200, answer), (200, completion("now"))]})
     assert generate.content(ask(requests(workdir, 1), server)[0]) == "now"
@@ -262,8 +264,7 @@ def test_what_another_run_paid_for_is_copied_and_not_asked(workdir, endpoint):
     first, second = declared("one"), declared("two", "seed=43")
     server = endpoint()
     ask(requests(workdir), server, journal_path=journal(first))
-    ask(requests(workdir), server, journal_path=journal(second, "other-model/dpo"),
-        elsewhere=generate.other_runs(second, journal(second, "other-model/dpo")))
+    ask(requests(workdir), server, journal_path=journal(second, "other-model/dpo"), others=second)
     assert set(server.asked.values()) == {1}
     copied = [line for _, line in read_jsonl(journal(second, "other-model/dpo"))]
     assert {line["copied_from"] for line in copied} == {str(journal(first))} and len(copied) == 5
@@ -378,7 +379,7 @@ def test_an_api_that_lacks_parameters_is_declared_once(workdir, monkeypatch):
     """A teacher that reasons: no temperature, max_completion_tokens for thoughts and answer; one without JSON mode."""
     apis = {"thinker": {"without": ["temperature", "top_p", "seed"], "max_completion_tokens": 20_000,
                         "extra": {"reasoning_effort": "low"}},
-            "plain": {"without": ["response_format", "seed"]}}
+            "plain": {"without": ["response_format", "seed", "repetition_penalty"]}}
     rows = {name: checked(Model, {"title": name, "kind": "api", "path": f"{name}-1", "requests": requests}, name)
             for name, requests in apis.items()}
     known = config.models()
@@ -388,8 +389,9 @@ def test_an_api_that_lacks_parameters_is_declared_once(workdir, monkeypatch):
     def body(name, vllm=False):
         return generate.request("i", name, "thought", "x", vllm=vllm, response_format={"type": "json_object"})["body"]
 
-    assert set(body("gpt-4o-2024-08-06")) == set(body("thinker-1", vllm=True)) == ours
-    assert set(body("plain-1")) == ours - {"response_format", "seed"}
+    assert set(body("gpt-4o-2024-08-06")) == ours
+    assert set(body("own", vllm=True)) == ours | {"repetition_penalty"}
+    assert set(body("plain-1")) == set(body("plain-1", vllm=True)) == ours - {"response_format", "seed"}
     thinker = body("thinker-1")
     assert set(thinker) == {"model", "messages", "response_format", "max_completion_tokens", "reasoning_effort"}
     assert (thinker["max_completion_tokens"], thinker["reasoning_effort"]) == (20_000, "low")

@@ -5,7 +5,10 @@ import ipaddress
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx2
 import openai
+
+from logreasoner.cli import UserError
 
 CONNECT = 30.0  # seconds until a connection is there
 
@@ -35,10 +38,16 @@ class Client(openai.DefaultAsyncHttpxClient):
 
 
 def open_client(url: str, key: str, seconds: float, max_retries: int) -> openai.AsyncOpenAI:
-    """Build the openai client of an endpoint; `max_retries` are for failures that pass, and never for a late reply."""
-    return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=max_retries,
-                              timeout=openai.Timeout(seconds, connect=min(CONNECT, seconds)),
-                              http_client=Client(url, seconds))
+    """Build the openai client of an endpoint; `max_retries` are for failures that pass, and never for a late reply.
+
+    Raises UserError for an invalid address.
+    """
+    try:
+        return openai.AsyncOpenAI(base_url=url, api_key=key, max_retries=max_retries,
+                                  timeout=openai.Timeout(seconds, connect=min(CONNECT, seconds)),
+                                  http_client=Client(url, seconds))
+    except httpx2.InvalidURL as error:
+        raise UserError(f"{url!r} is no address ({error}); a base URL is like http://127.0.0.1:8000/v1") from None
 
 
 def is_loopback(url: str) -> bool:

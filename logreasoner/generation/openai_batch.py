@@ -163,11 +163,11 @@ def _readable_errors(base_url: str, key: str, path: Path) -> Iterator[None]:
 async def _find_lost(client: "openai.AsyncOpenAI", path: Path, journal: Path) -> None:
     """Search the batches whose ids were not noted before a kill."""
     lost = [key for key, submitted in open_notes(journal).items() if "batch" not in submitted]
-    known: dict[object, str] = {}
+    known, searched = dict[object, str](), 0
     if lost:
         async for batch in client.batches.list(limit=100):
             known[(batch.metadata or {}).get("logreasoner")] = batch.id
-            if len(known) == SEARCHED:
+            if (searched := searched + 1) == SEARCHED:
                 break
     for key in lost:
         if key in known:

@@ -41,6 +41,27 @@ def test_what_is_no_answer_costs_nothing(response):
     assert costs.spent_on(response) == costs.Spent()
 
 
+AT_MOST = {"prompt_tokens": 1_000_000, "completion_tokens": 100_000}
+
+
+@pytest.mark.parametrize("usage", [None, {}, "9", {"prompt_tokens": -5, "completion_tokens": "many"},
+                                   {"prompt_tokens": True, "completion_tokens": 10**400}])
+def test_a_reply_without_usage_costs_the_most_that_it_can_and_this_is_said(usage):
+    made = line(usage_at_most=AT_MOST)
+    made["response"]["body"]["usage"] = usage
+    assert costs.spent_on(made) == costs.Spent(1, 0, 0, pytest.approx(3.5), unknown=1)
+    made["response"]["body"]["usage"] = {"prompt_tokens": 10, **(usage if isinstance(usage, dict) else {})}
+    assert costs.spent_on(made).unknown == 1 and costs.spent_on(made).paid >= 1.0
+    del made["usage_at_most"]  # as older versions wrote it: the answer's bytes, and still unknown
+    assert costs.spent_on(made).unknown == 1 and 0 < costs.spent_on(made).paid < 0.001
+
+
+def test_a_reply_that_never_ended_may_have_been_paid():
+    late = {"response": {"status_code": 408, "body": {"error": "no whole reply"}}, "usage_at_most": AT_MOST}
+    assert costs.spent_on({**late, "model": GPT}) == costs.Spent(0, 0, 0, pytest.approx(3.5), unknown=1)
+    assert costs.spent_on({**late, "model": "own"}).paid is None
+
+
 @pytest.mark.parametrize("text", ["plain words", "日志 % 故障", "\x00\n\t\"\\", "🙂🙂🙂", "x" * 10_000])
 def test_the_worst_case_is_more_than_a_token_a_byte(text):
     body = generate.request("i", GPT, "rationale", text, vllm=False)["body"]
@@ -101,6 +122,16 @@ def test_a_thought_and_a_pair_stand_beside_the_papers(run):
 def test_before_the_samples_are_made_nothing_is_known(run):
     (run.dataset("shared", "thought-sft") / "samples.jsonl").unlink()
     assert "a thought: not known yet (the paper's: 0.015 USD)" in list(costs.report(run))
+
+
+def test_the_report_says_what_is_an_upper_bound(run):
+    path = run.dataset("shared", "thought-sft") / "rationales.journal.jsonl"
+    made = line(usage_at_most=AT_MOST)
+    del made["response"]["body"]["usage"]
+    write_jsonl(path, [made] * 2)
+    text = "\n".join(costs.report(run))
+    assert "2 answers, 0 tokens in, 0 out, 7.0000 at most (2 of unknown cost: no usage in the reply)" in text
+    assert "everything with a price: 7.0075 USD at most (2 of unknown" in text
 
 
 def test_the_command_prints_the_report(run, monkeypatch, capsys):

@@ -7,6 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from data_builders import stage1
 from logreasoner import config
 from logreasoner.cli import UserError
 from logreasoner.config import declare, decoding, resolve
@@ -204,6 +205,16 @@ def test_vllms_own_fields_go_only_to_vllm():
     assert "repetition_penalty" not in body and body["temperature"] == 0.0
 
 
+@pytest.mark.parametrize(("experiment", "overrides", "sent"), [
+    ("paper", [], None), ("paper", ["teacher_base_url=https://api.openai.com/v1"], None), ("demo", [], None),
+    ("paper", ["teacher_base_url=http://10.0.0.1:8000/v1"], 1.0)])
+def test_a_teacher_that_may_be_vllm_is_told_not_to_penalise_repetition(workdir, experiment, overrides, sent):
+    """Qwen2.5's generation_config has 1.05, which vLLM takes where a request says nothing."""
+    run = declare("r", resolve(experiment, overrides))
+    body = stage1.thought_request(run, {"id": "i", "problem": "p", "analysis": "1. a"})["body"]
+    assert body.get("repetition_penalty") == sent
+
+
 def test_an_identical_question_is_asked_once_and_its_answer_serves_every_id(workdir, endpoint):
     server = endpoint()
     path = workdir / "x.requests.jsonl"
@@ -313,6 +324,18 @@ def test_a_budget_is_never_exceeded_and_every_answer_is_kept(workdir, endpoint):
     assert sum(server.asked.values()) == 5
     ask(path, server, Budget(run, 20 * cost + worst), journal_path=journal(run))
     assert set(server.asked.values()) == {1} and len(server.asked) == 20
+
+
+def test_a_budget_holds_where_replies_do_not_count_their_tokens(workdir, endpoint):
+    """Everything was asked, and the costs were 0."""
+    run, path = declared("paper"), gpt_requests(workdir)
+    uncounted = {key: value for key, value in completion("answer").items() if key != "usage"}
+    server = endpoint({f"prompt {number}": [(200, uncounted)] for number in range(20)})
+    limit = 4.5 * worst_case(generate.read_requests(path)[0]["body"])
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"has spent \S+ at most \(4 of unknown cost: .*\), 16 requests are left"):
+            ask(path, server, Budget(run, limit), journal_path=journal(run))
+        assert sum(server.asked.values()) == 4
 
 
 def test_the_other_files_of_a_run_count_towards_its_budget(workdir, endpoint):

@@ -193,8 +193,8 @@ def declare_task(options: argparse.Namespace, labels: list[str], positive_class:
                  read: Reading) -> dict[str, Any]:
     """Return the content of experiments/tasks/<name>.yaml."""
     title, window = re.sub(r"[-_]+", " ", options.name).capitalize(), options.window
-    several = "session of log lines" if read.session else f"window of {window} log lines"
-    what = "log with its description" if read.description else "log" if window == 1 and not read.session else several
+    what = ("log with its description" if read.description else "session of log lines" if read.session else
+            f"log of {read.every}" if read.every else "log" if window == 1 else f"window of {window} log lines")
     question = f"Classify the following {what} ({title.lower()}). Decide which it is: {', '.join(labels)}."
     scoring = ({"positive": positive_class, "metrics": ["precision", "recall", "f1"]} if positive_class else
                {"metrics": ["accuracy", "weighted_f1"]})
@@ -265,9 +265,10 @@ def new_task(options: argparse.Namespace) -> None:
     paths, folder = output_paths(options.name, options.replace)
     log, read, table = _read(options)
     columns, why = choose_columns(table, options)
-    if (options.window > 1 or read.session) and not (options.label_rule or options.labels or read.format in LABELLED):
-        raise UserError("--window and --session: whose label is a session's? Decide it by a pattern that one of its "
-                        "lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column; or give a "
+    several = options.window > 1 or read.session or read.every
+    if several and not (options.label_rule or options.labels or read.format in LABELLED):
+        raise UserError("--window, --every and --session: whose label is a session's? Decide it by a pattern that one "
+                        "of its lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column; or give a "
                         "table of ids and labels with --labels")
     read = replace(read, text=columns["text"], description=columns["description"],
                    header=read.header if log.named is None else log.named, encoding=log.encoding or log.likely)

@@ -157,9 +157,9 @@ def slug(name: str) -> str:
     return re.sub(r"[\W_]+", "-", name.lower()).strip("-")
 
 
-def report(name: str, window: int | None, counts: Counter[str]) -> str:
-    """Return one line of text that accounts for every line of a log; None for sessions by id."""
-    of = f"of {window} lines" if window else "by id"
+def report(name: str, window: int | str, counts: Counter[str]) -> str:
+    """Return one line of text that accounts for every line of a log; `window` may say in words what a session is."""
+    of = f"of {window} lines" if isinstance(window, int) else window
     labelled = "labels unknown" if counts[""] else f"{counts['abnormal']:,} abnormal"
     return (f"{name}: {counts['lines']:,} lines -> {counts['sessions']:,} sessions {of}, {labelled}; "
             f"{counts['malformed']:,} malformed lines skipped, {counts['dropped']:,} of a short last window dropped")
@@ -189,7 +189,7 @@ def build(options: argparse.Namespace) -> None:
     log = reading.log_of(options.input, options, read)
     read = table_reader.resolved(log, replace(read, text=options.text or read.text))
     if (read.format in LABELLED or (read.format, read.event_start) == ("lines", "none")) and not (
-            read.masks or read.session):
+            read.masks or read.session or read.every):
         rows = sessions(log, read.format, window, source, counts, limit=options.limit, seed=options.seed,
                         level=options.level, header=read.header)
     elif options.level or options.seed is not None:
@@ -210,7 +210,8 @@ def build(options: argparse.Namespace) -> None:
     manifest(options.out, inputs, source=source, settings=settings, reading=read.as_yaml(), counts=counts)
     for note in log.notes:
         print(f"note: {note}")
-    print(report(str(options.input), None if read.session else window, counts))
+    kind = f"of {read.every}" if read.every else "by id" if read.session else window
+    print(report(str(options.input), kind, counts))
 
 
 def main() -> None:

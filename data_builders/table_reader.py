@@ -20,10 +20,12 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
+from data_builders import log_times
 from data_builders.layouts import LABELLED, LAYOUTS, PATTERNS, RAW, check, line_parser, recognise
 from logreasoner.cli import UserError
 from logreasoner.files import dump
 from logreasoner.reading import ANSI_TEXT, ENDINGS, Log, Reading, events, pattern
+from logreasoner.reading import LONGEST as LONGEST_SESSION
 
 LARGEST = 1 << 28  # bytes of a file, unpacked: labelled examples are read into memory
 LARGEST_SHEET = 1 << 26  # bytes of an .xlsx file, unpacked
@@ -111,7 +113,7 @@ def windowed(source: Numbered, reading: Reading, window: int, counts: Counter[st
     too short, the last one, is counted as dropped.
     """
     for name, part in parts(source, reading, window, counts):
-        if not reading.session and len(part) < window:
+        if not (reading.session or reading.every) and len(part) < window:
             counts["dropped"] = len(part)
             return
         row = {column: "\n".join(row.get(column, "") for _, row in part)
@@ -128,8 +130,11 @@ def windowed(source: Numbered, reading: Reading, window: int, counts: Counter[st
 def parts(source: Numbered, reading: Reading, window: int, counts: Counter[str]) -> Iterator[tuple[str, Part]]:
     """Yield the id ("" for windows) and the rows of each session, in the order in which sessions begin.
 
-    Raises UserError where no row has an id.
+    Raises UserError where no row has an id, or a time that it needs.
     """
+    if reading.every:
+        yield from (("", part) for part in log_times.windows(source, reading))
+        return
     if not reading.session:
         while part := list(islice(source, window)):
             yield "", part
@@ -149,7 +154,14 @@ def parts(source: Numbered, reading: Reading, window: int, counts: Counter[str])
         ordered = store.execute("SELECT session, number, row FROM rows JOIN (SELECT session, min(number) AS first "
                                 "FROM rows GROUP BY session) USING (session) ORDER BY first, session, number")
         for name, members_of in groupby(ordered, key=itemgetter(0)):
-            yield name, [(number, json.loads(row)) for _, number, row in members_of]
+            part, size = [], 0
+            for _, number, row in members_of:
+                part.append((number, json.loads(row)))
+                size += len(row)
+                if size > LONGEST_SESSION:
+                    raise UserError(f"the session {name!r} is longer than {LONGEST_SESSION >> 20} MiB; let --session "
+                                    "match what fewer rows share")
+            yield name, part
 
 
 def labels_by_id(log: Log) -> dict[str, str]:
@@ -262,6 +274,8 @@ def _layout_row(reading: Reading) -> Callable[[bytes], Row | None]:
         if (parsed := parse(line)) is None:
             return None
         text = {"text": parsed[2].decode("utf-8", "replace")}
+        if reading.every and reading.format in LABELLED:
+            text["time"] = line.split(None, 2)[1].decode()
         return text | ({"label": "normal" if parsed[0] == b"-" else "abnormal"} if reading.format in LABELLED else {})
 
     return row

@@ -78,6 +78,7 @@ class Reading:
     expression with named groups. `text` and `description` name columns or groups. `header`: a table's first row has
     names; a layout's header is shown. `event_start`: how the first line of an event begins, or auto, or none.
     `session`: a regular expression for the id that the rows of one session share, wherever they are in the file.
+    `every`: sessions of so much time, such as 5m, instead of so many rows.
     `masks`: regular expressions of what is hidden, in this order. `encoding`: of files that are not UTF-8.
     """
 
@@ -88,6 +89,7 @@ class Reading:
     header: bool | None = None
     event_start: str = "auto"
     session: str = ""
+    every: str = ""
     masks: tuple[str, ...] = ()
     encoding: str | None = None
 
@@ -382,6 +384,13 @@ def encoding(name: str) -> str:
                                          ) from None
 
 
+def duration(text: str) -> str:
+    """Read a time such as 30s, 5m, 1h or 1d, for argparse."""
+    if not re.fullmatch(r"[1-9][0-9]{0,5}[smhd]", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time such as 30s, 5m, 1h or 1d")
+    return text
+
+
 def add_options(parser: argparse.ArgumentParser, formats: str) -> None:
     """Add the options of a reading to a parser."""
     add = parser.add_argument
@@ -393,6 +402,7 @@ def add_options(parser: argparse.ArgumentParser, formats: str) -> None:
         "every line is an event; default: indented lines, `at ` and `Caused by` continue")
     add("--session", metavar="REGEX", help="rows with the same id are one session, wherever they are: what this "
         "matches, or its first group; a row with several ids is in each")
+    add("--every", type=duration, metavar="TIME", help="a session is what was logged within 30s, 5m, 1h, 1d")
     add("--mask", action="append", metavar="REGEX", help="repeatable: what is hidden in every text, as [MASK]")
     add("--encoding", type=encoding, help="such as gb18030, cp1252, utf-16-le (default: seen)")
     add("--member", help="which file of an archive, or sheet of an .xlsx, that holds several")
@@ -401,7 +411,8 @@ def add_options(parser: argparse.ArgumentParser, formats: str) -> None:
 def chosen(given: argparse.Namespace, base: Reading) -> Reading:
     """Return a reading with what was given on the command line instead of what it says."""
     changes = {"format": given.format, "header": given.header, "event_start": given.event_start,
-               "session": given.session, "masks": given.mask and tuple(given.mask), "encoding": given.encoding}
+               "session": given.session, "every": given.every, "masks": given.mask and tuple(given.mask),
+               "encoding": given.encoding}
     return replace(base, **{name: value for name, value in changes.items() if value is not None})
 
 

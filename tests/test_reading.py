@@ -19,7 +19,7 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from data_builders import layouts, new_task, sessions, table_reader
+from data_builders import layouts, log_times, new_task, sessions, table_reader
 from eval import analyze
 from logreasoner import cli, config, reading
 from logreasoner.cli import UserError
@@ -212,6 +212,41 @@ def test_lines_of_a_stack_trace_are_one_event(tmp_path):
         " a\n b", "c", " d"]
 
 
+@pytest.mark.parametrize(("text", "seconds"), [
+    ("1117838570 x", 1117838570), ("1117838570123", 1117838570), ("[1117838570.5] x", 1117838570.5),
+    ("2024-05-01T10:00:00.5+02:00 x", 1714550400.5), ("at 2024-05-01 08:00:00,250 x", 1714550400.25),
+    ("2005-06-03-15.42.50.675872 x", 1117813370), ('::1 - - [10/Oct/2000:13:55:36 -0700] "', 971211336),
+    ("Jan  2 00:00:01 h x", 946771201), ("Mon Jan 02 10:00:00 2006", 1136196000),
+    ("081109 203518 143 INFO", 1226262918),
+    ("5/1/2024 8:00:00 PM", 1714593600), ("12:00:01 x", 946728001), ("no time 12:3", None),
+    ("99/99/2024 8:00:00", None)])
+def test_times_are_found(text, seconds):
+    assert log_times.moment(text) == seconds
+
+
+def test_windows_of_time(tmp_path):
+    moments = ["23:59:50", "23:59:58", "23:59:57", "00:00:01", "00:00:09", "00:00:10", "00:10:00"]
+    path = written(tmp_path, "x.log", "".join(f"{now} a{at}\n" for at, now in enumerate(moments)) + "no time\n")
+    result = read(path, "lines", every="10s", window=20)
+    assert [row["text"].count("\n") + 1 for row in result.rows] == [3, 2, 1, 2] and result.lines == [1, 4, 6, 7]
+    line = "- {} 2005.06.03 R02 2005-06-03-15.42.50.675872 R02 RAS KERNEL INFO fine\n"
+    path = written(tmp_path, "b.log", "".join(line.format(1117838500 + 100 * at) for at in range(5)))
+    assert [row["label"] for row in read(path, "bgl", every="5m").rows] == ["normal", "normal"]
+    with pytest.raises(UserError, match="--every 5m: no row has a time"):
+        read(written(tmp_path, "y.log", "a\nb\n"), "lines", every="5m")
+    with pytest.raises(argparse.ArgumentTypeError, match="is not a time such as"):
+        reading.duration("5 minutes")
+
+
+def test_a_session_that_would_fill_the_memory_is_an_error(tmp_path, monkeypatch):
+    path = written(tmp_path, "x.log", "12:00:00 job-1 a\n" * 9)
+    for module, name, settings in ((log_times, "LONGEST", {"every": "1h"}),
+                                   (table_reader, "LONGEST_SESSION", {"session": r"job-\d"})):
+        monkeypatch.setattr(module, name, 100)
+        with pytest.raises(UserError, match="is longer than 0 MiB"):
+            read(path, "lines", **settings)
+
+
 HDFS = """081109 203518 143 INFO dfs.DataNode: Receiving block blk_-16 src: /10.0.0.1
 081109 203519 145 INFO dfs.FSDataset: Deleting block blk_35 file /x
 081109 203520 143 INFO dfs.DataNode: PacketResponder 1 for block blk_-16 terminating
@@ -350,6 +385,7 @@ CASES = {
     "a column, masked": ("x.csv", TABLE, ["--mask", r"code=\d", "--mask", "koi"]),
     "windows of a table": ("x.csv", TABLE * 2, ["--window", "2", "--rule-column", "state", "--label-rule", "bad=bad"]),
     "a table without names": ("x.csv", TABLE.partition("\n")[2], ["--label", "column 3"]),
+    "windows of time": ("app.log", RAW, ["--format", LAYOUT, "--rule-column", "level", "--every", "2s", *RULE]),
     "sessions by id": ("app.log", JOBS, ["--format", "lines", "--session", r"job-\d+", "--labels"]),
     "a nested field": ("x.jsonl", "".join(json.dumps({"log": {"message": text}, "state": kind}) + "\n"
                                           for text, kind in PAIRS), []),

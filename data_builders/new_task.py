@@ -268,8 +268,8 @@ def new_task(options: argparse.Namespace) -> None:
     several = options.window > 1 or read.session or read.every
     if several and not (options.label_rule or options.labels or read.format in LABELLED):
         raise UserError("--window, --every and --session: whose label is a session's? Decide it by a pattern that one "
-                        "of its lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column; or give a "
-                        "table of ids and labels with --labels")
+                        "of its lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column; or give "
+                        "a table of ids and labels with --labels")
     read = replace(read, text=columns["text"], description=columns["description"],
                    header=read.header if log.named is None else log.named, encoding=log.encoding or log.likely)
     items = instances(table, columns, options, read)

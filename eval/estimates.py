@@ -196,8 +196,8 @@ class Plan:
     def _typical(self, journal: Path, name: str, model: str) -> tuple[float, str]:
         """Return the tokens of an answer, the mean of those received, else as stated; and which of the two."""
         spent = spent_in(journal) if journal.exists() else None
-        if spent and spent.answers:
-            return spent.completion_tokens / spent.answers, f"as the mean of {spent.answers:,} received"
+        if spent and (counted := spent.answers - spent.unknown) > 0:
+            return spent.completion_tokens / counted, f"as the mean of {counted:,} received"
         thinks = bool(model) and self.run.model(model).thinking
         return prices().typical_output["thinking" if thinks else name.removesuffix("s")], "of a stated length"
 

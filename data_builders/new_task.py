@@ -89,7 +89,7 @@ def choose_columns(table: Table, options: argparse.Namespace) -> tuple[dict[str,
 def _text_column(path: Path, values: dict[str, list[str]]) -> tuple[str, str]:
     if not values:
         raise UserError(f"{path}: no column is left for the log's text; name it with --text")
-    called_so = [name for name in values if TEXTS.fullmatch(name.lower()) and (
+    called_so = [name for name in values if TEXTS.fullmatch(name.lower().rpartition(".")[2]) and (
         _is_prose(values[name]) or len({value for value in values[name] if not DATUM.fullmatch(value)}) > MOST_LABELS)]
     longest = max(called_so or values, key=lambda name: sum(map(len, values[name])))
     return longest, f"the longest free text{' that is called so' if called_so else ''}"

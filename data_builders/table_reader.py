@@ -306,9 +306,16 @@ def _text_lines(log: Log, counts: Counter[str]) -> Iterator[str]:
             yield _clean(line.decode("utf-8", "replace"), counts)
 
 
+def _cr_lines(lines: Iterator[str]) -> Iterator[str]:
+    """Split at CR too where the first line has one: old programs on the Mac end lines by CR alone."""
+    first = next(lines, "")
+    for line in chain([first], lines):
+        yield from line.split("\r") if "\r" in first else [line]
+
+
 def _csv(log: Log, delimiter: str, counts: Counter[str]) -> Iterator[tuple[int, list[str] | str]]:
     """Yield the fields of each row, or why it has none, after Excel's `sep=;` and PowerShell's `#TYPE`."""
-    lines, skipped, first = _text_lines(log, counts), 0, ""
+    lines, skipped, first = _cr_lines(_text_lines(log, counts)), 0, ""
     for first in lines:
         if first.lower().startswith("sep=") and len(first) == 5:
             delimiter = first[4]

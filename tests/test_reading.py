@@ -308,7 +308,7 @@ ROWS = [{"text": "one two", "label": "x"}, {"text": "three", "label": "y"}]
 @pytest.mark.parametrize("content", [
     "sep=;\ntext;label\none two;x\nthree;y\n", '#TYPE System.Object\n"text","label"\n"one two","x"\n"three","y"\n',
     "text,label,\none two,x,\nthree,y,\n", "text,label\none two,x,\nthree,y\n", "text,label\none two,x\ntext,label\n"
-    "three,y\n", "\ufefftext\tlabel\n\none two\tx\nthree\ty\n"])
+    "three,y\n", "text,label\rone two,x\rthree,y\r", "\ufefftext\tlabel\n\none two\tx\nthree\ty\n"])
 def test_what_programs_export_as_csv(tmp_path, content):
     assert read(written(tmp_path, "x.csv", content)).rows == ROWS
 
@@ -387,7 +387,7 @@ CASES = {
     "a table without names": ("x.csv", TABLE.partition("\n")[2], ["--label", "column 3"]),
     "windows of time": ("app.log", RAW, ["--format", LAYOUT, "--rule-column", "level", "--every", "2s", *RULE]),
     "sessions by id": ("app.log", JOBS, ["--format", "lines", "--session", r"job-\d+", "--labels"]),
-    "a nested field": ("x.jsonl", "".join(json.dumps({"log": {"message": text}, "state": kind}) + "\n"
+    "a nested field": ("x.jsonl", "".join(json.dumps({"log": {"message": text, "url": "x" * 90}, "state": kind}) + "\n"
                                           for text, kind in PAIRS), []),
     "GBK": ("x.csv", TABLE.replace("met", "遇到").encode("gbk"), []),
     "a packed table": ("x.csv.gz", gzip.compress(TABLE.encode()), []),

@@ -8,9 +8,10 @@ one of the labels; another server's answer that cannot be parsed is marked. Only
 import argparse
 import json
 import os
+import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
@@ -37,7 +38,7 @@ from logreasoner.generation.response_cache import (
 )
 from logreasoner.instances import Instance
 from logreasoner.prompts import conversation
-from logreasoner.reading import Log, Reading, hide
+from logreasoner.reading import Log, Reading, hide, pattern
 from logreasoner.schemas import Task
 
 POSITIVE, UNPARSED = 3, 4  # exit statuses
@@ -138,10 +139,34 @@ class Client:
                        note or ("" if label else "not in the answer format"), session.log, session.id)
 
 
-def windows(log: Log, read: Reading, window: int, description: str | None, counts: Counter[str]) -> Iterator[Session]:
+@dataclass(frozen=True)
+class Where:
+    """What a row of a session has to hold, else the session is not asked about: in a column, or in any ("")."""
+
+    column: str
+    regex: re.Pattern[str]
+
+    def holds(self, row: Mapping[str, str], log: Log) -> bool:
+        """Tell whether a row matches. Raises UserError for a column that it has not."""
+        if self.column and self.column not in row:
+            raise UserError(f"{log}: has no {self.column!r} but {', '.join(map(repr, row))}; name one of these in "
+                            "--where")
+        values = [row[self.column]] if self.column else row.values()
+        return any(self.regex.search(value) for value in values)
+
+
+def where_of(text: str) -> Where:
+    """Read COLUMN=REGEX, or a REGEX for any column."""
+    column, found, regex = text.partition("=") if re.match(r"\w+=", text) else ("", "", text)
+    return Where(column, pattern("--where", regex))
+
+
+def windows(log: Log, read: Reading, window: int, description: str | None, counts: Counter[str],
+            where: Where | None = None) -> Iterator[Session]:
     """Yield sessions of `window` consecutive rows or events; the last one may be shorter.
 
-    `description` replaces the one that each row may have. Raises UserError for rows without the column that is asked.
+    `description` replaces the one that each row may have; `counts` has the sessions without a row for `where` as
+    "unasked". Raises UserError for rows without the column that is asked.
     """
     rows = table_reader.rows(log, read, counts)
     for name, part in table_reader.parts(rows, read, window, counts):
@@ -149,6 +174,9 @@ def windows(log: Log, read: Reading, window: int, description: str | None, count
             if read.text not in row:
                 raise UserError(f"{log}: line {number}: has no {read.text!r} but {', '.join(map(repr, row))}; name the "
                                 "one with the text by --text")
+        if where and not any(where.holds(row, log) for _, row in part):
+            counts["unasked"] += 1
+            continue
         log_lines = tuple(row[read.text] for _, row in part)
         own = "\n".join(row.get(read.description, "") for _, row in part)
         yield Session(part[0][0], part[-1][0], log_lines, hide("\n".join(log_lines), read),
@@ -167,8 +195,8 @@ def reading_of(given: argparse.Namespace, rules: Task) -> Reading:
     return replace(read, text=given.text) if given.text else read
 
 
-def as_text(verdict: Verdict, positives: Sequence[str], colours: bool) -> str:
-    """Write a verdict: the lines, the label, the steps; a single line of the log is shown beside its label."""
+def as_text(verdict: Verdict, positives: Sequence[str], colours: bool, lines: bool = False) -> str:
+    """Write a verdict: where, the label, with `lines` those of the log, the steps; a single one is beside its label."""
     def paint(text: str, colour: str) -> str:
         return f"\x1b[{COLOURS[colour]}m{escape_terminal(text)}\x1b[0m" if colours else escape_terminal(text)
 
@@ -178,8 +206,9 @@ def as_text(verdict: Verdict, positives: Sequence[str], colours: bool) -> str:
     kind = "unparsed" if verdict.label is None else "positive" if verdict.label in positives else "negative"
     log = f"  {escape_terminal(verdict.log[0])}" if single else ""
     head = f"{where}: {paint(verdict.label or 'unparsed', kind)}{log}"
+    shown = [f"  | {escape_terminal(line)}" for line in verdict.log] if lines and not single else []
     steps = [paint(f"  {number}. {' '.join(step.split())}", "quiet") for number, step in enumerate(verdict.steps, 1)]
-    return "\n".join([head, *steps, *([paint(f"  ({verdict.note})", "unparsed")] if verdict.note else [])])
+    return "\n".join([head, *shown, *steps, *([paint(f"  ({verdict.note})", "unparsed")] if verdict.note else [])])
 
 
 def _examples(run: Run | None, name: str, most: int | None) -> tuple[tuple[Example, ...], int]:
@@ -213,6 +242,9 @@ def _main(given: argparse.Namespace) -> None:
     positives = cli.known_names(given.fail_on, rules.labels) if given.fail_on else default
     if positives is None:
         raise UserError(f"--fail-on {given.fail_on}: {rules.name} has the labels {', '.join(rules.labels)}")
+    only = cli.known_names(given.only, rules.labels) if given.only else rules.labels
+    if only is None:
+        raise UserError(f"--only {given.only}: {rules.name} has the labels {', '.join(rules.labels)}")
     read = reading_of(given, rules)
     if given.description is None and rules.described and read.format == "lines":
         raise UserError(f"{rules.name} judges logs by a description: give it with --description")
@@ -222,7 +254,8 @@ def _main(given: argparse.Namespace) -> None:
     read = table_reader.resolved(log, read)
     counts: Counter[str] = Counter()
     labels: Counter[str | None] = Counter()
-    sessions = windows(log, read, given.window or rules.window, given.description, counts)
+    sessions = windows(log, read, given.window or rules.window, given.description, counts,
+                       where_of(given.where) if given.where else None)
     solved, shots = _examples(run, given.task, given.examples)
     thinking = bool(run and given.model and run.model(given.model).thinking)
     turns = run is None or run.experiment.examples == "turns"
@@ -234,14 +267,16 @@ def _main(given: argparse.Namespace) -> None:
         for batch in iter(lambda: list(islice(sessions, given.batch)), []):
             for verdict in client.verdicts(batch):
                 labels[verdict.label] += 1
-                print(verdict.as_json() if given.json else as_text(verdict, positives, colours))
+                if verdict.label in (*only, None):
+                    print(verdict.as_json() if given.json else as_text(verdict, positives, colours, bool(given.only)))
             sys.stdout.flush()
     for note in log.notes:
         print(f"note: {note}", file=sys.stderr)
     skipped = counts["unmatched"] + counts["blank"] + counts["bad"]
     totals = ", ".join(f"{labels[label]:,} {label or 'unparsed'}" for label in (*rules.labels, None))
     enforced = "" if vllm else "; no vLLM, so the answer format was not enforced"
-    print(f"{given.log}: {counts['lines']:,} lines ({skipped:,} skipped): {totals}; {escape_terminal(name)}, "
+    unasked = f", {counts['unasked']:,} sessions not asked" if given.where else ""
+    print(f"{given.log}: {counts['lines']:,} lines ({skipped:,} skipped{unasked}): {totals}; {escape_terminal(name)}, "
           f"{shots} examples{enforced}", file=sys.stderr)
     sys.exit(POSITIVE if any(labels[label] for label in positives) else UNPARSED if labels[None] else 0)
 
@@ -266,6 +301,9 @@ python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url ht
     arguments.add_argument("--description", help="for a task that judges logs by one")
     arguments.add_argument("--examples", type=int, choices=range(10), metavar="N", help="at most so many of the run's")
     arguments.add_argument("--fail-on", metavar="LABELS", help="exit with 3 for these (default: positive)")
+    arguments.add_argument("--only", metavar="LABELS", help="print these alone, with their lines; and unparsed answers")
+    arguments.add_argument("--where", metavar="[COLUMN=]REGEX",
+                           help="ask about sessions alone that have a matching row, such as level=ERROR|FATAL")
     arguments.add_argument("--json", action="store_true", help="one JSON object a session")
     arguments.add_argument("--batch", type=positive, default=256, help="sessions judged at once; 1 follows a live log")
     arguments.add_argument("--journal", type=Path, help="store every answer in this file and never ask for it again")

@@ -105,6 +105,20 @@ def test_sessions_with_their_steps_as_text_and_the_exit_status(endpoint: Endpoin
     assert not list(workdir.iterdir()), "private logs leave nothing behind"
 
 
+def test_only_what_is_wanted_is_asked_and_printed(endpoint: Endpoint, workdir: Path) -> None:
+    endpoint.answers |= {"boom": ANSWER, "odd": "no label here"}
+    layout = r"(?P<level>\w+) (?P<text>.*)"
+    log = b"INFO a\nERROR boom\nINFO b\nINFO c\nFATAL d\nINFO \x1b[5mboom\n"
+    done = command(endpoint, "--window", "2", "--format", layout, "--only", "abnormal", "--where", "level=ERROR|FATAL",
+                   log=log)
+    assert done.stdout.decode().splitlines()[:3] == ["lines 1-2: abnormal", "  | a", "  | boom"]
+    assert b"lines 3-4" not in done.stdout and len(endpoint.bodies) == 2
+    assert b"0 skipped, 1 sessions not asked): 0 normal, 2 abnormal" in done.stderr
+    done = command(endpoint, "--window", "1", "--format", layout, "--only", "normal", "--where", "boom|odd|c", "--json",
+                   log=log + b"INFO odd\n")
+    assert [(row["first"], row["label"]) for row in rows(done)] == [(4, "normal"), (7, None)]
+
+
 @pytest.mark.parametrize(("environment", "colours"), [
     ({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
 def test_colours_are_for_terminals_that_want_them(environment: dict[str, str], colours: bool, endpoint: Endpoint,
@@ -218,6 +232,9 @@ def test_a_runs_examples_are_in_the_prompt(endpoint: Endpoint, workdir: Path) ->
 
 
 @pytest.mark.parametrize(("more", "log", "message"), [
+    (["--only", "odd"], b"a", "--only odd: anomaly_detection has the labels normal, abnormal"),
+    (["--where", "level=("], b"a", "--where '(': not a regular expression"),
+    (["--where", "level=x"], b"a", "has no 'level' but 'text'; name one of these in --where"),
     (["--fail-on", "normal,bad"], b"a", "--fail-on normal,bad: anomaly_detection has the labels normal, abnormal"),
     (["--name", "n"], b"a", "serves 'm'; choose with --name"),
     (["--format", "bgl"], b"a\nb\n", "none of 2 lines has the layout bgl"),

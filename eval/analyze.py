@@ -262,8 +262,9 @@ def _main(given: argparse.Namespace) -> None:
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     with _endpoint(given, run) as (url, name, vllm):
         answerer = _answerer(given, run, url)
-        client = Client(url, name, vllm, thinking, rules, solved, shots, turns,
-                      Journal(given.journal, answerer) if given.journal else serve.MemoryJournal(answerer))
+        journal = Journal(given.journal, answerer) if given.journal else serve.MemoryJournal(answerer)
+        journal.credit = 1
+        client = Client(url, name, vllm, thinking, rules, solved, shots, turns, journal)
         for batch in iter(lambda: list(islice(sessions, given.batch)), []):
             for verdict in client.verdicts(batch):
                 labels[verdict.label] += 1

@@ -270,6 +270,8 @@ class Journal:
     answer (`keep_refusals`): without that mark it is none.
     """
 
+    credit = 0  # answers that count as given before the first: a single session may be too long for the model
+
     def __init__(self, path: Path, answerer: Answerer):
         self.path, self.answerer = path, answerer
         self.answers: dict[str, Record] = {}
@@ -316,7 +318,7 @@ class Journal:
 
     def believes(self, refusals: int) -> bool:
         """Tell whether so many more refusals may be about their requests: not where nearly all is refused."""
-        return self.refused + refusals <= BELIEVED * self.good
+        return self.refused + refusals <= BELIEVED * (self.good + self.credit)
 
     def answer(self, request: Record) -> Record | None:
         """Return the journal line with a final answer to this request, if there is one."""

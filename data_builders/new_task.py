@@ -118,7 +118,7 @@ def by_rules(texts: list[str], options: argparse.Namespace) -> list[str]:
         regex, _, label = rule.rpartition("=")
         if not (regex and label.strip()):
             raise UserError(f"--label-rule {rule!r}: should read REGEX=LABEL, such as 'ERROR|FATAL=abnormal'")
-        rules.append((pattern("--label-rule", regex), label.strip()))
+        rules.append((pattern("--label-rule", regex, re.MULTILINE), label.strip()))
     return [next((label for regex, label in rules if regex.search(text)), options.other_label) for text in texts]
 
 
@@ -274,7 +274,7 @@ def new_task(options: argparse.Namespace) -> None:
                    header=read.header if log.named is None else log.named, encoding=log.encoding or log.likely)
     items = instances(table, columns, options, read)
     labels = classes(items, columns["label"], options.file)
-    positive_class, why["positive"] = task_labels.positive_class(labels, options.positive)
+    positive_class, why["positive"] = task_labels.positive_class(labels, options.positive, columns["label"])
     choices = [[f"--{role}", repr(name) if name else "-", why[role]]
                for role, name in (columns | {"positive": positive_class}).items()]
     if options.label_rule:

@@ -40,6 +40,7 @@ DATUM = re.compile(r"[-+]?\d[\d.,:/+TZ -]*")  # numbers, dates, times and addres
 BLANKS = re.compile(r"[\s\x1e]*")  # between JSON values; RFC 7464 begins each by a record separator
 FORMATS = (f"raw lines: {', '.join(RAW)}, auto, or a regular expression with named groups; a table whose name does not "
            f"say what it is: {', '.join(dict.fromkeys(KINDS.values()))}")
+JOINED = "lines joined to the event before them; --event-start says how an event begins, none that each line is one"
 Row = dict[str, str]
 Numbered = Iterator[tuple[int, Row]]  # rows, each with a number of its line (of tables: the one that it ends on)
 Part = list[tuple[int, Row]]  # the rows of a session
@@ -80,8 +81,8 @@ def read(log: Log, reading: Reading | None = None, window: int = 1, limit: int |
     """
     reading, counts = reading or Reading(), Counter[str]()
     table = _fill(log, islice(windowed(rows(log, reading, counts), reading, window, counts, labels), limit))
-    skipped = {"unmatched": "lines do not match --format and are left out", "nuls": "NUL characters removed",
-               "dropped": "of a short last window left out", "without id": "rows without an id for --session left out"}
+    skipped = {"joined": JOINED, "unmatched": "lines do not match --format and are left out",
+               "nuls": "NUL characters removed", "dropped": "of a short last window left out", "without id": "rows without an id for --session left out"}
     table.notes = log.notes + [f"{counts[name]:,} {what}" for name, what in skipped.items() if counts[name]]
     return table
 
@@ -167,7 +168,7 @@ def parts(source: Numbered, reading: Reading, window: int, counts: Counter[str])
 def labels_by_id(log: Log) -> dict[str, str]:
     """Read a file of labels: the id of each session in its first column, the label in the one called so or the last.
 
-    Raises UserError for a file with one column.
+    Raises UserError for a file with one column, and for an id with two labels.
     """
     result, label = dict[str, str](), ""
     for number, row in rows(log, Reading(), Counter()):
@@ -175,7 +176,10 @@ def labels_by_id(log: Log) -> dict[str, str]:
         if not others:
             raise UserError(f"{log}:{number}: needs two columns, the ids of sessions and their labels")
         label = label or next((name for name in others if re.search("label|class|anomal", name.lower())), others[-1])
-        result[row[identifier].strip()] = row.get(label, "")
+        key, value = row[identifier].strip(), row.get(label, "")
+        if result.setdefault(key, value) != value:
+            raise UserError(f"{log}:{number}: {key!r} has the label {value!r} here and {result[key]!r} before; leave "
+                            "one")
     return result
 
 
@@ -261,6 +265,7 @@ def _line_rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
                     yield number, {name: _clean(value, counts) for name, value in row.items()}
                 else:
                     counts["unmatched" if event.strip() else "blank"] += 1
+                counts["joined"] += event.count(b"\n")
                 number += 1 + event.count(b"\n")
                 counts["lines"] = number - 1
     if not kept:

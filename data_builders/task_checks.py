@@ -117,8 +117,8 @@ def telling_place(items: Rows) -> tuple[int, set[str]] | None:
 def _check_labels_in_texts(items: Rows, labels: Sequence[str], findings: Findings) -> None:
     for label in labels:
         word = re.compile(whole_word(label), re.IGNORECASE)
-        own = [bool(word.search(item.text)) for item in items if item.label == label]
-        others = [bool(word.search(item.text)) for item in items if item.label != label]
+        own, others = ([bool(word.search(f"{item.text}\n{item.description}")) for item in items
+                        if (item.label == label) is same] for same in (True, False))
         own_share, other_share = (sum(hits) / max(1, len(hits)) for hits in (own, others))
         if own_share >= SHARE and own_share > TIMES * other_share:
             findings.warnings.append(f"the label {label!r} stands in {own_share:.0%} of its own texts and in "

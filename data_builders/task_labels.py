@@ -9,16 +9,25 @@ MOST_LABELS = 20
 # What label columns are called, the surest first: a word of the column's name, or its beginning.
 NAMES = ("label", "class", "verdict", "target", "truth", "category", "cause", "outcome", "status", "state", "anomal",
          "fail", "result")
-BAD = re.compile(r"(ab|not |un)normal|anomal|fail|fault|error|bad|attack|intrusion|malicious|malware|fraud|positive|"
+BAD = re.compile(r"abnormal|anomal|fail|(?<!de)fault|error|bad|attack|intrusion|malicious|malware|fraud|positive|"
                  r"critical|incident|broken|^(true|yes|y|1)$", re.I)
-GOOD = re.compile(r"(?<!ab)(?<!not )(?<!un)normal|benign|good|healthy|success|passed|^(no|not|non)[ _-]|"
-                  r"^(ok|pass|false|no|n|0|none)$",
-                  re.I)
+GOOD = re.compile(r"(?<!ab)normal|benign|good|healthy|success|passed|cleared|resolved|recovered|reachable|^up$|"
+                  r"^(ok|pass|false|no|n|0|none)$", re.I)
+NOT = re.compile(r"(not?|non)[ _-]+|un(?=normal|healthy|reachable|success)", re.I)
+
 
 
 def words(name: str) -> list[str]:
     """Split a column's name into its words, in lower case: AnomalyLabel_2 is anomaly, label and 2."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+", name)]
+
+
+def verdict_of(label: str) -> str:
+    """Say what a label's words mean: "bad", "good", or "" where they tell neither or both. "no failure" is good."""
+    negated = NOT.match(label)
+    words_of = label[negated.end():] if negated else label
+    bad, good = bool(BAD.search(words_of)), bool(GOOD.search(words_of))
+    return "" if bad == good else "good" if bad is bool(negated) else "bad"
 
 
 def label_column(path: Path, values: dict[str, list[str]], rows: int) -> tuple[str, str]:
@@ -31,8 +40,7 @@ def label_column(path: Path, values: dict[str, list[str]], rows: int) -> tuple[s
     possible = [name for name, size in sizes.items() if 2 <= size <= min(MOST_LABELS, max(2, rows // 4))]
     exact = [name for kind in NAMES for name in possible if len(words(name)) == 1 and words(name)[0].startswith(kind)]
     called_so = exact[:1] or [name for name in possible if any(word.startswith(NAMES) for word in words(name))]
-    judging = [name for name in possible if all(BAD.search(value) or GOOD.search(value) for value in set(values[name]))
-               and len({bool(BAD.search(value)) for value in values[name]}) == 2]
+    judging = [name for name in possible if set(map(verdict_of, values[name])) == {"bad", "good"}]
     likely, why = (called_so, "and is called so") if called_so else (judging, "and they judge")
     if len(likely) != 1:
         listed = ", ".join(f"{name!r} ({sizes[name]} values)" for name in likely or sizes) or "no other column"
@@ -42,11 +50,11 @@ def label_column(path: Path, values: dict[str, list[str]], rows: int) -> tuple[s
     return likely[0], f"{sizes[likely[0]]} values, {why}"
 
 
-def positive_class(labels: list[str], option: str | None) -> tuple[str | None, str]:
+def positive_class(labels: list[str], option: str | None, column: str = "") -> tuple[str | None, str]:
     """Choose the positive class of two labels, and say why: the one that looks bad, or is not the one that looks good.
 
     Raises UserError for an option that is no label, and where the names do not say which is searched for: the rarer one
-    need not be.
+    need not be, and `true` in a column `success` is not.
     """
     if option:
         if option not in labels:
@@ -54,11 +62,11 @@ def positive_class(labels: list[str], option: str | None) -> tuple[str | None, s
         return option, "as you say"
     if len(labels) != 2:
         return None, f"{len(labels)} classes: accuracy and weighted F1"
-    bad = [label for label in labels if BAD.search(label) and not GOOD.search(label)]
-    good = [label for label in labels if GOOD.search(label)]
-    if len(bad) == 1 and set(labels) != {"-1", "1"}:
+    bad, good = ([label for label in labels if verdict_of(label) == kind] for kind in ("bad", "good"))
+    told = set(labels) != {"-1", "1"} and not GOOD.search(" ".join(words(column)))
+    if told and len(bad) == 1:
         return bad[0], "looks like what is searched for"
-    if len(good) == 1:
+    if told and len(good) == 1:
         return next(label for label in labels if label not in good), f"{good[0]} looks like the other"
     raise UserError(f"which label is searched for, {' or '.join(labels)}? Precision, recall and F1 are about that one: "
                     f"name it with --positive {labels[-1]}")

@@ -178,7 +178,7 @@ def windows(log: Log, read: Reading, window: int, description: str | None, count
             counts["unasked"] += 1
             continue
         log_lines = tuple(row[read.text] for _, row in part)
-        own = "\n".join(row.get(read.description, "") for _, row in part)
+        own = "\n".join(row.get(read.description, "") for _, row in part) if read.description else ""
         yield Session(part[0][0], part[-1][0], log_lines, hide("\n".join(log_lines), read),
                       hide(own, read) if description is None else description, name)
 
@@ -235,16 +235,19 @@ def _answerer(given: argparse.Namespace, run: Run | None, url: str) -> Answerer:
     return endpoints(url)
 
 
+def _named(text: str | None, option: str, rules: Task, default: list[str]) -> list[str]:
+    """Read the labels that an option names. Raises UserError for others."""
+    names = cli.known_names(text, rules.labels) if text else default
+    if names is None:
+        raise UserError(f"{option} {text}: {rules.name} has the labels {', '.join(rules.labels)}")
+    return names
+
+
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run) if given.run else None
     rules = run.task(given.task) if run else task(given.task)
-    default = [] if rules.positive is None else [rules.positive]
-    positives = cli.known_names(given.fail_on, rules.labels) if given.fail_on else default
-    if positives is None:
-        raise UserError(f"--fail-on {given.fail_on}: {rules.name} has the labels {', '.join(rules.labels)}")
-    only = cli.known_names(given.only, rules.labels) if given.only else rules.labels
-    if only is None:
-        raise UserError(f"--only {given.only}: {rules.name} has the labels {', '.join(rules.labels)}")
+    positives = _named(given.fail_on, "--fail-on", rules, [] if rules.positive is None else [rules.positive])
+    only = _named(given.only, "--only", rules, rules.labels)
     read = reading_of(given, rules)
     if given.description is None and rules.described and read.format == "lines":
         raise UserError(f"{rules.name} judges logs by a description: give it with --description")
@@ -271,6 +274,8 @@ def _main(given: argparse.Namespace) -> None:
                 if verdict.label in (*only, None):
                     print(verdict.as_json() if given.json else as_text(verdict, positives, colours, bool(given.only)))
             sys.stdout.flush()
+    if counts["joined"]:
+        log.notes.append(f"{counts['joined']:,} {table_reader.JOINED}")
     for note in log.notes:
         print(f"note: {note}", file=sys.stderr)
     skipped = counts["unmatched"] + counts["blank"] + counts["bad"]

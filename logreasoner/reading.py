@@ -29,7 +29,10 @@ LONGEST = 12 << 20  # bytes of one line, and of one session; what is longer is n
 MOST_LINES = 1_000  # of one event: a log that is indented throughout is not one stack trace
 ANSI = rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][0-9A-Z])"  # colours, titles, character sets
 ANSI_TEXT, ANSI_BYTES = re.compile(ANSI.decode()), re.compile(ANSI)
-CONTINUES = re.compile(rb"\s+\S|at |Caused by|\.\.\. ?\d")  # lines of stack traces
+# Lines of stack traces; the exception itself stands at a line's beginning. A level begins an event, also set right.
+CONTINUES = re.compile(rb"(?!\s*(?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|FATAL|CRITICAL|SEVERE)\b)(?:\s+\S|"
+                       rb"at [\w.$/<>]+\(|Caused by|\.\.\. ?\d|Traceback \(most recent|"
+                       rb"(?:[\w$]+\.)+[\w$]*(?:Exception|Error|Throwable)\b|\w+(?:Error|Exception)(?::|\s*$))")
 REPLACEMENT = "\ufffd"
 MOST_LOST = 0.01  # of all characters: more is another encoding than the one that was taken
 FEW = 8  # bytes over 127, each alone: the accents of a Western log, too few for chardet
@@ -337,7 +340,7 @@ def _utf16(sample: bytes) -> str | None:
 def events(batches: Iterable[list[bytes]], start: str | None) -> Iterator[list[bytes]]:
     r"""Join the lines of each event by "\n": `start` is a regular expression for its first line, "auto" or "none".
 
-    auto: a line that begins with white space, "at ", "Caused by" or "... 7" continues, as in stack traces.
+    auto: what CONTINUES matches continues, as in stack traces: indented lines, frames, exceptions.
     """
     if start is None or start == "none":
         yield from batches
@@ -370,7 +373,7 @@ def pattern(flag: str, regex: str, flags: int = 0) -> re.Pattern[str]:
 def hide(text: str, reading: Reading) -> str:
     """Replace what the reading's masks match by [MASK]."""
     for mask in reading.masks:
-        text = pattern("--mask", mask).sub(LEVEL_MASK, text)
+        text = pattern("--mask", mask, re.MULTILINE).sub(LEVEL_MASK, text)
     return text
 
 
@@ -399,7 +402,7 @@ def add_options(parser: argparse.ArgumentParser, formats: str) -> None:
         help="bgl, spirit, thunderbird: show time, host and component before each message (default: on for Spirit's "
              "layout); tables: whether the first row has the names of the columns (default: seen)")
     add("--event-start", metavar="REGEX", help="raw lines: how the first line of an event of several begins; none: "
-        "every line is an event; default: indented lines, `at ` and `Caused by` continue")
+        "every line is an event; default: indented lines, frames and exceptions of stack traces continue")
     add("--session", metavar="REGEX", help="rows with the same id are one session, wherever they are: what this "
         "matches, or its first group; a row with several ids is in each")
     add("--every", type=duration, metavar="TIME", help="a session is what was logged within 30s, 5m, 1h, 1d")

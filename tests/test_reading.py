@@ -199,10 +199,20 @@ def test_what_else_is_recognised(tmp_path, name, content, form):
         table_reader.resolved(Log(written(tmp_path, "y.log", "__CURSOR=s\nMESSAGE=x\n")), Reading(format="auto"))
 
 
+@pytest.mark.parametrize(("log", "count"), [
+    ("ERROR t a\n INFO t b\nDEBUG t c\n", 3), ("INFO a\nat node2 INFO b\n", 2), ("E a\nError: b\n", 2),
+    ("E x failed\njava.io.IOException: disk full\n\tat A.f(B.java:1)\n", 1),
+    ("E x\nTraceback (most recent call last):\n  File y\nValueError: z\nE next\n", 2)])
+def test_levels_begin_events_and_exceptions_continue_them(tmp_path, log, count):
+    table = table_reader.read(Log(written(tmp_path, "x.log", log)), Reading(format="lines"))
+    assert len(table.rows) == count
+    assert any("lines joined to the event before" in note for note in table.notes) == (count < log.count("\n"))
+
+
 def test_lines_of_a_stack_trace_are_one_event(tmp_path):
-    trace = "E boom\nTraceback:\n  File x\n\tat a.B(C.java:3)\nat d\nCaused by: e\n... 7 more\nE next\n"
+    trace = "E boom\nTraceback:\n  File x\n\tat a.B(C.java:3)\nat d.E(f)\nCaused by: e\n... 7 more\nE next\n"
     path = written(tmp_path, "x.log", trace)
-    events = ["E boom", "Traceback:\n  File x\n\tat a.B(C.java:3)\nat d\nCaused by: e\n... 7 more", "E next"]
+    events = ["E boom", "Traceback:\n  File x\n\tat a.B(C.java:3)\nat d.E(f)\nCaused by: e\n... 7 more", "E next"]
     result = read(path, "lines")
     assert [row["text"] for row in result.rows] == events and result.lines == [1, 2, 8]
     result = read(path, r"(?P<level>E) (?P<text>.*)", event_start="E ")

@@ -45,12 +45,21 @@ def test_names_are_read_word_by_word(name, expected):
 @pytest.mark.parametrize(("labels", "expected"), [
     (["normal", "abnormal"], "abnormal"), (["True", "False"], "True"), (["no failure", "failure"], "failure"),
     (["0", "1"], "1"), (["a", "b", "error"], None), (["attack", "normal"], "attack"), (["ok", "degraded"], "degraded"),
-    (["benign", "DDoS"], "DDoS")])
+    (["benign", "DDoS"], "DDoS"), (["reachable", "not reachable"], "not reachable"),
+    (["unhealthy", "healthy"], "unhealthy"), (["up", "down"], "down")])
 def test_the_positive_class_is_what_is_searched_for(labels, expected):
     assert positive_class(labels, None)[0] == expected
 
 
-@pytest.mark.parametrize("labels", [["1", "-1"], ["a", "b"], ["attack", "intrusion"]])
+@pytest.mark.parametrize("column", ["success", "is_normal", "Reachable"])
+def test_true_of_something_good_is_not_searched_for(column):
+    with pytest.raises(UserError, match="--positive"):
+        positive_class(["true", "false"], None, column)
+    assert positive_class(["true", "false"], None, "is_failure")[0] == "true"
+
+
+@pytest.mark.parametrize("labels", [["1", "-1"], ["a", "b"], ["attack", "intrusion"], ["default", "tuned"],
+                                    ["fault cleared", "info"]])
 def test_a_positive_class_that_no_name_tells_is_asked_for(labels):
     with pytest.raises(UserError, match=f"which label is searched for, {labels[0]} or {labels[1]}.*--positive"):
         positive_class(labels, None)

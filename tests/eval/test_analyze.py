@@ -102,6 +102,7 @@ def test_sessions_with_their_steps_as_text_and_the_exit_status(endpoint: Endpoin
         "  2. Look \\x1b[31mhere\\x07.", "line 6: normal  e", "  1. All is well."]
     assert done.returncode == analyze.POSITIVE == 3
     assert b"6 lines (1 skipped): 2 normal, 1 abnormal, 0 unparsed; m, 0 examples" in done.stderr
+    assert not any("Description" in body["messages"][-1]["content"] for body in endpoint.bodies)
     assert not list(workdir.iterdir()), "private logs leave nothing behind"
 
 

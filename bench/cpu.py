@@ -14,7 +14,7 @@ from bench.generation import through
 from bench.measuring import Row, ran
 from bench.training import ENVIRONMENT, prepare, recipe, samples
 from eval.predict import requests as evaluation
-from logreasoner.config import Run, decoding, load_run, packaged_weights, resolve
+from logreasoner.config import Run, load_run, packaged_weights, resolve
 from logreasoner.files import ROOT, read_json
 from logreasoner.generation import vllm
 from logreasoner.machine import cpu_has_bf16, few_cores
@@ -22,6 +22,7 @@ from logreasoner.schemas import Model
 
 MODEL, EXPERIMENT, STAGE = "smollm2-135m", "demo-smollm2-135m", "thought-sft"
 STEPS, ANSWERS, TOKENS = 3, 8, 64
+CONTEXT = 4096  # tokens of a prompt and its answer
 AUTOMATIC = {"VLLM_CPU_OMP_THREADS_BIND": "auto"}  # vLLM's own default: it leaves one core to its other processes
 
 
@@ -38,8 +39,8 @@ def answered(run: Run, model: Model, weights: str, log: Path, dtype: str, **envi
     """Serve the model; returns the seconds of ANSWERS answers of TOKENS tokens to three-shot questions."""
     asked = [{**each, "body": {**each["body"], "max_tokens": TOKENS, "ignore_eos": True}}
              for each in evaluation(run, MODEL, "base")]
-    command = vllm.vllm_command(weights, asked[0]["body"]["model"], model, "base",
-                                decoding()["serving"]["max_model_len"], "--dtype", dtype)
+    command = vllm.vllm_command(weights, asked[0]["body"]["model"], model, "base", CONTEXT, "--dtype",
+                                dtype)
     with patch.dict(os.environ, environment), vllm.server(command, log) as url:
         through(url, asked[ANSWERS:ANSWERS + 1])  # loads what loads late
         return through(url, asked[:ANSWERS])[0]

@@ -15,9 +15,12 @@ EPOCH = re.compile(r"[\[(]?(\d{9,10})(?:\d{3}|\d{6}|\d{9})?(\.\d+)?\b")  # also 
 WRITTEN = re.compile(
     r"(?P<iso>\d{4}[-/.]\d\d[-/.]\d\d[ T]\d\d:\d\d(?::\d\d)?(?:[.,]\d+)? ?(?:Z|[+-]\d\d:?\d\d)?)|"
     r"(?P<bgl>\d{4}-\d\d-\d\d-\d\d\.\d\d\.\d\d)|(?P<access>\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?)|"
-    r"(?P<syslog>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d(?: \d{4})?)|(?P<hdfs>\b\d{6} \d{6}\b)|(?P<us>\d\d?/\d\d?/\d{4},? "
+    r"(?P<named>\d{1,2}[- ][A-Z][a-z]{2}[- ]\d{4} \d\d:\d\d:\d\d)|"
+    r"(?P<compact>\b\d{8}[ T]\d\d:\d\d:\d\d)|"
+    r"(?P<dotted>\b\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d)|(?P<logcat>^\d\d-\d\d \d\d:\d\d:\d\d)|"
+    r"(?P<syslog>[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d(?: \d{4})?)|(?P<hdfs>\b\d{6} \d{6}\b)|(?P<us>\d\d?/\d\d?/\d{4},? "
     r"\d\d?:\d\d:\d\d(?: [AP]M)?)|(?P<clock>\b\d\d:\d\d:\d\d)")
-FORMS = {"bgl": "%Y-%m-%d-%H.%M.%S", "hdfs": "%y%m%d %H%M%S"}
+FORMS = {"bgl": "%Y-%m-%d-%H.%M.%S", "hdfs": "%y%m%d %H%M%S", "dotted": "%d.%m.%Y %H:%M:%S"}
 
 
 def moment(text: str) -> float | None:
@@ -28,6 +31,9 @@ def moment(text: str) -> float | None:
     if written is None:
         return None
     form, part = str(written.lastgroup), written[0]
+    if form == "clock" and re.search(r"\d", text[:written.start()]):
+        return None  # behind a date that is not understood: without it all days would be one
+    part = f"2000-{part}" if form == "logcat" else part
     try:
         if form in FORMS:
             found = datetime.strptime(part, FORMS[form])

@@ -82,7 +82,8 @@ def read(log: Log, reading: Reading | None = None, window: int = 1, limit: int |
     reading, counts = reading or Reading(), Counter[str]()
     table = _fill(log, islice(windowed(rows(log, reading, counts), reading, window, counts, labels), limit))
     skipped = {"joined": JOINED, "unmatched": "lines do not match --format and are left out",
-               "nuls": "NUL characters removed", "dropped": "of a short last window left out", "without id": "rows without an id for --session left out"}
+               "nuls": "NUL characters removed", "dropped": "of a short last window left out",
+               "without id": "rows without an id for --session left out"}
     table.notes = log.notes + [f"{counts[name]:,} {what}" for name, what in skipped.items() if counts[name]]
     return table
 

@@ -103,6 +103,8 @@ def _is_prose(values: list[str]) -> bool:
 
 def _is_source(values: list[str]) -> bool:
     counts = Counter(map(source_slug, values))
+    if any("\n" in value for value in values):
+        return False  # those of a session's rows
     return 2 <= len(counts) <= MOST_SOURCES and min(counts.values()) >= LEAST_OF_A_SOURCE
 
 
@@ -270,6 +272,8 @@ def new_task(options: argparse.Namespace) -> None:
         raise UserError("--window, --every and --session: whose label is a session's? Decide it by a pattern that one "
                         "of its lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column; or give "
                         "a table of ids and labels with --labels")
+    if read.format == "table" and not table_reader.is_table(options.file):  # its name does not say so another time
+        read = replace(read, format=table_reader.kind_of(log))
     read = replace(read, text=columns["text"], description=columns["description"],
                    header=read.header if log.named is None else log.named, encoding=log.encoding or log.likely)
     items = instances(table, columns, options, read)

@@ -192,7 +192,7 @@ def rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
     """
     if reading.format not in ("table", *KINDS.values()):
         return _line_rows(log, reading, counts)
-    kind = reading.format if reading.format != "table" else _kind(log)
+    kind = reading.format if reading.format != "table" else kind_of(log)
     readers: dict[str, Callable[[], Attempts]] = {
         "csv": lambda: _table(log, _csv(log, "", counts), reading.header),
         "tsv": lambda: _table(log, _csv(log, "\t", counts), reading.header),
@@ -204,7 +204,7 @@ def rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
     return _readable(log, readers[kind](), counts)
 
 
-def _kind(log: Log) -> str:
+def kind_of(log: Log) -> str:
     """Tell the kind of a table by its first bytes, else by its name."""
     if log.path.is_file():
         with open(log.path, "rb") as stream:

@@ -396,6 +396,7 @@ CASES = {
     "windows of BGL with a header": ("bgl.log", LABELLED, ["--format", "bgl", "--window", "2", "--header"]),
     "a column, masked": ("x.csv", TABLE, ["--mask", r"code=\d", "--mask", "koi"]),
     "windows of a table": ("x.csv", TABLE * 2, ["--window", "2", "--rule-column", "state", "--label-rule", "bad=bad"]),
+    "a table whose name does not say so": ("incidents.dat", TABLE, []),
     "a table without names": ("x.csv", TABLE.partition("\n")[2], ["--label", "column 3"]),
     "windows of time": ("app.log", RAW, ["--format", LAYOUT, "--rule-column", "level", "--every", "2s", *RULE]),
     "sessions by id": ("app.log", JOBS, ["--format", "lines", "--session", r"job-\d+", "--labels"]),

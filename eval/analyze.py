@@ -191,8 +191,8 @@ def reading_of(given: argparse.Namespace, rules: Task) -> Reading:
     declared = rules.reading or Reading(format="lines")
     if declared.format == "table" and not given.format and not table_reader.is_table(Path(given.log)):
         declared = replace(declared, format="lines", text="text", header=None)
-        print(f"note: {given.log}: its name is no table's, so each line is a text; give --format csv (tsv, json, ...) if "
-              "it is a table like the one that the task was made from", file=sys.stderr)
+        print(f"note: {given.log}: its name is no table's, so each line is a text; give --format csv (tsv, ...) if it "
+              "is a table like the one that the task was made from", file=sys.stderr)
     read = reading.chosen(given, declared)
     return replace(read, text=given.text) if given.text else read
 

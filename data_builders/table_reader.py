@@ -13,7 +13,7 @@ import sqlite3
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain, groupby, islice
 from operator import itemgetter
@@ -210,10 +210,10 @@ def kind_of(log: Log) -> str:
         with open(log.path, "rb") as stream:
             if stream.read(4) == b"PAR1":
                 return "parquet"
-        if zipfile.is_zipfile(log.path):
-            with zipfile.ZipFile(log.path) as archive:
-                if "xl/workbook.xml" in archive.namelist():
-                    return "xlsx"
+        # A damaged archive is said where it is unpacked.
+        with suppress(zipfile.BadZipFile, NotImplementedError), zipfile.ZipFile(log.path) as archive:
+            if "xl/workbook.xml" in archive.namelist():
+                return "xlsx"
     suffix = Path(ENDINGS.sub("", log.path.name)).suffix.lower().lstrip(".")
     if suffix in ("log", "txt"):
         raise UserError(f"{log}: raw lines need --format: auto, {', '.join(RAW)}, or a regular expression with named "

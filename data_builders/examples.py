@@ -74,8 +74,9 @@ def write_solutions(run: Run) -> None:
     path, tasks, items = run.dataset("shared", "examples"), run.tasks(), open_examples(run)
     answers = responses.attempts(path / "examples.responses.jsonl", [item.id for item in items]) if items else {}
     rows: dict[str, list[Row]] = {}
+    object_to = objection(run)
     for item in items:
-        attempt, why = responses.deciding(item.id, answers[item.id], objection(run))
+        attempt, why = responses.deciding(item.id, answers[item.id], object_to)
         trajectory, _ = responses.judge(attempt, item, tasks[item.task])
         rows.setdefault(item.task, []).append(
             {"id": item.id, "steps": list(trajectory.steps) if trajectory and not why else [], "answer": item.label})

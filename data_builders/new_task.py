@@ -255,10 +255,8 @@ def _read(options: argparse.Namespace) -> tuple[reading.Log, Reading, Table]:
     read = reading.chosen(options, Reading())
     log = reading.log_of(options.file, options, read)
     read = table_reader.resolved(log, read)
-    if options.labels and not read.session:
-        raise UserError("--labels: has the labels of ids; say by --session what an id looks like")
     table = table_reader.read(log, read, options.window, options.limit,
-                              table_reader.labels_by_id(reading.Log(options.labels)) if options.labels else None)
+                              table_reader.labels_given(options.labels, read))
     return log, read, table
 
 
@@ -272,8 +270,6 @@ def new_task(options: argparse.Namespace) -> None:
         raise UserError("--window, --every and --session: whose label is a session's? Decide it by a pattern that one "
                         "of its lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column; or give "
                         "a table of ids and labels with --labels")
-    if read.format == "table" and not table_reader.is_table(options.file):  # its name does not say so another time
-        read = replace(read, format=table_reader.kind_of(log))
     read = replace(read, text=columns["text"], description=columns["description"],
                    header=read.header if log.named is None else log.named, encoding=log.encoding or log.likely)
     items = instances(table, columns, options, read)

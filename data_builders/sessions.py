@@ -184,8 +184,7 @@ def build(options: argparse.Namespace) -> None:
     task = _task(options.task) if options.task else None
     read = reading.chosen(options, (task and task.reading) or Reading(format="lines"))
     window = options.window or (task.window if task else WINDOW)
-    if options.labels and not read.session:
-        raise UserError("--labels: has the labels of ids; say by --session what an id looks like")
+    labels = table_reader.labels_given(options.labels, read)
     log = reading.log_of(options.input, options, read)
     read = table_reader.resolved(log, replace(read, text=options.text or read.text))
     if (read.format in LABELLED or (read.format, read.event_start) == ("lines", "none")) and not (
@@ -196,7 +195,6 @@ def build(options: argparse.Namespace) -> None:
         raise UserError(f"--level and --seed are for {', '.join(LABELLED)}, or for lines with --event-start none, and "
                         "without --mask")
     else:
-        labels = table_reader.labels_by_id(Log(options.labels)) if options.labels else None
         rows = read_sessions(log, read, window, source, counts, task=task or _task("anomaly_detection"),
                              limit=options.limit, labels=labels)
     if sys.stderr.isatty():

@@ -35,7 +35,7 @@ def solution_requests(run: Run, model: str, stage: str, assumed: tuple[str, ...]
     asked = prompts.few_shot(run, items, assumed) if run.experiment.stage2.few_shot else (
         prompts.conversation(item, tasks[item.task]) for item in items)
     write_jsonl(run.dataset(model, stage) / "solutions.requests.jsonl", (
-        generate.request(item.id, name, "solution", prompt, vllm=True, **thinking_room(run.model(model)))
+        generate.request(item.id, name, "solution", prompt, vllm=True, **thinking_room(run.model(model).thinking))
         for item, prompt in zip(items, asked, strict=True)))
 
 
@@ -109,7 +109,7 @@ def correction_requests(run: Run, model: str, stage: str) -> None:
             "correction", problem=prompts.problem(items[row["id"]], tasks[row["task"]]), steps=row["steps"],
             answer=row["answer"], label=row["label"], keep=keep),
             vllm=by_policy or run.experiment.teacher.may_be_vllm(),
-            response_format={"type": "json_object"}, **(thinking_room(run.model(model)) if by_policy else {}))
+            response_format={"type": "json_object"}, **(thinking_room(run.model(model).thinking) if by_policy else {}))
         for row in wrong(run, model, holder)))
 
 

@@ -67,10 +67,15 @@ def is_table(path: Path) -> bool:
 
 
 def resolved(log: Log, reading: Reading) -> Reading:
-    """Return a reading with the format that a file is seen to have in place of "auto"."""
-    if reading.format != "auto":
-        return reading
-    return replace(reading, format="table" if is_table(log.path) else recognise(log))
+    """Return a reading with the format that a file is seen to have in place of "auto", or of a table's kind.
+
+    A table whose name tells its kind stays "table".
+    """
+    if reading.format == "auto":
+        return replace(reading, format="table" if is_table(log.path) else recognise(log))
+    if reading.format == "table" and not is_table(log.path):
+        return replace(reading, format=kind_of(log))
+    return reading
 
 
 def read(log: Log, reading: Reading | None = None, window: int = 1, limit: int | None = None,
@@ -164,6 +169,13 @@ def parts(source: Numbered, reading: Reading, window: int, counts: Counter[str])
                     raise UserError(f"the session {name!r} is longer than {LONGEST_SESSION >> 20} MiB; let --session "
                                     "match what fewer rows share")
             yield name, part
+
+
+def labels_given(path: Path | None, reading: Reading) -> dict[str, str] | None:
+    """Read the file of --labels, if there is one. Raises UserError where the reading has no ids."""
+    if path and not reading.session:
+        raise UserError("--labels: has the labels of ids; say by --session what an id looks like")
+    return labels_by_id(Log(path)) if path else None
 
 
 def labels_by_id(log: Log) -> dict[str, str]:

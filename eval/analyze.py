@@ -21,7 +21,7 @@ from data_builders import table_reader
 from logreasoner import cli, examples, reading, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
 from logreasoner.cli import UserError, escape_terminal, positive
-from logreasoner.config import Run, decoding, hardware, load_run, task
+from logreasoner.config import Run, hardware, load_run, task, thinking_room
 from logreasoner.examples import Example
 from logreasoner.generation import serve
 from logreasoner.generation.openai_live import ask_live
@@ -95,7 +95,7 @@ class Client:
     def request(self, session: Session) -> Record:
         """Make the request of a session; vLLM is also given the answer format."""
         item = Instance("session", self.rules.name, "analyze", session.asked, "", description=session.description)
-        options = dict(decoding()["thinking"]) if self.thinking else {}
+        options = thinking_room(self.thinking)
         if self.vllm:
             options["structured_outputs"] = {"regex": serve.answer_pattern(self.rules.labels, self.thinking)}
         prompt = conversation(item, self.rules, examples.shown(self.examples, item.text, self.shots), self.turns)

@@ -56,7 +56,7 @@ def requests(run: Run, name: str, stage: str, *, kind: str | None = None, served
     vllm, served = (kind or default_kind) == "vllm", served or default_name
     items = sorted((item for split in stratified(read_test_splits(run), limit) for item in split),
                    key=lambda item: (item.task, item.source))
-    room = thinking_room(run.model(name))
+    room = thinking_room(run.model(name).thinking)
     made = []
     for item, prompt in zip(items, few_shot(run, items, assumed), strict=True):
         if samples == 1:

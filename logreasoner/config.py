@@ -290,9 +290,9 @@ def decoding() -> dict[str, Any]:
     return dict(load_yaml(EXPERIMENTS / "decoding.yaml"))
 
 
-def thinking_room(model: Model) -> dict[str, Any]:
+def thinking_room(thinking: bool) -> dict[str, Any]:
     """Return the settings on top of a purpose's for a model that thinks first: it may write more tokens."""
-    return dict(decoding()["thinking"]) if model.thinking else {}
+    return dict(decoding()["thinking"]) if thinking else {}
 
 
 def api_requests(path: str) -> Requests | None:

@@ -156,16 +156,20 @@ def test_without_an_address_a_server_is_started_and_stopped(folder):
     assert "zebra" not in (folder / "build/runs/served/logs/serve-tiny-base.log").read_text()
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGTERM, 130)])
-def test_a_kill_while_it_starts_leaves_nothing(number, status, folder):
+# a shell sees 130 for both: where exec of a string (a dataclass of an import) is interrupted, Python ends by SIGINT
+STOPPED = {130, -signal.SIGINT}
+
+
+@pytest.mark.parametrize(("number", "statuses"), [(signal.SIGKILL, {-signal.SIGKILL}), (signal.SIGTERM, STOPPED)])
+def test_a_kill_while_it_starts_leaves_nothing(number, statuses, folder):
     with program(folder, "logreasoner.generation.serve", *MODEL, "--port", "0") as process:
         while not any("api_server" in line for line in processes(folder).values()):
             assert process.poll() is None
             time.sleep(0.1)
         process.send_signal(number)
         _, said = process.communicate()
-        assert process.returncode == status
-        assert (status < 0) or said.endswith(b"stopped; run the same command again to go on\n"), said
+        assert process.returncode in statuses, said
+        assert number == signal.SIGKILL or said.endswith(b"stopped; run the same command again to go on\n"), said
         assert gone(folder, 60) == {}
 
 

@@ -77,6 +77,14 @@ PATTERNS = {
         "vendor", "product", "version", "signature", "name", "severity")) + r"\|(?P<text>.*)",
     "cri": r"(?P<time>\d{4}-\d\d-\d\dT\S+) (?P<stream>stdout|stderr) (?P<part>[FP]) (?P<text>.*)",
 }
+# Where each line of a program gets a header, so do those of its stack traces. A container's line of more than 16 kB
+# comes in parts (P), of which the last is F.
+HEADERS = {
+    "rfc3164": re.compile(rb"(?:<\d{1,3}>)?(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) "
+                          rb"(?P<who>\S+ [^\s:\[<]+(?:\[\d+\])?:) ?"),
+    "rfc5424": re.compile(rb"<\d{1,3}>1 \S+ (?P<who>\S+ \S+ \S+) \S+ (?:-|(?:\[(?:[^\]\\]|\\.)*\])+) ?"),
+    "cri": re.compile(rb"\d{4}-\d\d-\d\dT\S+ (?P<who>stdout|stderr) (?P<part>[FP]) "),
+}
 RAW = (*LAYOUTS, *PATTERNS)  # names of layouts
 LOOKED_AT, SOME, NEARLY_ALL = 1_000, 0.5, 0.9
 
@@ -96,13 +104,14 @@ def recognise(log: Log) -> str:
 
     Raises UserError for what is read but once.
     """
-    if not log.path.is_file():
+    if str(log.path) == "-":
         raise UserError(f"{log}: --format auto looks at a file first; name the format")
     with closing(log.batches()) as lines:
         batch = list(events([next(lines, [])[:LOOKED_AT]], "auto"))
-    sample = [event for events_of in batch for event in events_of if event.strip()]
+    sample = [event for events_of in batch for event, _ in events_of if event.strip()]
     if sample[:1] and sample[0].startswith(b"__CURSOR="):
-        raise UserError(f"{log}: is written by `journalctl -o export`; read what `journalctl -o json` writes")
+        log.note(f"{log}: is read as --format journal, what `journalctl -o export` writes")
+        return "journal"
     texts = [event.decode("utf-8", "replace") for event in sample]
     found = {name: sum(map(bool, map(form.match, sample))) for name, form in FORMS.items()}
     for name, regex in {**PATTERNS, "jsonl": r"\s*\{.*\}\s*$"}.items():

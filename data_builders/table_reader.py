@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import chain, groupby, islice
 from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 from data_builders import log_times
-from data_builders.layouts import LABELLED, LAYOUTS, PATTERNS, RAW, check, line_parser, recognise
+from data_builders.layouts import HEADERS, LABELLED, LAYOUTS, PATTERNS, RAW, check, line_parser, recognise
 from logreasoner.cli import UserError
 from logreasoner.files import dump
 from logreasoner.reading import ANSI_TEXT, ENDINGS, Log, Reading, events, pattern
@@ -35,7 +36,8 @@ MOST_BAD, SOME_BAD = 0.1, 10  # share of rows that cannot be read; the share of 
 PARQUET_ROWS = 16  # decoded at once
 HEAD = 50  # rows that show whether the first one has names
 KINDS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet",
-         "pq": "parquet", "xlsx": "xlsx", "xlsm": "xlsx"}  # endings of names, which can be said as a format too
+         "pq": "parquet", "xlsx": "xlsx", "xlsm": "xlsx", "export": "journal"}  # endings of names; also formats
+STREAMED = ("jsonl", "journal")  # kinds of several parts, each of whole records
 DATUM = re.compile(r"[-+]?\d[\d.,:/+TZ -]*")  # numbers, dates, times and addresses
 BLANKS = re.compile(r"[\s\x1e]*")  # between JSON values; RFC 7464 begins each by a record separator
 FORMATS = (f"raw lines: {', '.join(RAW)}, auto, or a regular expression with named groups; a table whose name does not "
@@ -205,6 +207,8 @@ def rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
     if reading.format not in ("table", *KINDS.values()):
         return _line_rows(log, reading, counts)
     kind = reading.format if reading.format != "table" else kind_of(log)
+    if log.earlier and kind not in STREAMED or (log.followed and kind != "jsonl"):
+        raise UserError(f"{log}: is a table ({kind}); give it alone, a table is neither rotated nor followed")
     readers: dict[str, Callable[[], Attempts]] = {
         "csv": lambda: _table(log, _csv(log, "", counts), reading.header),
         "tsv": lambda: _table(log, _csv(log, "\t", counts), reading.header),
@@ -212,6 +216,7 @@ def rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
         "json": lambda: _as_rows(_json(log, counts)),
         "jsonl": lambda: _as_rows(_json_lines(log, counts)),
         "parquet": lambda: _as_rows(enumerate(_parquet(log.path), 1)),
+        "journal": lambda: _as_rows(_journal(log)),
     }
     return _readable(log, readers[kind](), counts)
 
@@ -266,22 +271,23 @@ def _clean(text: str, counts: Counter[str] | None = None) -> str:
 def _line_rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
     parse = _layout_row(reading) if reading.format in LAYOUTS else \
         _pattern_row(PATTERNS.get(reading.format, reading.format))
-    start, number, kept = None if reading.format in LABELLED else reading.event_start, 1, 0
+    start, kept = None if reading.format in LABELLED else reading.event_start, 0
+    number = counts["lines"] + 1  # a log that is followed is read several times
     with closing(log.batches()) as lines:
         first = next(lines, [])
         if reading.format in LAYOUTS:
             check(log, reading.format, first)
-        for batch in events(chain([first], lines), start):
-            for event in batch:
+        for batch in events(chain([first], lines), start, HEADERS.get(reading.format)):
+            for event, size in batch:
                 if row := parse(event):
                     kept += 1
                     yield number, {name: _clean(value, counts) for name, value in row.items()}
                 else:
                     counts["unmatched" if event.strip() else "blank"] += 1
-                counts["joined"] += event.count(b"\n")
-                number += 1 + event.count(b"\n")
+                counts["joined"] += size - 1
+                number += size
                 counts["lines"] = number - 1
-    if not kept:
+    if not kept and not log.followed:
         raise UserError(f"{log}: none of {counts['lines']:,} lines has the layout {reading.format}; is --format right?")
 
 
@@ -466,13 +472,38 @@ def _records(value: Any) -> list[Any] | None:
 
 
 def _json_lines(log: Log, counts: Counter[str]) -> Iterator[tuple[int, Any]]:
-    for number, line in enumerate(_text_lines(log, counts), 1):
+    for line in _text_lines(log, counts):
+        counts["read"] += 1  # a log that is followed is read several times
+        number = counts["read"]
         if not BLANKS.fullmatch(line):
             try:
                 value = json.loads(line.lstrip("\x1e"), parse_constant=lambda name: None)
             except (ValueError, RecursionError) as error:
                 value = ValueError(str(error))
             yield from ((number, record) for record in (value if isinstance(value, list) else [value]))
+
+
+def _journal(log: Log) -> Iterator[tuple[int, Any]]:
+    """Yield the entries of the Journal Export Format: NAME=value, or NAME, a length and a value with line ends.
+
+    See systemd.io/JOURNAL_EXPORT_FORMATS. The number is that of an entry: lengths are no text, nor have lines.
+    """
+    number, entry = 1, dict[str, bytes]()
+    for part in log.parts():
+        with part.opened() as stream:
+            for line in chain(iter(partial(stream.readline, LONGEST_SESSION), b""), [b"\n"]):
+                name, equals, value = line.removesuffix(b"\n").partition(b"=")
+                if name and not equals:
+                    size = int.from_bytes(stream.read(8), "little")
+                    value = stream.read(min(size, LONGEST_SESSION))
+                    if len(value) < size or stream.read(1) != b"\n":
+                        yield number, ValueError("the value of a field does not end where its length says")
+                        return
+                if name:
+                    entry[name.decode("utf-8", "replace")] = value
+                elif entry:
+                    yield number, entry
+                    number, entry = number + 1, {}
 
 
 def _parquet(path: Path) -> Iterator[dict[str, Any]]:

@@ -19,10 +19,13 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO, ClassVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, cast
 
 from logreasoner.cli import UserError
 from logreasoner.instances import LEVEL_MASK
+
+if TYPE_CHECKING:
+    from logreasoner.log_files import Followed
 
 BLOCK = 1 << 16  # bytes; the lines of one stay in the processor's cache, and are too few to wake the garbage collector
 LONGEST = 12 << 20  # bytes of one line, and of one session; what is longer is not a log, and would fill the memory
@@ -109,6 +112,8 @@ class Log:
 
     `member` names a file of an archive, `encoding` how it is decoded whatever its bytes look like, and `likely` how
     unless it is UTF-8: what is not given is seen, and so is whether a table's first row has names (`named`).
+    `earlier` are the rotated parts that come before the file, the oldest first; `begins` receives the first line of
+    each part. `followed` reads what is appended to the file, instead of what is there.
     """
 
     path: Path
@@ -117,6 +122,9 @@ class Log:
     likely: str | None = None
     named: bool | None = None
     notes: list[str] = field(default_factory=list)
+    earlier: tuple[Path, ...] = ()
+    followed: "Followed | None" = None
+    begins: list[tuple[int, Path]] = field(default_factory=list)
 
     def __str__(self) -> str:
         """Return the name that messages begin with."""
@@ -127,6 +135,20 @@ class Log:
         if text not in self.notes:
             self.notes.append(text)
 
+    def place(self, number: int) -> tuple[Path, int]:
+        """Return the file that a line of the whole log is in, and the line's number there."""
+        first, path = next((begin for begin in reversed(self.begins) if begin[0] <= number), (1, self.path))
+        return path, number - first + 1
+
+    def parts(self) -> Iterator["Log"]:
+        """Yield each file as a log of its own, with the same list of notes; not those that rotation left empty."""
+        if not self.earlier:
+            yield self
+            return
+        for path in (*self.earlier, self.path):
+            if path.stat().st_size:
+                yield replace(self, path=path, earlier=())
+
     def _raw(self) -> io.BufferedReader:
         if str(self.path) == "-":
             return open(0, "rb", closefd=False)
@@ -136,20 +158,31 @@ class Log:
 
     @contextmanager
     def opened(self) -> Iterator[io.BufferedReader]:
-        """Open the file, unpacked, also a packed member of an archive. Raises UserError where one has to be named."""
-        with ExitStack() as stack:
-            stream = stack.enter_context(self._raw())
-            for _ in range(3):
-                magic = stream.peek(8)
-                if magic.startswith(b"PK\x03\x04"):
-                    archive = stack.enter_context(zipfile.ZipFile(stream))
-                    unpacked = archive.open(self._choose_member(archive))
-                elif unpack := next((unpack for begin, unpack in UNPACKED if magic.startswith(begin)), None):
-                    unpacked = unpack(stream)
-                else:
-                    break
-                stream = stack.enter_context(io.BufferedReader(cast(Any, unpacked)))
-            yield stream
+        """Open the file, unpacked, also a packed member of an archive.
+
+        Raises UserError where a member has to be named, and for what cannot be read there and in the block.
+        """
+        try:
+            with ExitStack() as stack:
+                stream = stack.enter_context(self._raw())
+                for _ in range(3):
+                    magic = stream.peek(8)
+                    if magic.startswith(b"PK\x03\x04"):
+                        archive = stack.enter_context(zipfile.ZipFile(stream))
+                        unpacked = archive.open(self._choose_member(archive))
+                    elif unpack := next((unpack for begin, unpack in UNPACKED if magic.startswith(begin)), None):
+                        unpacked = unpack(stream)
+                    else:
+                        break
+                    stream = stack.enter_context(io.BufferedReader(cast(Any, unpacked)))
+                yield stream
+        except FileNotFoundError:
+            raise UserError(f"{self}: no such file") from None
+        except BROKEN as error:
+            if isinstance(error, OSError) and error.filename:
+                raise  # an error of the file; one without a name comes from wrong numbers in the archive
+            raise UserError(f"{self}: the archive cannot be read ({error or 'it ends too early'}); download it again, "
+                            "or unpack it and give the log file itself") from None
 
     def _choose_member(self, archive: zipfile.ZipFile) -> str:
         """Return the archive's only log, else its only file, unless one is named."""
@@ -171,18 +204,30 @@ class Log:
 
         Raises UserError for a file or archive that cannot be read, is empty or no text, or has another encoding.
         """
-        try:
-            with self.opened() as stream:
-                regular = str(self.path) != "-" and self.path.is_file()
-                read = stream.read if regular else stream.read1  # a pipe: what is there now
-                yield from self._decoded(iter(lambda: read(BLOCK), b""))
-        except FileNotFoundError:
-            raise UserError(f"{self}: no such file") from None
-        except BROKEN as error:
-            if isinstance(error, OSError) and error.filename:
-                raise  # an error of the file; one without a name comes from wrong numbers in the archive
-            raise UserError(f"{self}: the archive cannot be read ({error or 'it ends too early'}); download it again, "
-                            "or unpack it and give the log file itself") from None
+        if not self.earlier:
+            yield from self._file_blocks()
+            return
+        number, self.begins = 1, []
+        for part in self.parts():
+            self.begins.append((number, part.path))
+            last = b""
+            for block in part._file_blocks():
+                number += block.count(b"\n")
+                last = block[-1:] or last
+                yield block
+            if last != b"\n":
+                number += 1
+                yield b"\n"
+            self.likely = part.likely
+
+    def _file_blocks(self) -> Iterator[bytes]:
+        if self.followed:
+            yield from self._decoded(self.followed.blocks())
+            return
+        with self.opened() as stream:
+            regular = str(self.path) != "-" and self.path.is_file()
+            read = stream.read if regular else stream.read1  # a pipe: what is there now
+            yield from self._decoded(iter(lambda: read(BLOCK), b""))
 
     def _decoded(self, source: Iterator[bytes]) -> Iterator[bytes]:
         first = next(source, b"")
@@ -337,28 +382,44 @@ def _utf16(sample: bytes) -> str | None:
     return None if b"\n" in sample and "\n" not in text else name
 
 
-def events(batches: Iterable[list[bytes]], start: str | None) -> Iterator[list[bytes]]:
-    r"""Join the lines of each event by "\n": `start` is a regular expression for its first line, "auto" or "none".
+def events(batches: Iterable[list[bytes]], start: str | None, header: re.Pattern[bytes] | None = None
+           ) -> Iterator[list[tuple[bytes, int]]]:
+    r"""Join the lines of each event by "\n" and count them; `start` says how the first one begins, "auto" or "none".
 
-    auto: what CONTINUES matches continues, as in stack traces: indented lines, frames, exceptions.
+    auto: what CONTINUES matches continues, as in stack traces: indented lines, frames, exceptions. `header`: what each
+    line of a layout begins with; a line that continues loses it, and has the same `who`, or it begins an event. Where
+    its group `part` is P, the text of the next line goes on in the same line.
     """
-    if start is None or start == "none":
-        yield from batches
+    if start == "none":
+        start = None
+    if start is None and header is None:
+        yield from ([(line, 1) for line in batch] for batch in batches)
         return
-    begins = None if start == "auto" else pattern("--event-start", start)
-    pending: list[bytes] = []
+    begins = None if start is None or start == "auto" else pattern("--event-start", start)
+
+    def continues(line: bytes, text: bytes) -> bool:
+        if begins is None:
+            return start is not None and bool(CONTINUES.match(text))
+        return not any(begins.match(part.decode("utf-8", "replace")) for part in (line, text))
+
+    pending, who, partial = list[bytes](), b"", False
+    count = 0
     for batch in batches:
         whole = []
         for line in batch:
-            continues = CONTINUES.match(line) if begins is None else not begins.match(line.decode("utf-8", "replace"))
-            if continues and pending and pending[0] and len(pending) < MOST_LINES:
-                pending.append(line)
-                continue
-            if pending:
-                whole.append(b"\n".join(pending))
-            pending = [line]
+            found = header.match(line) if header else None
+            text = line[found.end():] if found else line
+            same = not found or found["who"] == who
+            if pending and same and count < MOST_LINES and (partial or (pending[0] and continues(line, text))):
+                pending.append(text if partial else b"\n" + text)
+                count += 1
+            else:
+                if pending:
+                    whole.append((b"".join(pending), count))
+                pending, count, who = [line], 1, found["who"] if found else b""
+            partial = bool(found and found.groupdict().get("part") == b"P")
         yield whole
-    yield [b"\n".join(pending)] if pending else []
+    yield [(b"".join(pending), count)] if pending else []
 
 
 @functools.cache

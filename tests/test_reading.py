@@ -195,8 +195,42 @@ def test_what_else_is_recognised(tmp_path, name, content, form):
     assert table_reader.resolved(Log(path), Reading(format="auto")).format == form
     with pytest.raises(UserError, match="standard input: --format auto looks at a file first"):
         table_reader.resolved(Log(Path("-")), Reading(format="auto"))
-    with pytest.raises(UserError, match="journalctl -o json"):
-        table_reader.resolved(Log(written(tmp_path, "y.log", "__CURSOR=s\nMESSAGE=x\n")), Reading(format="auto"))
+    with pytest.raises(UserError, match="none.log: no such file"):
+        table_reader.resolved(Log(tmp_path / "none.log"), Reading(format="auto"))
+
+
+def test_the_export_of_the_systemd_journal_is_read(tmp_path):
+    binary = "a\n\nb=ü\n".encode() * 30
+    entry = b"__CURSOR=s=1\nPRIORITY=3\nMESSAGE\n" + len(binary).to_bytes(8, "little") + binary + b"\n_UID=0\n\n"
+    path = written(tmp_path, "j.log", entry + b"__CURSOR=s=2\nMESSAGE=a=b\n")
+    result = table_reader.read(Log(path), table_reader.resolved(Log(path), Reading(format="auto")))
+    assert [row["MESSAGE"] for row in result.rows] == [binary.decode(), "a=b"] and result.lines == [1, 2]
+    assert result.rows[0]["_UID"] == "0"
+    for content in (entry[:60], entry.replace((len(binary)).to_bytes(8, "little"), (7).to_bytes(8, "little"))):
+        with pytest.raises(UserError, match="1: .*does not end where its length says"):
+            read(written(tmp_path, "k.export", content))
+
+
+SYSLOG, CRI = "Oct 11 22:14:15 web1 ", "2016-10-06T00:17:09Z "
+
+
+@pytest.mark.parametrize(("layout", "lines", "texts"), [
+    ("rfc3164", [f"{SYSLOG}app[7]: boom", f"{SYSLOG}app[7]: \tat a.B(C.java:1)", f"{SYSLOG}cron[8]:  at it",
+                 f"{SYSLOG}cron[8]: java.io.IOException: x", "\tat d.E(f)", f"{SYSLOG}app[7]: fine"],
+     ["app[7]: boom\n\tat a.B(C.java:1)", "cron[8]:  at it\njava.io.IOException: x\n\tat d.E(f)", "app[7]: fine"]),
+    ("rfc5424", ["<13>1 2003-10-11T22:14:15Z h app 1 - - boom",
+                 '<13>1 2003-10-11T22:14:16Z h app 1 - [a b="\\]"]  more',
+                 "<13>1 2003-10-11T22:14:16Z h app 2 - -  other"], ["boom\n more", " other"]),
+    ("cri", [f"{CRI}stderr P bo", f"{CRI}stderr P om at ", f"{CRI}stderr F 3", f"{CRI}stderr F \tat a.B(C.java:1)",
+             f"{CRI}stdout F   own", f"{CRI}stdout P cut", f"{CRI}stderr F x"],
+     ["boom at 3\n\tat a.B(C.java:1)", "  own", "cut", "x"])])
+def test_lines_of_an_event_that_have_headers_each_are_joined(tmp_path, layout, lines, texts):
+    path = written(tmp_path, "x.log", "\n".join(lines) + "\n")
+    result = read(path, layout)
+    assert [row["text"] for row in result.rows] == texts and result.lines[-1] == len(lines)
+    # A regular expression is about the line, or the text after its header.
+    assert len(read(path, layout, event_start=r"boom|bo$|.* app 2|cron|\s+own|fine|x|\s+at it|cut").rows) == len(texts)
+    assert len(read(path, layout, event_start="none").rows) > len(texts)
 
 
 @pytest.mark.parametrize(("log", "count"), [

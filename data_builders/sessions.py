@@ -9,12 +9,13 @@ labels, so their label is "", which scoring refuses. With --task a log is read a
 
 import argparse
 import hashlib
+import os
 import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import chain, compress, islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_builders import table_reader
 from data_builders.layouts import LABELLED, check, line_parser
-from logreasoner import cli, reading
+from logreasoner import cli, log_files, reading
 from logreasoner.cli import UserError
 from logreasoner.files import hashing, manifest, sha256, write_jsonl
 from logreasoner.reading import LONGEST, Log, Reading, hide
@@ -37,7 +38,7 @@ EXAMPLES = """
 python -m data_builders.sessions --format bgl --window 20 --out sessions.jsonl BGL.log
 python -m data_builders.sessions --format bgl --limit 1000000 --seed 42 --out bgl.jsonl BGL.zip
 python -m data_builders.sessions --format spirit --limit 1000000 --source spirit --out spirit.jsonl spirit2.gz
-python -m data_builders.sessions --format lines --out mine.jsonl /var/log/syslog
+python -m data_builders.sessions --format rfc3164 --out mine.jsonl /var/log/syslog*
 python -m data_builders.sessions --format lines --session 'blk_-?\\d+' --labels anomaly_label.csv --out h.jsonl HDFS.log
 python -m data_builders.sessions --task my-task --out mine.jsonl app.log"""
 
@@ -171,45 +172,73 @@ def _task(name: str) -> "Task":
     return config.task(name)
 
 
+def source_names(paths: Sequence[Path]) -> list[str]:
+    """Name the logs of several files, those with one file name by their folders too."""
+    names = list(map(source_name, paths))
+    if len(set(names)) == len(names):
+        return names
+    root = os.path.commonpath([path.parent for path in paths])
+    return [source_name(Path("-".join(path.relative_to(root).parts))) for path in paths]
+
+
+def cut(log: Log, read: Reading, window: int, source: str, counts: Counter[str], options: argparse.Namespace,
+        task: "Task | None", labels: Mapping[str, str] | None) -> Iterator[dict[str, Any]]:
+    """Yield the sessions of one log, by columns where its lines have a layout with labels or are taken whole."""
+    read = table_reader.resolved(log, read)
+    if (read.format in LABELLED or (read.format, read.event_start) == ("lines", "none")) and not (
+            read.masks or read.session or read.every):
+        return sessions(log, read.format, window, source, counts, limit=options.limit, seed=options.seed,
+                        level=options.level, header=read.header)
+    if options.level or options.seed is not None:
+        raise UserError(f"--level and --seed are for {', '.join(LABELLED)}, or for lines with --event-start none, and "
+                        "without --mask")
+    return read_sessions(log, read, window, source, counts, task=task or _task("anomaly_detection"),
+                         limit=options.limit, labels=labels)
+
+
 def build(options: argparse.Namespace) -> None:
-    """Write the sessions of one log file, and print what they are."""
-    if options.out.exists() and options.input.exists() and options.out.samefile(options.input):
-        raise UserError(f"{options.out}: --out is the log itself; name another file")
-    counts: Counter[str] = Counter()
-    source = options.source or source_name(options.input)
-    if "#" in source:
-        raise UserError(f"--source {source!r}: '#' is reserved for the numbers of votes; choose another name")
+    """Write the sessions of one log or several, and print what they are."""
     if not (options.format or options.task):
         raise UserError("give --format, or --task to read the log as that task says")
     task = _task(options.task) if options.task else None
     read = reading.chosen(options, (task and task.reading) or Reading(format="lines"))
+    read = replace(read, text=options.text or read.text)
     window = options.window or (task.window if task else WINDOW)
     labels = table_reader.labels_given(options.labels, read)
-    log = reading.log_of(options.input, options, read)
-    read = table_reader.resolved(log, replace(read, text=options.text or read.text))
-    if (read.format in LABELLED or (read.format, read.event_start) == ("lines", "none")) and not (
-            read.masks or read.session or read.every):
-        rows = sessions(log, read.format, window, source, counts, limit=options.limit, seed=options.seed,
-                        level=options.level, header=read.header)
-    elif options.level or options.seed is not None:
-        raise UserError(f"--level and --seed are for {', '.join(LABELLED)}, or for lines with --event-start none, and "
-                        "without --mask")
-    else:
-        rows = read_sessions(log, read, window, source, counts, task=task or _task("anomaly_detection"),
-                             limit=options.limit, labels=labels)
+    logs = log_files.logs(options.input, options, read)
+    files = [file for log in logs for file in (*log.earlier, log.path)]
+    if options.out.exists() and any(file.exists() and options.out.samefile(file) for file in files):
+        raise UserError(f"{options.out}: --out is the log itself; name another file")
+    if options.source and len(logs) > 1:
+        raise UserError(f"--source {options.source!r}: names one log, and these are {len(logs)}, each with its own "
+                        "name; cut them one by one")
+    if "#" in (options.source or ""):
+        raise UserError(f"--source {options.source!r}: '#' is reserved for the numbers of votes; choose another name")
+    sources = [options.source] if options.source else source_names([log.path for log in logs])
+    counts = [Counter[str]() for _ in logs]
+    rows: Iterator[dict[str, Any]] = chain.from_iterable(
+        cut(log, read, window, source, of_log, options, task, labels)
+        for log, source, of_log in zip(logs, sources, counts, strict=True))
     if sys.stderr.isatty():
         from tqdm import tqdm
 
         rows = iter(tqdm(rows, unit=" sessions"))
-    with hashing(options.input) as checksum:
+    with ExitStack() as stack:
+        checksums = {file: stack.enter_context(hashing(file)) for file in files}
         write_jsonl(options.out, rows)
-        inputs = {options.input: checksum(), **({options.labels: sha256(options.labels)} if options.labels else {})}
+        inputs = {file: checksum() for file, checksum in checksums.items()}
+    total: Counter[str] = Counter()
+    for of_log in counts:
+        total.update(of_log)
+    inputs |= {options.labels: sha256(options.labels)} if options.labels else {}
     settings = {"window": window, **{key: getattr(options, key) for key in ("limit", "seed", "level", "member")}}
-    manifest(options.out, inputs, source=source, settings=settings, reading=read.as_yaml(), counts=counts)
-    for note in log.notes:
-        print(f"note: {note}")
+    manifest(options.out, inputs, source=" ".join(sources), settings=settings, reading=read.as_yaml(),
+             counts=total)
     kind = f"of {read.every}" if read.every else "by id" if read.session else window
-    print(report(str(options.input), kind, counts))
+    for log, of_log in zip(logs, counts, strict=True):
+        for note in log.notes:
+            print(f"note: {note}")
+        print(report(str(log), kind, of_log))
 
 
 def main() -> None:
@@ -226,7 +255,7 @@ def main() -> None:
     parser.add_argument("--level", action="store_true", help="show BGL's level before each message")
     parser.add_argument("--source", help="name of the source (default: from the file's name)")
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.jsonl")
-    parser.add_argument("input", type=Path, metavar="INPUT", help="a log: plain or packed")
+    parser.add_argument("input", type=Path, nargs="+", metavar="INPUT", help=log_files.HELP)
     cli.run(parser, build)
 
 

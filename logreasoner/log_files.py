@@ -1,5 +1,6 @@
 """Find the files of logs, in folders and by patterns, and order the rotated parts of a log; follow a log that grows."""
 
+import argparse
 import glob
 import os
 import re
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from logreasoner.cli import UserError
-from logreasoner.reading import BLOCK, UNPACKED, Log
+from logreasoner.reading import BLOCK, UNPACKED, Log, Reading
 
 POLL = 0.2  # seconds between two looks at a file that did not grow
 PACKED = r"(?:\.(?:gz|bz2|xz|zst|zip))?"
@@ -20,6 +21,7 @@ ROTATED = (re.compile(rf"(?P<base>.+?)\.(?P<number>\d{{1,3}}){PACKED}"),  # app.
            re.compile(rf"(?P<base>.+?)[.-]{DATE}{PACKED}"),  # app.log-20260131.gz, app.log.2026-01-31
            re.compile(rf"(?P<base>.+?)[.-]{DATE}(?P<end>\.[A-Za-z]+){PACKED}"),  # app-2026-01-31.0.log
            re.compile(rf"(?P<base>.+?){PACKED}"))
+HELP = "a log, also packed, or several: files, folders, quoted patterns; rotated files (app.log.1) are parts of one log"
 LOGS = re.compile(r"\.(log|txt|out|err|jsonl?|ndjson)$")
 
 
@@ -42,6 +44,15 @@ def find(given: Sequence[Path], notes: list[str]) -> list[tuple[Path, ...]]:
         if len(parts) > 1:
             notes.append(f"{base}: is one log of the files {', '.join(path.name for _, path in parts)}, in this order")
     return [tuple(path for _, path in parts) for parts in logs.values()]
+
+
+def logs(paths: Sequence[Path], given: argparse.Namespace, reading: Reading) -> list[Log]:
+    """Return the logs that a command line names."""
+    notes: list[str] = []
+    found = [Log(parts[-1], given.member, given.encoding, reading.encoding, earlier=parts[:-1])
+             for parts in find(paths, notes)]
+    found[0].notes += notes
+    return found
 
 
 def _files(path: Path, notes: list[str]) -> list[Path]:

@@ -59,6 +59,23 @@ def test_the_command(tmp_path: Path) -> None:
     assert (tmp_path / "out.jsonl.manifest.json").exists()
 
 
+def test_parts_of_a_log_are_cut_on_and_several_logs_apart(tmp_path: Path) -> None:
+    lines = bgl("-", "-", "K", "-").splitlines(keepends=True)
+    for name, content in (("ax.log.1.gz", gzip.compress(lines[0])), ("ax.log", lines[1] + lines[2]), (
+            "bx.log", lines[3] * 2)):
+        (tmp_path / name).write_bytes(content)
+    code, output, rows = run(tmp_path / "?x*", "--format", "bgl", "--window", "2")
+    assert code == 0 and [row["log"] for row in rows] == [["message 1", "message 2"], ["message 4"] * 2]
+    assert [row["source"] for row in rows] == ["ax", "bx"]
+    assert "ax.log: is one log of the files ax.log.1.gz, ax.log, in this order" in output
+    assert "ax.log: 3 lines -> 1 sessions" in output and "bx.log: 2 lines -> 1 sessions" in output
+    inputs = json.loads((tmp_path / "out.jsonl.manifest.json").read_text())["inputs"]
+    assert [Path(name).name for name in inputs] == ["ax.log.1.gz", "ax.log", "bx.log"]
+    code, output, _ = run(tmp_path / "?x*", "--format", "bgl", "--source", "s")
+    assert code == 1 and "these are 2, each with its own name" in output
+    assert sessions.source_names([Path("p/a/x.log"), Path("p/b/x.log"), Path("p/y.log")]) == ["a-x", "b-x", "y"]
+
+
 @pytest.mark.parametrize("layout", ["bgl", "spirit"])
 @given(rows=st.lists(st.tuples(st.sampled_from(["-", "ALERT"]), CONTENT), max_size=12), window=st.integers(1, 4))
 def test_any_content_comes_through_whole(layout: str, rows: list[tuple[str, str]], window: int) -> None:

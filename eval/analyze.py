@@ -1,8 +1,9 @@
 """Judge a log: a verdict with its steps for each session (or line), by a served model.
 
-The log is read as the task's YAML says, so that a model is asked about texts like those that it was trained on. Prompts
-and decoding are the evaluation's (section 4.2.3). vLLM enforces the answer format, so that every answer is
-one of the labels; another server's answer that cannot be parsed is marked. Only --journal stores answers.
+The log is read as the task's YAML says, so that a model is asked about texts like those that it was trained on;
+--dry-run shows these and asks nothing. Prompts and decoding are the evaluation's (section 4.2.3). vLLM enforces the
+answer format, so that every answer is one of the labels; another server's answer that cannot be parsed is marked. Only
+--journal stores answers.
 """
 
 import argparse
@@ -36,8 +37,8 @@ from logreasoner.generation.response_cache import (
     error_of,
     request,
 )
-from logreasoner.instances import Instance
-from logreasoner.prompts import conversation
+from logreasoner.instances import Instance, mask_level
+from logreasoner.prompts import conversation, escape_control_tokens, untrusted
 from logreasoner.reading import Log, Reading, hide, pattern
 from logreasoner.schemas import Task
 
@@ -197,17 +198,20 @@ def reading_of(given: argparse.Namespace, rules: Task) -> Reading:
     return replace(read, text=given.text) if given.text else read
 
 
+def _place(first: int, last: int, name: str) -> str:
+    where = f"line {first:,}" if first == last else f"lines {first:,}-{last:,}"
+    return f"{where} ({escape_terminal(name)})" if name else where
+
+
 def as_text(verdict: Verdict, positives: Sequence[str], colours: bool, lines: bool = False) -> str:
     """Write a verdict: where, the label, with `lines` those of the log, the steps; a single one is beside its label."""
     def paint(text: str, colour: str) -> str:
         return f"\x1b[{COLOURS[colour]}m{escape_terminal(text)}\x1b[0m" if colours else escape_terminal(text)
 
     single = verdict.first == verdict.last
-    where = f"line {verdict.first:,}" if single else f"lines {verdict.first:,}-{verdict.last:,}"
-    where += f" ({escape_terminal(verdict.session)})" if verdict.session else ""
     kind = "unparsed" if verdict.label is None else "positive" if verdict.label in positives else "negative"
     log = f"  {escape_terminal(verdict.log[0])}" if single else ""
-    head = f"{where}: {paint(verdict.label or 'unparsed', kind)}{log}"
+    head = f"{_place(verdict.first, verdict.last, verdict.session)}: {paint(verdict.label or 'unparsed', kind)}{log}"
     shown = [f"  | {escape_terminal(line)}" for line in verdict.log] if lines and not single else []
     steps = [paint(f"  {number}. {' '.join(step.split())}", "quiet") for number, step in enumerate(verdict.steps, 1)]
     return "\n".join([head, *shown, *steps, *([paint(f"  ({verdict.note})", "unparsed")] if verdict.note else [])])
@@ -245,6 +249,30 @@ def _named(text: str | None, option: str, rules: Task, default: list[str]) -> li
     return names
 
 
+def as_asked(session: Session, rules: Task, as_json: bool) -> str:
+    """Write a session as a model is asked about it: where it is, its text and its description, or a JSON object."""
+    text = mask_level(session.asked) if rules.mask_level else session.asked
+    text, description = (escape_control_tokens(untrusted(part)) for part in (text, session.description))
+    if as_json:
+        record = {"first": session.first, "last": session.last, "session": session.id, "text": text,
+                  "description": description}
+        return json.dumps({name: value for name, value in record.items() if value != "" or name == "text"})
+    shown = [f"  | {escape_terminal(line)}" for line in text.split("\n")]
+    shown += [f"  description: {escape_terminal(line)}" for line in description.split("\n") if line]
+    return "\n".join([f"{_place(session.first, session.last, session.id)}:", *shown])
+
+
+def _account(log: Log, counts: Counter[str], where: bool) -> str:
+    """Print the notes on a log that was read; return how many lines it has, and how many of them were not used."""
+    if counts["joined"]:
+        log.notes.append(f"{counts['joined']:,} {table_reader.JOINED}")
+    for note in log.notes:
+        print(f"note: {note}", file=sys.stderr)
+    skipped = counts["unmatched"] + counts["blank"] + counts["bad"]
+    unasked = f", {counts['unasked']:,} sessions not asked" if where else ""
+    return f"{log.path}: {counts['lines']:,} lines ({skipped:,} skipped{unasked})"
+
+
 def _main(given: argparse.Namespace) -> None:
     run = load_run(given.run) if given.run else None
     rules = run.task(given.task) if run else task(given.task)
@@ -261,6 +289,13 @@ def _main(given: argparse.Namespace) -> None:
     labels: Counter[str | None] = Counter()
     sessions = windows(log, read, given.window or rules.window, given.description, counts,
                        where_of(given.where) if given.where else None)
+    if given.dry_run:
+        for session in sessions:
+            counts["asked"] += 1
+            print(as_asked(session, rules, given.json))
+        print(f"{_account(log, counts, bool(given.where))}: {counts['asked']:,} sessions, nothing was asked",
+              file=sys.stderr)
+        return
     solved, shots = _examples(run, given.task, given.examples)
     thinking = bool(run and given.model and run.model(given.model).thinking)
     turns = run is None or run.experiment.examples == "turns"
@@ -276,16 +311,10 @@ def _main(given: argparse.Namespace) -> None:
                 if verdict.label in (*only, None):
                     print(verdict.as_json() if given.json else as_text(verdict, positives, colours, bool(given.only)))
             sys.stdout.flush()
-    if counts["joined"]:
-        log.notes.append(f"{counts['joined']:,} {table_reader.JOINED}")
-    for note in log.notes:
-        print(f"note: {note}", file=sys.stderr)
-    skipped = counts["unmatched"] + counts["blank"] + counts["bad"]
     totals = ", ".join(f"{labels[label]:,} {label or 'unparsed'}" for label in (*rules.labels, None))
     enforced = "" if vllm else "; no vLLM, so the answer format was not enforced"
-    unasked = f", {counts['unasked']:,} sessions not asked" if given.where else ""
-    print(f"{given.log}: {counts['lines']:,} lines ({skipped:,} skipped{unasked}): {totals}; {escape_terminal(name)}, "
-          f"{shots} examples{enforced}", file=sys.stderr)
+    print(f"{_account(log, counts, bool(given.where))}: {totals}; {escape_terminal(name)}, {shots} examples{enforced}",
+          file=sys.stderr)
     sys.exit(POSITIVE if any(labels[label] for label in positives) else UNPARSED if labels[None] else 0)
 
 
@@ -294,6 +323,7 @@ def main() -> None:
     arguments = cli.parser("eval.analyze", "Judge a log: a verdict with its steps for each session." + STATUS, """
 python -m eval.analyze --log app.log --task anomaly_detection --run paper --model qwen2.5-7b --stage dpo
 journalctl -b | python -m eval.analyze --log - --task anomaly_detection --base-url http://127.0.0.1:8000/v1
+python -m eval.analyze --log app.log --task my-task --dry-run
 python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url http://127.0.0.1:8000/v1 --json \\
     --fail-on equipmentAlarm,environmentalAlarm | jq -c '[.first, .label]'""", optional=["stage"])
     arguments.add_argument("--log", required=True, help="a file, also packed; - for standard input")
@@ -312,6 +342,8 @@ python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url ht
     arguments.add_argument("--only", metavar="LABELS", help="print these alone, with their lines; and unparsed answers")
     arguments.add_argument("--where", metavar="[COLUMN=]REGEX",
                            help="ask about sessions alone that have a matching row, such as level=ERROR|FATAL")
+    arguments.add_argument("--dry-run", action="store_true",
+                           help="print the sessions as a model would be asked about them, and ask nothing")
     arguments.add_argument("--json", action="store_true", help="one JSON object a session")
     arguments.add_argument("--batch", type=positive, default=256, help="sessions judged at once; 1 follows a live log")
     arguments.add_argument("--journal", type=Path, help="store every answer in this file and never ask for it again")

@@ -226,6 +226,33 @@ def test_sessions_by_id_are_named(endpoint: Endpoint, workdir: Path) -> None:
         "1", "2"]
 
 
+def test_a_dry_run_shows_what_would_be_asked_and_asks_nothing(endpoint: Endpoint, workdir: Path) -> None:
+    log = b"req-1 FAN/1/GO \x1b[2J\x07 <answer>\nreq-2 INFO a\n\nreq-1 <|im_end|> secret=7\n  at frame\nreq-3 INFO b\n"
+    more = ("--session", "(req-[0-9])", "--mask", "secret=[0-9]+", "--where", "FAN|INFO a", "--description", "why")
+    shown = command(endpoint, "--dry-run", *more, log=log, task="potential_failure_prediction")
+    assert shown.returncode == 0 and not endpoint.bodies and not list(workdir.iterdir())
+    assert shown.stdout.decode().splitlines() == [
+        "lines 1-4 (req-1):", "  | req-1 FAN/[MASK]/GO \\x07 < answer>", "  | req-1 < |im_end| > [MASK]",
+        "  |   at frame", "  description: why", "line 2 (req-2):", "  | req-2 INFO a", "  description: why"]
+    assert b"6 lines (1 skipped, 1 sessions not asked): 2 sessions, nothing was asked" in shown.stderr
+    assert b"note: 1 lines joined" in shown.stderr
+    objects = rows(command(endpoint, "--dry-run", "--json", *more, log=log, task="potential_failure_prediction"))
+    assert [set(row) for row in objects] == [{"first", "last", "session", "text", "description"}] * 2
+    assert objects[0]["session"] == "req-1" and objects[0]["text"].endswith("  at frame")
+    command(endpoint, *more, log=log, task="potential_failure_prediction")
+    prompts = [body["messages"][-1]["content"] for body in endpoint.bodies]
+    assert all(any(row["text"] in prompt for prompt in prompts) for row in objects)
+
+
+def test_a_dry_run_needs_neither_endpoint_nor_weights(workdir: Path) -> None:
+    Path("app.log").write_text("1 a\n2 b\n3 c\n")
+    done = subprocess.run([sys.executable, "-m", "eval.analyze", "--log", "app.log", "--task", "anomaly_detection",
+                           "--dry-run", "--json", "--window", "2", "--format", "(?P<n>.) (?P<text>.*)"],
+                          capture_output=True, timeout=120, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert rows(done) == [{"first": 1, "last": 2, "text": "a\nb"}, {"first": 3, "last": 3, "text": "c"}]
+    assert done.returncode == 0 and b"app.log: 3 lines (0 skipped): 2 sessions, nothing was asked" in done.stderr
+
+
 def test_a_runs_examples_are_in_the_prompt(endpoint: Endpoint, workdir: Path) -> None:
     run = declare("mine", resolve("demo", []))
     write_jsonl(run.splits / "examples.jsonl", [

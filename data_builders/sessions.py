@@ -231,7 +231,7 @@ def build(options: argparse.Namespace) -> None:
     for of_log in counts:
         total.update(of_log)
     inputs |= {options.labels: sha256(options.labels)} if options.labels else {}
-    settings = {"window": window, **{key: getattr(options, key) for key in ("limit", "seed", "level", "member")}}
+    settings = {"window": window, **{key: getattr(options, key) for key in ("limit", "seed", "level")}}
     manifest(options.out, inputs, source=" ".join(sources), settings=settings, reading=read.as_yaml(),
              counts=total)
     kind = f"of {read.every}" if read.every else "by id" if read.session else window

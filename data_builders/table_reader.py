@@ -364,7 +364,7 @@ def _csv(log: Log, delimiter: str, counts: Counter[str]) -> Iterator[tuple[int, 
 
 
 def _xlsx(log: Log) -> Iterator[tuple[int, list[str] | str]]:
-    """Yield the rows of the sheet that is not empty, or that --member names."""
+    """Yield the rows of the sheet that --member names, of the only one that is not empty, or of the usual one."""
     import openpyxl  # type: ignore[import-untyped]
 
     try:
@@ -378,6 +378,7 @@ def _xlsx(log: Log) -> Iterator[tuple[int, list[str] | str]]:
     except Exception as error:  # openpyxl raises what its zip and XML layers raise
         raise UserError(f"{log}: not a readable sheet ({error}); save it as .csv") from None
     filled = [name for name, values in sheets.items() if log.member or any(map(any, values))]
+    filled = [name for name in filled if name == log.usual] or filled
     if len(filled) > 1 or (log.member and not filled):
         raise UserError(f"{log}: has the sheets {', '.join(map(repr, book.sheetnames))}; name one with --member")
     for name in filled:

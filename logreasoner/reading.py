@@ -86,6 +86,7 @@ class Reading:
     `session`: a regular expression for the id that the rows of one session share, wherever they are in the file.
     `every`: sessions of so much time, such as 5m, instead of so many rows.
     `masks`: regular expressions of what is hidden, in this order. `encoding`: of files that are not UTF-8.
+    `member`: the file of an archive, or the sheet; not of those that hold just one.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -98,6 +99,7 @@ class Reading:
     every: str = ""
     masks: tuple[str, ...] = ()
     encoding: str | None = None
+    member: str | None = None
 
     def as_yaml(self) -> dict[str, Any]:
         """Return its format, and the values that are not the defaults."""
@@ -112,6 +114,7 @@ class Log:
 
     `member` names a file of an archive, `encoding` how it is decoded whatever its bytes look like, and `likely` how
     unless it is UTF-8: what is not given is seen, and so is whether a table's first row has names (`named`).
+    `usual` is the member that is taken without `member` where the file holds several.
     `earlier` are the rotated parts that come before the file, the oldest first; `begins` receives the first line of
     each part. `followed` reads what is appended to the file, instead of what is there.
     """
@@ -121,6 +124,7 @@ class Log:
     encoding: str | None = None
     likely: str | None = None
     named: bool | None = None
+    usual: str | None = None
     notes: list[str] = field(default_factory=list)
     earlier: tuple[Path, ...] = ()
     followed: "Followed | None" = None
@@ -193,7 +197,7 @@ class Log:
                 return self.member
             raise UserError(f"{self}: has no file {self.member!r}; it has {', '.join(files[:10])}")
         logs = [name for name in files if name.endswith(".log")]
-        for names in (logs, files):
+        for names in ([name for name in files if name == self.usual], logs, files):
             if len(names) == 1:
                 return names[0]
         raise UserError(f"{self}: should hold exactly one log file, holds {len(files)} files ({', '.join(files[:10])});"
@@ -476,12 +480,12 @@ def chosen(given: argparse.Namespace, base: Reading) -> Reading:
     """Return a reading with what was given on the command line instead of what it says."""
     changes = {"format": given.format, "header": given.header, "event_start": given.event_start,
                "session": given.session, "every": given.every, "masks": given.mask and tuple(given.mask),
-               "encoding": given.encoding}
+               "encoding": given.encoding, "member": given.member}
     return replace(base, **{name: value for name, value in changes.items() if value is not None})
 
 
 def log_of(path: Path, given: argparse.Namespace, reading: Reading) -> Log:
     """Return the log that a command line names."""
-    return Log(path, given.member, given.encoding, reading.encoding)
+    return Log(path, given.member, given.encoding, reading.encoding, usual=reading.member)
 
 

@@ -483,3 +483,27 @@ def test_raw_lines_are_the_texts_of_a_task_that_was_made_from_a_table(own_place)
     with pytest.raises(UserError, match="has no 'message' but 'a', 'b'; name the one with the text by --text"):
         asked(path)
     assert [session.asked for session in asked(path, "--text", "a")] == ["one two"]
+
+
+def workbook(**sheets):
+    book, stream = openpyxl.Workbook(), io.BytesIO()
+    book.remove(book.active)
+    for name, table in sheets.items():
+        sheet = book.create_sheet(name)
+        for row in table.splitlines():
+            sheet.append(row.split(","))
+    book.save(stream)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(("name", "pack"), [("x.xlsx", workbook), ("x.zip", packed_zip)])
+def test_a_task_keeps_the_member_that_it_was_made_from(own_place, name, pack):
+    other = "message\nother\n"
+    path = written(own_place, name, pack(old=other, new=TABLE))
+    call(new_task, "--name", "mine", "--from", path, "--member", "new")
+    assert len(asked(path)) == len(NOISE)
+    assert [session.asked for session in asked(path, "--member", "old")] == ["other"]
+    assert [session.asked for session in asked(written(own_place, name, pack(today=other)))] == ["other"]
+    written(own_place, name, pack(a=other, b=other))
+    with pytest.raises(UserError, match="name one with --member"):
+        asked(path)

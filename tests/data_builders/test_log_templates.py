@@ -16,10 +16,16 @@ TWINS = [
     ["took 1.5ms", "took 220ms"], ["2024-01-02T03:04:05Z ready", "2025-11-12T13:14:15Z ready"],
     ["user=bob action=login host=a ok", "user=eve action=login host=a ok"],
     ["mail to bob@example.org bounced", "mail to eve@mail.example.com bounced"],
+    ["端口3断开于机房A", "端口7断开于机房B"], ["文件/var/log/a.log损坏", "文件/srv/b.txt损坏"],
+    ["用户张三从10.0.0.1登录成功", "用户李四从10.0.0.2登录成功", "用户欧阳修从10.0.0.3登录成功", "用户司马光从::1登录成功"],
+    ["ユーザー「佐藤」がサーバー3にログインしました", "ユーザー（鈴木）がサーバー12にログインしました"],
+    ["ผู้ใช้สมชายเข้าสู่ระบบแล้ว", "ผู้ใช้สมศรีเข้าสู่ระบบแล้ว"],
     ["disk sda1 is full\nwrite of block 7 failed", "disk sdb2 is full\nwrite of block 9 failed"],
 ]
 STRANGERS = [
     ["fan 1 stopped", "fan 1 started"], ["端口3断开", "端口3接通"], ["disk is full", "disk is full\nwrite failed"],
+    ["风扇转速异常", "风扇电源异常"], ["磁盘使用率超过阈值", "内存使用率超过阈值", "磁盘使用率恢复正常"],
+    ["ポート3が接続されました", "ポート3が切断されました"], ["พอร์ต 3 ปิด", "พอร์ต 3 เปิด"],
     ["license expired", "module removed"], ["it may fail", "it will fail"], ["a", ""],
 ]
 

@@ -25,7 +25,7 @@ VALUES = (
     r"[A-Za-z_]*\d[A-Za-z0-9_]*(?:[.,:-]\d[A-Za-z0-9_]*)*",  # numbers, and names with a digit; ASCII, since not every
 )  # script writes blanks between words
 LONGEST = 1000  # characters of a line that count: some patterns take quadratic time
-# Scripts without blanks between words: runs of kana are taken as words, other letters stand alone. Its punctuation goes.
+# Scripts without blanks between words: runs of kana are words, other letters stand alone; their punctuation goes.
 UNSPACED = re.compile("[\u3041-\u309f]+|[\u30a0-\u30ff]+|"
                       "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 PUNCTUATION = re.compile("[\u3000-\u3004\u3008-\u303f\uff01-\uff0f\uff1a-\uff20\uff3b-\uff40\uff5b-\uff65]")

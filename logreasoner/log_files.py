@@ -49,7 +49,7 @@ def find(given: Sequence[Path], notes: list[str]) -> list[tuple[Path, ...]]:
 def logs(paths: Sequence[Path], given: argparse.Namespace, reading: Reading) -> list[Log]:
     """Return the logs that a command line names."""
     notes: list[str] = []
-    found = [Log(parts[-1], given.member, given.encoding, reading.encoding, earlier=parts[:-1])
+    found = [Log(parts[-1], given.member, given.encoding, reading.encoding, usual=reading.member, earlier=parts[:-1])
              for parts in find(paths, notes)]
     found[0].notes += notes
     return found

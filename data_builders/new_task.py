@@ -131,7 +131,13 @@ def read_labels(table: Table, columns: dict[str, str], options: argparse.Namespa
     several are joined in one order: `table.notes` says what was merged. NaN is no label.
     """
     if options.label_rule:
-        labels = by_rules([row[options.rule_column or columns["text"]] for row in table.rows], options)
+        values = [row[options.rule_column or columns["text"]] for row in table.rows]
+        labels = by_rules(values, options)
+        without = sum(not value.strip() and label == options.other_label
+                      for value, label in zip(values, labels, strict=True))
+        if options.rule_column and options.other_label and without:
+            table.notes.append(f"{without:,} rows have no {options.rule_column!r}, so they are {options.other_label!r};"
+                               " --other-label '' leaves out what no rule matches")
     else:
         labels = [" + ".join(sorted({" ".join(part.split()) for part in row[columns["label"]].split("\n")} - {""}))
                   for row in table.rows]
@@ -278,7 +284,7 @@ def new_task(options: argparse.Namespace) -> None:
     choices = [[f"--{role}", repr(name) if name else "-", why[role]]
                for role, name in (columns | {"positive": positive_class}).items()]
     if options.label_rule:
-        choices[1] = ["--label-rule", " ".join(options.label_rule), f"else {options.other_label}"]
+        choices[1] = ["--label-rule", " ".join(options.label_rule), f"else {options.other_label or 'left out'}"]
     counts = Counter(item.label for item in items)
     choices.append(["labels", str(len(labels)), ", ".join(f"{label} {counts[label]:,}" for label in labels)])
     show(table, options, choices)
@@ -342,7 +348,7 @@ def main() -> None:
     add("--label-rule", action="append", default=[], metavar="REGEX=LABEL",
         help="repeatable; the first that matches counts")
     add("--rule-column", metavar="COLUMN", help="where --label-rule looks (default: the text)")
-    add("--other-label", default="normal", help="the label where no rule matches (default: normal)")
+    add("--other-label", default="normal", help="the label where no rule matches (default: normal); '' for none")
     add("--merge", action="append", default=[], metavar="A,B=C", help="repeatable: make one class of several")
     add("--drop-rare", type=cli.positive, default=1, metavar="N", help="leave out classes of fewer than N rows")
     add("--test-share", type=share, default=0.2, help="of each class (default 0.2)")

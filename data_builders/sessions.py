@@ -122,10 +122,12 @@ def read_sessions(log: Log, reading: Reading, window: int, source: str, counts: 
 
     Raises UserError for rows without the column that the task reads.
     """
-    rows = table_reader.rows(log, reading, counts)
+    needed = {reading.text: "name the one with the text by --text"}
+    rows = table_reader.rows_with(log, reading, counts, needed)
     for number, row in table_reader.windowed(islice(rows, limit), reading, window, counts, labels):
-        if reading.text not in row:
-            raise UserError(f"{log}: has no column {reading.text!r}; it has {', '.join(map(repr, row))}")
+        if not row[reading.text].strip():
+            counts["blank"] += 1
+            continue
         label = _label(row["label"], task) if reading.format in LABELLED or labels is not None else ""
         counts.update(["sessions", label])
         yield _session(source, number, hide(row[reading.text], reading).encode(), label, task.name,

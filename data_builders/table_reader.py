@@ -38,6 +38,7 @@ HEAD = 50  # rows that show whether the first one has names
 KINDS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet",
          "pq": "parquet", "xlsx": "xlsx", "xlsm": "xlsx", "export": "journal"}  # endings of names; also formats
 STREAMED = ("jsonl", "journal")  # kinds of several parts, each of whole records
+SPARSE = ("json", *STREAMED)  # kinds whose records may lack a field
 DATUM = re.compile(r"[-+]?\d[\d.,:/+TZ -]*")  # numbers, dates, times and addresses
 BLANKS = re.compile(r"[\s\x1e]*")  # between JSON values; RFC 7464 begins each by a record separator
 FORMATS = (f"raw lines: {', '.join(RAW)}, auto, or a regular expression with named groups; a table whose name does not "
@@ -219,6 +220,25 @@ def rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
         "journal": lambda: _as_rows(_journal(log)),
     }
     return _readable(log, readers[kind](), counts)
+
+
+def rows_with(log: Log, reading: Reading, counts: Counter[str], columns: Mapping[str, str]) -> Numbered:
+    """Yield the rows of a file, each with the columns that are needed; `columns` has what to do about a missing one.
+
+    A JSON record may lack a field that others have, and then has "" there. Raises UserError for a column that a row of
+    another kind lacks, or all records.
+    """
+    table = reading.format in ("table", *KINDS.values())
+    sparse = table and (kind_of(log) if reading.format == "table" else reading.format) in SPARSE
+    missing, row = set(columns), Row()
+    for number, row in rows(log, reading, counts):
+        missing -= row.keys()
+        if missing and not sparse:
+            break
+        yield number, row if columns.keys() <= row.keys() else dict.fromkeys(columns, "") | row
+    if missing and row:
+        name = min(missing)
+        raise UserError(f"{log}: has no {name!r} but {', '.join(map(repr, row))}; {columns[name]}")
 
 
 def kind_of(log: Log) -> str:

@@ -147,18 +147,15 @@ class Where:
     column: str
     regex: re.Pattern[str]
 
-    def holds(self, row: Mapping[str, str], log: Log) -> bool:
-        """Tell whether a row matches. Raises UserError for a column that it has not."""
-        if self.column and self.column not in row:
-            raise UserError(f"{log}: has no {self.column!r} but {', '.join(map(repr, row))}; name one of these in "
-                            "--where")
+    def holds(self, row: Mapping[str, str]) -> bool:
+        """Tell whether a row matches."""
         values = [row[self.column]] if self.column else row.values()
         return any(self.regex.search(value) for value in values)
 
 
 def where_of(text: str) -> Where:
     """Read COLUMN=REGEX, or a REGEX for any column."""
-    column, found, regex = text.partition("=") if re.match(r"\w+=", text) else ("", "", text)
+    column, found, regex = text.partition("=") if re.match(r"[\w.@-]+=", text) else ("", "", text)
     return Where(column, pattern("--where", regex))
 
 
@@ -169,16 +166,18 @@ def windows(log: Log, read: Reading, window: int, description: str | None, count
     `description` replaces the one that each row may have; `counts` has the sessions without a row for `where` as
     "unasked". Raises UserError for rows without the column that is asked.
     """
-    rows = table_reader.rows(log, read, counts)
+    needed = {read.text: "name the one with the text by --text"}
+    if where and where.column:
+        needed.setdefault(where.column, "name one of these in --where")
+    rows = table_reader.rows_with(log, read, counts, needed)
     for name, part in table_reader.parts(rows, read, window, counts):
-        for number, row in part:
-            if read.text not in row:
-                raise UserError(f"{log}: line {number}: has no {read.text!r} but {', '.join(map(repr, row))}; name the "
-                                "one with the text by --text")
-        if where and not any(where.holds(row, log) for _, row in part):
+        log_lines = tuple(row[read.text] for _, row in part)
+        if not "".join(log_lines).strip():
+            counts["blank"] += len(part)
+            continue
+        if where and not any(where.holds(row) for _, row in part):
             counts["unasked"] += 1
             continue
-        log_lines = tuple(row[read.text] for _, row in part)
         own = "\n".join(row.get(read.description, "") for _, row in part) if read.description else ""
         yield Session(part[0][0], part[-1][0], log_lines, hide("\n".join(log_lines), read),
                       hide(own, read) if description is None else description, name)

@@ -436,6 +436,8 @@ CASES = {
     "sessions by id": ("app.log", JOBS, ["--format", "lines", "--session", r"job-\d+", "--labels"]),
     "a nested field": ("x.jsonl", "".join(json.dumps({"log": {"message": text, "url": "x" * 90}, "state": kind}) + "\n"
                                           for text, kind in PAIRS), []),
+    "records without some of the fields": ("x.jsonl", '{"level": "info", "state": "fine"}\n' + "".join(
+        json.dumps({"message": text, "state": kind}) + '\n{"level": "warn"}\n' for text, kind in PAIRS), []),
     "GBK": ("x.csv", TABLE.replace("met", "遇到").encode("gbk"), []),
     "a packed table": ("x.csv.gz", gzip.compress(TABLE.encode()), []),
     "ANSI": ("app.log", RAW.replace("met", "\x1b[1mmet\x1b[0m"), ["--format", LAYOUT, "--rule-column", "level", *RULE]),

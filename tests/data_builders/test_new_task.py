@@ -391,6 +391,18 @@ def test_labels_by_rule_on_another_column(place):
     assert not any("ERROR" in item.text for item in part("train"))
 
 
+def test_rows_without_the_column_of_the_rule_are_said_or_left_out(place, capsys):
+    lines = [json.dumps({"msg": text, "http": {"status": 502 if label == "bad" else 200}}) for text, label in many()]
+    (place / "a.jsonl").write_text("\n".join(['{"msg": "it begins"}', *lines, '{"msg": "it ends"}']))
+    more = ("--rule-column", "http.status", "--label-rule", "^5=failed")
+    run(*more, path=place / "a.jsonl")
+    assert "2 rows have no 'http.status', so they are 'normal'" in capsys.readouterr().out
+    run(*more, "--label-rule", "^2=served", "--other-label", "", "--replace", path=place / "a.jsonl")
+    said = capsys.readouterr().out
+    assert "so they are" not in said and "rows without a label: 2 left out" in said
+    assert Counter(item.label for item in part("train") + part("test")) == {"failed": 60, "served": 60}
+
+
 @given(st.binary(max_size=300), st.sampled_from(["csv", "tsv", "json", "jsonl", "parquet", "csv.gz", "zip", "log"]))
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_bytes_lead_to_a_traceback(tmp_path, data, ending):

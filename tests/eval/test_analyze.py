@@ -120,6 +120,17 @@ def test_only_what_is_wanted_is_asked_and_printed(endpoint: Endpoint, workdir: P
     assert [(row["first"], row["label"]) for row in rows(done)] == [(4, "normal"), (7, None)]
 
 
+def test_json_records_may_lack_a_field_unless_all_do(endpoint: Endpoint, workdir: Path) -> None:
+    log = b'{"level": "info"}\n{"text": "a"}\n{"text": "b", "error": {"type": "Timeout"}}\n'
+    dry = ("--format", "jsonl", "--window", "1", "--dry-run", "--json")
+    assert [row["text"] for row in rows(command(endpoint, *dry, log=log))] == ["a", "b"]
+    done = command(endpoint, *dry, "--where", "error.type=Time", log=log)
+    assert [row["text"] for row in rows(done)] == ["b"] and b"3 lines (1 skipped, 1 sessions not asked)" in done.stderr
+    for wrong in ("--where", "error.kind=x"), ("--text", "message"):
+        done = command(endpoint, *dry, *wrong, log=log)
+        assert done.returncode == 1 and b"has no '" in done.stderr and not done.stdout
+
+
 @pytest.mark.parametrize(("environment", "colours"), [
     ({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
 def test_colours_are_for_terminals_that_want_them(environment: dict[str, str], colours: bool, endpoint: Endpoint,

@@ -65,16 +65,18 @@ HEADER_SHOWN = ("spirit", "thunderbird")  # unless it is said otherwise
 FORMS = {"bgl": re.compile(rb"\S+ \d+ [\d.]{10} \S+ \d{4}-\d\d-\d\d-\d\d\.\d\d\.\d\d\.\d+ \S+ \S+ \S+ \S+"),
          "spirit": re.compile(rb"\S+ +\d+ +[\d.]{10} +\S+ +[A-Z][a-z]{2} +\d+ +\d\d:\d\d:\d\d ")}
 FORMS["thunderbird"] = FORMS["spirit"]
-# Layouts whose lines have named parts, of which a model sees `text`.
+# Layouts whose lines have named parts, of which a model sees `text`, or text1 and text2: CEF's severity stands between
+# its message and the rest. One that may stand behind the header of another comes first.
 PATTERNS = {
+    "cef": r"(?P<header>.*?)CEF:\d+" + "".join(rf"\|(?P<{name}>(?:[^|\\]|\\.)*)" for name in (
+        "vendor", "product", "version", "signature")) +
+        r"\|(?P<text1>(?P<name>(?:[^|\\]|\\.)*))\|(?P<severity>(?:[^|\\]|\\.)*)\|(?P<text2>(?P<extension>.*))",
     "rfc3164": r"(?:<\d{1,3}>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) (?P<host>\S+) "
                r"(?P<text>(?P<program>[^\s:\[<]+)(?:\[\d+\])?:.*)",
     "rfc5424": r"<\d{1,3}>1 (?P<time>\S+) (?P<host>\S+) (?P<program>\S+) \S+ (?P<id>\S+) "
                r"(?P<data>-|(?:\[(?:[^\]\\]|\\.)*\])+) ?\ufeff?(?P<text>.*)",
     "access": r"(?P<client>\S+) \S+ (?P<user>\S+) \[(?P<time>[^\]]+)\] "
               r'(?P<text>"(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}) (?P<bytes>\d+|-).*)',
-    "cef": r"(?P<header>.*?)CEF:\d+" + "".join(rf"\|(?P<{name}>(?:[^|\\]|\\.)*)" for name in (
-        "vendor", "product", "version", "signature", "name", "severity")) + r"\|(?P<text>.*)",
     "cri": r"(?P<time>\d{4}-\d\d-\d\dT\S+) (?P<stream>stdout|stderr) (?P<part>[FP]) (?P<text>.*)",
 }
 # Where each line of a program gets a header, so do those of its stack traces. A container's line of more than 16 kB
@@ -85,6 +87,7 @@ HEADERS = {
     "rfc5424": re.compile(rb"<\d{1,3}>1 \S+ (?P<who>\S+ \S+ \S+) \S+ (?:-|(?:\[(?:[^\]\\]|\\.)*\])+) ?"),
     "cri": re.compile(rb"\d{4}-\d\d-\d\dT\S+ (?P<who>stdout|stderr) (?P<part>[FP]) "),
 }
+JSON_BEHIND = re.compile(r"[^{]*[\s:]\{\s*\".*\}\s*", re.DOTALL)
 RAW = (*LAYOUTS, *PATTERNS)  # names of layouts
 LOOKED_AT, SOME, NEARLY_ALL = 1_000, 0.5, 0.9
 
@@ -113,13 +116,16 @@ def recognise(log: Log) -> str:
         log.note(f"{log}: is read as --format journal, what `journalctl -o export` writes")
         return "journal"
     texts = [event.decode("utf-8", "replace") for event in sample]
-    found = {name: sum(map(bool, map(form.match, sample))) for name, form in FORMS.items()}
-    for name, regex in {**PATTERNS, "jsonl": r"\s*\{.*\}\s*$"}.items():
-        found[name] = sum(map(bool, map(re.compile(regex, re.DOTALL).match, texts)))
+    found = {name: sum(map(bool, map(re.compile(regex, re.DOTALL).match, texts)))
+             for name, regex in {"jsonl": r"\s*\{.*\}\s*$", **PATTERNS}.items()}
+    found |= {name: sum(map(bool, map(form.match, sample))) for name, form in FORMS.items()}
     shares = {name: count / max(1, len(sample)) for name, count in found.items()}
     best = max(shares, key=lambda name: shares[name])
     layout = best if shares[best] >= NEARLY_ALL else "lines"
     log.note(f"{log}: is read as --format {layout}")
+    if layout in HEADERS and sum(map(bool, map(JSON_BEHIND.fullmatch, texts))) >= NEARLY_ALL * len(texts):
+        log.note(f"{log}: what follows the header of each line is JSON, which is read as it stands; to read its fields, "
+                 "cut the header off and give --format jsonl")
     return layout
 
 

@@ -335,9 +335,13 @@ def _pattern_row(regex: str) -> Callable[[bytes], Row | None]:
         raise UserError(f"--format {regex!r}: a regular expression needs named groups such as (?P<text>.*), which "
                         "become the columns")
 
+    parts = [] if "text" in groups.groupindex else [name for name in groups.groupindex if re.fullmatch(r"text\d", name)]
+
     def row(line: bytes) -> Row | None:
-        match = groups.match(line.decode("utf-8", "replace"))
-        return {name: value or "" for name, value in match.groupdict().items()} if match else None
+        if (match := groups.match(line.decode("utf-8", "replace"))) is None:
+            return None
+        values = {name: value or "" for name, value in match.groupdict().items()}
+        return values | ({"text": " ".join(values.pop(name) for name in parts)} if parts else {})
 
     return row
 

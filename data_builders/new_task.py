@@ -34,9 +34,10 @@ from logreasoner.text_table import aligned
 
 HEADER = "# Written by data_builders.new_task; edit it as you like."
 MOST_SOURCES, LEAST_OF_A_SOURCE = 8, 20
+PATH = re.compile(r"(\w+:/)?[/\\]\S*|[A-Za-z]:\\.*")  # also URLs
 # What columns are called.
 TEXTS = re.compile(r"(raw.?)?(log|message|msg|text|content|line|event)s?([_ ]?(line|text|message))?")
-DESCRIPTIONS = re.compile(r"description|explanation")
+DESCRIPTIONS, EXPLANATIONS = "description", re.compile(r"explanations?|reason(ing)?|rationale|root.?cause|analysis")
 SOURCES = re.compile(r"source|vendor|system|cluster|dataset|product")
 SHOTS = 3  # few-shot examples of a prompt, as the paper has (section 4.2.3)
 STAGE1, STAGE2 = 150, 1000  # the paper's instances a source (section 4.1)
@@ -76,7 +77,10 @@ def choose_columns(table: Table, options: argparse.Namespace) -> tuple[dict[str,
         columns["label"], why["label"] = task_labels.label_column(options.file, free, len(table.rows))
     free.pop(columns["label"], None)
     if columns["description"] is None:
-        called_so = [name for name in free if DESCRIPTIONS.fullmatch(name.lower()) and _is_prose(free[name])]
+        called_so = [name for name in free if name.lower() == DESCRIPTIONS and _is_prose(free[name])]
+        table.notes += [f"column {name!r} is left out, as an explanation tells the label; --description {name!r} shows "
+                        "it to the model" for name in free
+                        if EXPLANATIONS.fullmatch(name.lower()) and _is_prose(free[name]) and not called_so]
         columns["description"] = called_so[0] if called_so else ""
         why["description"] = "is called so" if called_so else "no column is called so"
     if columns["source"] is None:
@@ -89,10 +93,18 @@ def choose_columns(table: Table, options: argparse.Namespace) -> tuple[dict[str,
 def _text_column(path: Path, values: dict[str, list[str]]) -> tuple[str, str]:
     if not values:
         raise UserError(f"{path}: no column is left for the log's text; name it with --text")
-    called_so = [name for name in values if TEXTS.fullmatch(name.lower().rpartition(".")[2]) and (
-        _is_prose(values[name]) or len({value for value in values[name] if not DATUM.fullmatch(value)}) > MOST_LABELS)]
-    longest = max(called_so or values, key=lambda name: sum(map(len, values[name])))
+    texts = {name: texts for name, texts in values.items() if not _are_paths(texts)}
+    prose = [name for name, texts in texts.items() if _is_prose(texts)]
+    called_so = [name for name, texts in texts.items() if TEXTS.fullmatch(name.lower().rpartition(".")[2]) and (
+        name in prose or len({text for text in texts if not DATUM.fullmatch(text)}) > MOST_LABELS)]
+    likely = [name for name in prose if name in called_so] or called_so or prose or values
+    longest = max(likely, key=lambda name: sum(map(len, values[name])))
     return longest, f"the longest free text{' that is called so' if called_so else ''}"
+
+
+def _are_paths(values: list[str]) -> bool:
+    """Tell whether most values are names of files or addresses of pages."""
+    return 2 * sum(map(bool, map(PATH.fullmatch, values))) > len(values)
 
 
 def _is_prose(values: list[str]) -> bool:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from data_builders import table_reader
 from data_builders.layouts import LABELLED, check, line_parser
+from data_builders.task_labels import verdict_of
 from logreasoner import cli, log_files, reading
 from logreasoner.cli import UserError
 from logreasoner.files import hashing, manifest, sha256, write_jsonl
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from logreasoner.schemas import Task
 
 WINDOW = 20  # section 4.3.1
-NORMAL = ("normal", "-", "0", "false", "no", "ok", "benign")  # in a file of labels
 
 EXAMPLES = """
 python -m data_builders.sessions --format bgl --window 20 --out sessions.jsonl BGL.log
@@ -146,7 +146,7 @@ def _label(label: str, task: "Task") -> str:
         return known.get(label.casefold(), "")
     if task.positive is None or len(other) != 1:
         raise UserError(f"label {label!r}: {task.name} has the labels {', '.join(task.labels)}")
-    return other[0] if label.casefold() in NORMAL else task.positive
+    return other[0] if verdict_of(label.strip()) == "good" else task.positive
 
 
 def source_name(path: Path) -> str:

@@ -6,15 +6,15 @@ from pathlib import Path
 from logreasoner.cli import UserError
 
 MOST_LABELS = 20
-# What label columns are called, the surest first: a word of the column's name, or its beginning.
-NAMES = ("label", "class", "verdict", "target", "truth", "category", "cause", "outcome", "status", "state", "anomal",
-         "fail", "result")
+# How words of a label column's name begin: of some that mean nothing else, and of some that mean other things too.
+SURE = ("label", "verdict", "truth", "anomal", "abnormal", "fault", "fail", "attack", "intrusion")
+VAGUE = ("class", "target", "category", "cause", "outcome", "status", "state", "result")
 BAD = re.compile(r"abnormal|anomal|fail|(?<!de)fault|error|bad|attack|intrusion|malicious|malware|fraud|positive|"
                  r"critical|incident|broken|^(true|yes|y|1)$", re.I)
 GOOD = re.compile(r"(?<!ab)normal|benign|good|healthy|success|passed|cleared|resolved|recovered|reachable|^up$|"
-                  r"^(ok|pass|false|no|n|0|none)$", re.I)
+                  r"^(ok|pass|false|no|n|0|none|-)$", re.I)
 NOT = re.compile(r"(not?|non)[ _-]+|un(?=normal|healthy|reachable|success)", re.I)
-
+BARE = re.compile(r"true|false|yes|no|y|n|1|0|none|-", re.I)  # which judge only what a name says
 
 
 def words(name: str) -> list[str]:
@@ -31,23 +31,28 @@ def verdict_of(label: str) -> str:
 
 
 def label_column(path: Path, values: dict[str, list[str]], rows: int) -> tuple[str, str]:
-    """Choose the label's column: one that is called so, else the only one whose values judge; returns it and why.
+    """Choose the label's column by its name, or because its values judge; returns it and why.
 
     A column with few values is no label for that alone: months, ports and hosts are few too. Raises UserError with the
     candidates where none or several are as likely.
     """
     sizes = {name: len(set(texts)) for name, texts in values.items()}
     possible = [name for name, size in sizes.items() if 2 <= size <= min(MOST_LABELS, max(2, rows // 4))]
-    exact = [name for kind in NAMES for name in possible if len(words(name)) == 1 and words(name)[0].startswith(kind)]
-    called_so = exact[:1] or [name for name in possible if any(word.startswith(NAMES) for word in words(name))]
+    sure, vague = ([name for name in possible if any(word.startswith(kind) for word in words(name))]
+                   for kind in (SURE, VAGUE))
     judging = [name for name in possible if set(map(verdict_of, values[name])) == {"bad", "good"}]
-    likely, why = (called_so, "and is called so") if called_so else (judging, "and they judge")
+    plain = [name for name in judging if not all(map(BARE.fullmatch, values[name]))]
+    likely = next(filter(None, (
+        [name for name in sure if name in judging or words(name) == ["label"]],  # not label_source
+        plain, sure, sorted({*vague, *judging}, key=possible.index))), [])
     if len(likely) != 1:
         listed = ", ".join(f"{name!r} ({sizes[name]} values)" for name in likely or sizes) or "no other column"
         raise UserError(f"{path}: which column is the label? A label has 2 to {MOST_LABELS} values; "
                         f"{'as likely are' if likely else 'there is'} {listed}. Name one with --label, or decide by a "
                         "pattern with --label-rule 'ERROR|FATAL=abnormal'")
-    return likely[0], f"{sizes[likely[0]]} values, {why}"
+    name = likely[0]
+    judge, called = " that judge" if name in judging else "", ", and is called so" if name in [*sure, *vague] else ""
+    return name, f"{sizes[name]} values{judge}{called}"
 
 
 def positive_class(labels: list[str], option: str | None, column: str = "") -> tuple[str | None, str]:

@@ -170,7 +170,9 @@ KINDS = {
     "rfc5424 without a message": ("<13>1 2003-10-11T22:14:15Z h app - - -", ""),
     "access": ('::1 - - [10/Oct/2000:13:55:36 -0700] "GET /\\"a HTTP/1.0" 404 - "-" "curl"',
                '"GET /\\"a HTTP/1.0" 404 - "-" "curl"'),
-    "cef": (r"Sep 1 08:26:10 h CEF:0|Acme|guard\|x|1.0|100|worm stopped|10|src=10.0.0.1 msg=a", "src=10.0.0.1 msg=a"),
+    "cef": (r"CEF:0|Acme|guard\|x|1.0|100|worm stopped|10|src=10.0.0.1 msg=a", "worm stopped src=10.0.0.1 msg=a"),
+    "cef behind rfc3164": ("Sep 19 08:26:10 h CEF:0|Acme|guard|1|100|a=b|3|src=::1 msg=a", "a=b src=::1 msg=a"),
+    "cef behind rfc5424": ("<13>1 2003-10-11T22:14:15Z h app - - - CEF:0|A|b|1|7|worm|3|msg=a", "worm msg=a"),
     "cri": ("2016-10-06T00:17:09.66Z stderr F boom at line 3", "boom at line 3")}
 
 
@@ -187,8 +189,28 @@ def test_layouts_of_others_are_read_and_recognised(tmp_path, kind):
     assert log.notes == [f"{path}: is read as --format {name}"]
 
 
+@pytest.mark.parametrize("header", ["Sep 19 08:26:10 h app[3]: ", "Sep 19 08:26:10 h app: @cee:",
+                                    "<13>1 2003-10-11T22:14:15Z h app - - - ", "2016-10-06T00:17:09.66Z stdout F "])
+def test_json_behind_a_header_is_said(tmp_path, header):
+    log = Log(written(tmp_path, "x.log", f'{header}{{"level": "info", "msg": "CEF is here"}}\n' * 3))
+    layouts.recognise(log)
+    assert "is JSON, which is read as it stands" in log.notes[1]
+    log = Log(written(tmp_path, "x.log", f"{header}{{a}}\n" * 3))
+    layouts.recognise(log)
+    assert len(log.notes) == 1
+
+
+def test_parts_of_a_text_are_joined_and_named_parts_stay_columns(tmp_path):
+    path = written(tmp_path, "x.log", "CEF:0|Acme|guard|1.0|100|worm stopped|10|src=::1\n")
+    assert read(path, "cef").rows == [{
+        "header": "", "vendor": "Acme", "product": "guard", "version": "1.0", "signature": "100", "severity": "10",
+        "name": "worm stopped", "extension": "src=::1", "text": "worm stopped src=::1"}]
+    assert read(path, r"(?P<text1>\w+):\d(?P<code>\|)(?P<text2>\w+)").rows == [{"code": "|", "text": "CEF Acme"}]
+    assert read(path, r"(?P<text1>\w+):\d\|(?P<text>\w+)").rows == [{"text1": "CEF", "text": "Acme"}]
+
+
 @pytest.mark.parametrize(("name", "content", "form"), [
-    ("x.log", BGL, "bgl"), ("x", SPIRIT, "spirit"), ("x.log", '{"a": 1}\n{"a": 2}\n', "jsonl"),
+    ("x.log", BGL, "bgl"), ("x", SPIRIT, "spirit"), ("x.log", '{"a": "CEF:0|a|b|c|d|e|f|g"}\n' * 5, "jsonl"),
     ("x.log", "a\nb\n", "lines"), ("x.csv.gz", "a,b\n", "table")])
 def test_what_else_is_recognised(tmp_path, name, content, form):
     path = written(tmp_path, name, content)
@@ -302,7 +324,8 @@ HDFS = """081109 203518 143 INFO dfs.DataNode: Receiving block blk_-16 src: /10.
 
 
 @pytest.mark.parametrize("labels", ["BlockId,Label\nblk_-16,Normal\nblk_35,Anomaly\n",
-                                    "b;abnormal\nblk_-16;0\nblk_35;1\n"])
+                                    "b;abnormal\nblk_-16;0\nblk_35;1\n", "b,x\nblk_-16,-\nblk_35,KERN\n",
+                                    "b,x\nblk_-16,Success\nblk_35,Fail\n"])
 def test_sessions_by_id_with_a_file_of_labels(tmp_path, capsys, labels):
     log, out = written(tmp_path, "HDFS.log", HDFS), tmp_path / "out.jsonl"
     call(sessions, "--format", "lines", "--session", r"blk_-?\d+", "--out", out, "--labels",

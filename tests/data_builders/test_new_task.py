@@ -210,6 +210,27 @@ def test_a_mask_hides_words_only_and_the_rule_is_looked_for_in_what_it_leaves(pl
     assert {item.text.partition("[MASK]")[2] for item in part("test")} == {"", "了"}
 
 
+@pytest.mark.parametrize(("columns", "expected"), [
+    ({"log": "/var/log/app/much/longer/than/the/text/x{}.log", "msg": "disk {} failed"}, "msg"),
+    ({"log": "C:\\Program Files\\app\\logs of {}.log", "msg": "disk {} failed"}, "msg"),
+    ({"message": "/data/日志/应用/应用程序{}.log", "detail": "端口{}断开"}, "detail"),
+    ({"event": "E-{}-link-state-of-a-port-changed", "text": "port {} is down"}, "text"),
+    ({"url": "https://example.org/a/b/c/d/e/{}", "detail": "port {} is down"}, "detail"),
+    ({"log": "/dev/sd{} is full", "msg": "full {} now"}, "log"), ({"event": "E{}", "id": "00000{}"}, "event")])
+def test_paths_and_codes_are_no_texts(place, columns, expected):
+    values = {name: [text.format(at) for at in range(40)] for name, text in columns.items()}
+    assert new_task._text_column(place, values)[0] == expected
+
+
+def test_an_explanation_is_left_out_and_said(place, capsys):
+    rows = [(text, label, f"It is {label} as it {text}.") for text, label in many()]
+    run(path=table(place / "x.csv", rows, ("message", "state", "Explanation")))
+    assert "column 'Explanation' is left out" in capsys.readouterr().out
+    assert {item.description for item in part("train")} == {""}
+    run("--description", "Explanation", "--replace", path=place / "x.csv")
+    assert "is left out" not in capsys.readouterr().out and all(item.description for item in part("train"))
+
+
 def test_texts_without_blanks(place):
     one, other = "端口3断开", "用户7登录成功"
     header = ("message", "url", "label")

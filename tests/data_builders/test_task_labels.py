@@ -11,7 +11,9 @@ ROWS = 40
 VALUES = {  # a column's name -> its values, repeated
     "label": ["a", "b"], "anomaly": ["0", "1"], "label_source": ["hand", "rule"], "AnomalyLabel": ["0", "1", "2", "3"],
     "AnomalyLabelName": ["ok", "cpu", "mem", "net"], "month": ["Jun", "Jul"], "pid": ["17", "23"], "state": ["x", "y"],
-    "kind": ["normal", "abnormal"], "code": ["4", "5"], "statute": ["x", "y"]}
+    "kind": ["normal", "abnormal"], "code": ["4", "5"], "statute": ["x", "y"],
+    "class": ["core", "edge"], "is_anomaly": ["yes", "no"], "fault": ["disk", "cpu", "none"], "category": ["x", "y"],
+    "outcome": ["ok", "failed"], "cached": ["true", "false"], "failure_type": ["a", "b"]}
 
 
 def columns(*names):
@@ -20,7 +22,10 @@ def columns(*names):
 
 @pytest.mark.parametrize(("names", "expected"), [
     (["label", "state"], "label"), (["label_source", "anomaly"], "anomaly"), (["state", "month"], "state"),
-    (["kind", "month"], "kind"), (["pid", "label"], "label")])
+    (["kind", "month"], "kind"), (["pid", "label"], "label"), (["class", "is_anomaly"], "is_anomaly"),
+    (["class", "fault"], "fault"), (["class", "kind"], "kind"), (["state", "outcome"], "outcome"),
+    (["cached", "month"], "cached"), (["label_source", "kind"], "kind"), (["failure_type", "is_anomaly"], "is_anomaly"),
+    (["label", "outcome"], "label")])
 def test_a_label_is_called_so_or_judges(names, expected):
     assert label_column(Path("x.csv"), columns(*names), ROWS)[0] == expected
 
@@ -29,6 +34,8 @@ def test_a_label_is_called_so_or_judges(names, expected):
     (["month"], "there is 'month' \\(2 values\\)"), (["pid"], "'pid'"),
     (["code"], "'code'"), (["statute"], "'statute'"),
     (["AnomalyLabel", "AnomalyLabelName"], "as likely are 'AnomalyLabel' .4 values., 'AnomalyLabelName' .4 values."),
+    (["label", "anomaly"], "as likely are 'label' .2 values., 'anomaly'"), (["class", "category"], "'class'.*'category'"),
+    (["state", "cached"], "as likely are 'state'.*'cached'"), (["kind", "outcome"], "as likely are 'kind'.*'outcome'"),
     ([], "no other column")])
 def test_a_column_with_few_values_alone_is_no_label(names, said):
     with pytest.raises(UserError, match=f"which column is the label.*{said}"):
@@ -46,7 +53,7 @@ def test_names_are_read_word_by_word(name, expected):
     (["normal", "abnormal"], "abnormal"), (["True", "False"], "True"), (["no failure", "failure"], "failure"),
     (["0", "1"], "1"), (["a", "b", "error"], None), (["attack", "normal"], "attack"), (["ok", "degraded"], "degraded"),
     (["benign", "DDoS"], "DDoS"), (["reachable", "not reachable"], "not reachable"),
-    (["unhealthy", "healthy"], "unhealthy"), (["up", "down"], "down")])
+    (["unhealthy", "healthy"], "unhealthy"), (["up", "down"], "down"), (["-", "KERNDTLB"], "KERNDTLB")])
 def test_the_positive_class_is_what_is_searched_for(labels, expected):
     assert positive_class(labels, None)[0] == expected
 

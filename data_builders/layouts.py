@@ -124,8 +124,8 @@ def recognise(log: Log) -> str:
     layout = best if shares[best] >= NEARLY_ALL else "lines"
     log.note(f"{log}: is read as --format {layout}")
     if layout in HEADERS and sum(map(bool, map(JSON_BEHIND.fullmatch, texts))) >= NEARLY_ALL * len(texts):
-        log.note(f"{log}: what follows the header of each line is JSON, which is read as it stands; to read its fields, "
-                 "cut the header off and give --format jsonl")
+        log.note(f"{log}: what follows the header of each line is JSON, which is read as it stands; to read its "
+                 "fields, cut the header off and give --format jsonl")
     return layout
 
 

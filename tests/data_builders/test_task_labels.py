@@ -34,8 +34,10 @@ def test_a_label_is_called_so_or_judges(names, expected):
     (["month"], "there is 'month' \\(2 values\\)"), (["pid"], "'pid'"),
     (["code"], "'code'"), (["statute"], "'statute'"),
     (["AnomalyLabel", "AnomalyLabelName"], "as likely are 'AnomalyLabel' .4 values., 'AnomalyLabelName' .4 values."),
-    (["label", "anomaly"], "as likely are 'label' .2 values., 'anomaly'"), (["class", "category"], "'class'.*'category'"),
-    (["state", "cached"], "as likely are 'state'.*'cached'"), (["kind", "outcome"], "as likely are 'kind'.*'outcome'"),
+    (["label", "anomaly"], "as likely are 'label' .2 values., 'anomaly'"),
+    (["class", "category"], "'class'.*'category'"),
+    (["state", "cached"], "as likely are 'state'.*'cached'"),
+    (["kind", "outcome"], "as likely are 'kind'.*'outcome'"),
     ([], "no other column")])
 def test_a_column_with_few_values_alone_is_no_label(names, said):
     with pytest.raises(UserError, match=f"which column is the label.*{said}"):

@@ -230,8 +230,9 @@ def rows_with(log: Log, reading: Reading, counts: Counter[str], columns: Mapping
     """
     table = reading.format in ("table", *KINDS.values())
     sparse = table and (kind_of(log) if reading.format == "table" else reading.format) in SPARSE
-    missing, row = set(columns), Row()
+    missing, row = {name for name in columns if not counts[f"has {name}"]}, Row()
     for number, row in rows(log, reading, counts):
+        counts.update(f"has {name}" for name in missing & row.keys())  # for the next reading of a log that is followed
         missing -= row.keys()
         if missing and not sparse:
             break

@@ -13,13 +13,14 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from itertools import islice
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import dataclass, replace
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from data_builders import table_reader
-from logreasoner import cli, examples, reading, weights
+from logreasoner import cli, examples, log_files, reading, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
 from logreasoner.cli import UserError, escape_terminal, positive
 from logreasoner.config import Run, hardware, load_run, task, thinking_room
@@ -43,6 +44,7 @@ from logreasoner.reading import Log, Reading, hide, pattern
 from logreasoner.schemas import Task
 
 POSITIVE, UNPARSED = 3, 4  # exit statuses
+WAIT = 10.0  # seconds until a part-filled window of a log that is followed is judged
 STATUS = f"""
 
 exit status: 0: no session has the positive class (or a label of --fail-on), {POSITIVE}: one has, {UNPARSED}: none has,
@@ -52,7 +54,10 @@ COLOURS = {"positive": "31", "negative": "32", "unparsed": "33", "quiet": "2"}
 
 @dataclass(frozen=True)
 class Session:
-    """Consecutive rows or events first..last (line numbers from 1): the texts as they are, and what is asked."""
+    """Consecutive rows or events first..last (line numbers from 1): the texts as they are, and what is asked.
+
+    `files`: those of the first and of the last line, where a log has several.
+    """
 
     first: int
     last: int
@@ -60,23 +65,38 @@ class Session:
     asked: str
     description: str
     id: str = ""
+    files: tuple[Path, Path] | None = None
+
+    def place(self) -> dict[str, Any]:
+        """Return where it stands, for JSON."""
+        record = {"first": self.first, "last": self.last, "session": self.id}
+        if self.files:
+            record |= dict(zip(("file", "last_file"), map(str, dict.fromkeys(self.files)), strict=False))
+        return {name: value for name, value in record.items() if value != ""}
+
+    def __str__(self) -> str:
+        """Return where it stands, for a terminal."""
+        first, last = self.files or ("", "")
+        one = first == last
+        where = (f"line {self.first:,}" if len(self.log) == 1 else f"lines {self.first:,}-{self.last:,}" if one else
+                 f"line {self.first:,} to {last} line {self.last:,}")
+        where = f"{first} {where}" if first else where
+        return escape_terminal(f"{where} ({self.id})" if self.id else where)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The answer about the lines first..last. `label` is None where it cannot be parsed; `note` says why."""
+    """The answer about a session. `label` is None where it cannot be parsed; `note` says why."""
 
-    first: int
-    last: int
+    session: Session
     label: str | None
     steps: tuple[str, ...]
     note: str
-    log: tuple[str, ...]
-    session: str = ""
 
     def as_json(self) -> str:
-        """Return one JSON line; the session's id is left out where it has none."""
-        return json.dumps({name: value for name, value in asdict(self).items() if value or name != "session"})
+        """Return one JSON line."""
+        return json.dumps({**self.session.place(), "label": self.label, "steps": self.steps, "note": self.note,
+                           "log": self.session.log})
 
 
 @dataclass(frozen=True)
@@ -136,8 +156,7 @@ class Client:
         label = parse_label(text or "", self.rules.labels)
         body = element(after_thinking(text or ""), "solutions")
         steps = parse_steps(body) if body else None
-        return Verdict(session.first, session.last, label, steps or (),
-                       note or ("" if label else "not in the answer format"), session.log, session.id)
+        return Verdict(session, label, steps or (), note or ("" if label else "not in the answer format"))
 
 
 @dataclass(frozen=True)
@@ -160,11 +179,12 @@ def where_of(text: str) -> Where:
 
 
 def windows(log: Log, read: Reading, window: int, description: str | None, counts: Counter[str],
-            where: Where | None = None) -> Iterator[Session]:
+            where: Where | None = None, several: bool = False) -> Iterator[Session]:
     """Yield sessions of `window` consecutive rows or events; the last one may be shorter.
 
     `description` replaces the one that each row may have; `counts` has the sessions without a row for `where` as
-    "unasked". Raises UserError for rows without the column that is asked.
+    "unasked"; `several`: there are other logs, so each session names its file. Raises UserError for rows without the
+    column that is asked.
     """
     needed = {read.text: "name the one with the text by --text"}
     if where and where.column:
@@ -179,27 +199,24 @@ def windows(log: Log, read: Reading, window: int, description: str | None, count
             counts["unasked"] += 1
             continue
         own = "\n".join(row.get(read.description, "") for _, row in part) if read.description else ""
-        yield Session(part[0][0], part[-1][0], log_lines, hide("\n".join(log_lines), read),
-                      hide(own, read) if description is None else description, name)
+        (first_file, first), (last_file, last) = log.place(part[0][0]), log.place(part[-1][0])
+        yield Session(first, last, log_lines, hide("\n".join(log_lines), read),
+                      hide(own, read) if description is None else description, name,
+                      (first_file, last_file) if several or log.earlier else None)
 
 
-def reading_of(given: argparse.Namespace, rules: Task) -> Reading:
-    """Return how the log is read: as the task says, and what is given instead.
+def reading_of(log: Log, given: argparse.Namespace, rules: Task) -> Reading:
+    """Return how a log is read: as the task says, and what is given instead.
 
     Lines that are no table are the texts of a task that was made from one.
     """
     declared = rules.reading or Reading(format="lines")
-    if declared.format == "table" and not given.format and not table_reader.is_table(Path(given.log)):
+    if declared.format == "table" and not given.format and not table_reader.is_table(log.path):
         declared = replace(declared, format="lines", text="text", header=None)
-        print(f"note: {given.log}: its name is no table's, so each line is a text; give --format csv (tsv, ...) if it "
-              "is a table like the one that the task was made from", file=sys.stderr)
+        log.note(f"{log}: its name is no table's, so each line is a text; give --format csv (tsv, ...) if it is a "
+                 "table like the one that the task was made from")
     read = reading.chosen(given, declared)
-    return replace(read, text=given.text) if given.text else read
-
-
-def _place(first: int, last: int, name: str) -> str:
-    where = f"line {first:,}" if first == last else f"lines {first:,}-{last:,}"
-    return f"{where} ({escape_terminal(name)})" if name else where
+    return table_reader.resolved(log, replace(read, text=given.text) if given.text else read)
 
 
 def as_text(verdict: Verdict, positives: Sequence[str], colours: bool, lines: bool = False) -> str:
@@ -207,11 +224,12 @@ def as_text(verdict: Verdict, positives: Sequence[str], colours: bool, lines: bo
     def paint(text: str, colour: str) -> str:
         return f"\x1b[{COLOURS[colour]}m{escape_terminal(text)}\x1b[0m" if colours else escape_terminal(text)
 
-    single = verdict.first == verdict.last
+    session = verdict.session
+    single = len(session.log) == 1
     kind = "unparsed" if verdict.label is None else "positive" if verdict.label in positives else "negative"
-    log = f"  {escape_terminal(verdict.log[0])}" if single else ""
-    head = f"{_place(verdict.first, verdict.last, verdict.session)}: {paint(verdict.label or 'unparsed', kind)}{log}"
-    shown = [f"  | {escape_terminal(line)}" for line in verdict.log] if lines and not single else []
+    log = f"  {escape_terminal(session.log[0])}" if single else ""
+    head = f"{session}: {paint(verdict.label or 'unparsed', kind)}{log}"
+    shown = [f"  | {escape_terminal(line)}" for line in session.log] if lines and not single else []
     steps = [paint(f"  {number}. {' '.join(step.split())}", "quiet") for number, step in enumerate(verdict.steps, 1)]
     return "\n".join([head, *shown, *steps, *([paint(f"  ({verdict.note})", "unparsed")] if verdict.note else [])])
 
@@ -253,23 +271,79 @@ def as_asked(session: Session, rules: Task, as_json: bool) -> str:
     text = mask_level(session.asked) if rules.mask_level else session.asked
     text, description = (escape_control_tokens(untrusted(part)) for part in (text, session.description))
     if as_json:
-        record = {"first": session.first, "last": session.last, "session": session.id, "text": text,
-                  "description": description}
-        return json.dumps({name: value for name, value in record.items() if value != "" or name == "text"})
+        return json.dumps({**session.place(), "text": text, **({"description": description} if description else {})})
     shown = [f"  | {escape_terminal(line)}" for line in text.split("\n")]
     shown += [f"  description: {escape_terminal(line)}" for line in description.split("\n") if line]
-    return "\n".join([f"{_place(session.first, session.last, session.id)}:", *shown])
+    return "\n".join([f"{session}:", *shown])
 
 
-def _account(log: Log, counts: Counter[str], where: bool) -> str:
-    """Print the notes on a log that was read; return how many lines it has, and how many of them were not used."""
-    if counts["joined"]:
-        log.notes.append(f"{counts['joined']:,} {table_reader.JOINED}")
-    for note in log.notes:
-        print(f"note: {note}", file=sys.stderr)
-    skipped = counts["unmatched"] + counts["blank"] + counts["bad"]
-    unasked = f", {counts['unasked']:,} sessions not asked" if where else ""
-    return f"{log.path}: {counts['lines']:,} lines ({skipped:,} skipped{unasked})"
+class Inputs:
+    """The logs, how each is read, and what was read of it; one that is followed is opened at its end.
+
+    Raises UserError for what cannot be read in this way.
+    """
+
+    def __init__(self, given: argparse.Namespace, rules: Task) -> None:
+        self.logs = log_files.logs(given.log, given, rules.reading or Reading())
+        self.read = [reading_of(log, given, rules) for log in self.logs]
+        self.counts = [Counter[str]() for _ in self.logs]
+        self.printed: set[str] = set()
+        if given.description is None and rules.described and any(read.format == "lines" for read in self.read):
+            raise UserError(f"{rules.name} judges logs by a description: give it with --description")
+        if given.follow:
+            single = (given.window or rules.window) == 1
+            self._follow((1.0 if single else WAIT) if given.wait is None else given.wait)
+
+    def _follow(self, wait: float) -> None:
+        if len(self.logs) > 1 or self.logs[0].earlier:
+            raise UserError("--follow: follows one file; start one program for each")
+        if self.read[0].session or self.read[0].every:
+            raise UserError("--follow: judges windows of lines; what --session or --every make one session is known at "
+                            "the end of a log only")
+        log = self.logs[0]
+        self.logs = [replace(log, followed=log_files.Followed(log.path, wait))]
+        log.note(f"{log}: what is appended from now on is judged, and lines are counted from here; Ctrl-C stops it")
+
+    def sessions(self, given: argparse.Namespace, rules: Task) -> Iterator[list[Session]]:
+        """Yield the sessions of all logs, at most --batch at once; of a log that is followed those that are there."""
+        where = where_of(given.where) if given.where else None
+        for log, read, counts in zip(self.logs, self.read, self.counts, strict=True):
+            going_on = True
+            while going_on:
+                self.print_notes()
+                sessions = windows(log, read, given.window or rules.window, given.description, counts, where,
+                                   len(self.logs) > 1)
+                while batch := list(islice(sessions, given.batch)):
+                    yield batch
+                going_on = given.follow
+
+    def print_notes(self) -> None:
+        """Print the notes that are new."""
+        for note in dict.fromkeys(note for log in self.logs for note in log.notes):
+            if note not in self.printed:
+                print(f"note: {note}", file=sys.stderr, flush=True)
+            self.printed.add(note)
+
+    def summary(self, where: bool) -> str:
+        """Print the last notes; return how many lines there are, and how many of them were not used."""
+        self.print_notes()
+        counts = sum(self.counts, Counter[str]())
+        if counts["joined"]:
+            print(f"note: {counts['joined']:,} {table_reader.JOINED}", file=sys.stderr)
+        skipped = counts["unmatched"] + counts["blank"] + counts["bad"]
+        unasked = f", {counts['unasked']:,} sessions not asked" if where else ""
+        name = str(self.logs[0].path) if len(self.logs) == 1 else f"{len(self.logs)} logs"
+        return f"{name}: {counts['lines']:,} lines ({skipped:,} skipped{unasked})"
+
+
+def _client(given: argparse.Namespace, run: Run | None, rules: Task, endpoint: tuple[str, str, bool]) -> Client:
+    url, name, vllm = endpoint
+    solved, shots = _examples(run, given.task, given.examples)
+    answerer = _answerer(given, run, url)
+    journal = Journal(given.journal, answerer) if given.journal else serve.MemoryJournal(answerer)
+    journal.credit = 1
+    return Client(url, name, vllm, bool(run and given.model and run.model(given.model).thinking), rules, solved, shots,
+                  run is None or run.experiment.examples == "turns", journal)
 
 
 def _main(given: argparse.Namespace) -> None:
@@ -277,44 +351,39 @@ def _main(given: argparse.Namespace) -> None:
     rules = run.task(given.task) if run else task(given.task)
     positives = _named(given.fail_on, "--fail-on", rules, [] if rules.positive is None else [rules.positive])
     only = _named(given.only, "--only", rules, rules.labels)
-    read = reading_of(given, rules)
-    if given.description is None and rules.described and read.format == "lines":
-        raise UserError(f"{rules.name} judges logs by a description: give it with --description")
-    log = reading.log_of(Path(given.log), given, read)
-    if given.log != "-" and not log.path.exists():
-        raise UserError(f"{given.log}: no such file")
-    read = table_reader.resolved(log, read)
-    counts: Counter[str] = Counter()
-    labels: Counter[str | None] = Counter()
-    sessions = windows(log, read, given.window or rules.window, given.description, counts,
-                       where_of(given.where) if given.where else None)
+    inputs = Inputs(given, rules)
+    batches, labels = inputs.sessions(given, rules), Counter[str | None]()
+    stopped = suppress(KeyboardInterrupt) if given.follow else nullcontext()  # Ctrl-C is the end of what is followed
+    if given.follow:
+        cli.stop_on_sigterm()
     if given.dry_run:
-        for session in sessions:
-            counts["asked"] += 1
-            print(as_asked(session, rules, given.json))
-        print(f"{_account(log, counts, bool(given.where))}: {counts['asked']:,} sessions, nothing was asked",
-              file=sys.stderr)
+        with stopped:
+            for batch in batches:
+                labels[None] += len(batch)
+                print("\n".join(as_asked(session, rules, given.json) for session in batch), flush=True)
+        print(f"{inputs.summary(bool(given.where))}: {labels[None]:,} sessions, nothing was asked", file=sys.stderr)
         return
-    solved, shots = _examples(run, given.task, given.examples)
-    thinking = bool(run and given.model and run.model(given.model).thinking)
-    turns = run is None or run.experiment.examples == "turns"
     colours = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-    with _endpoint(given, run) as (url, name, vllm):
-        answerer = _answerer(given, run, url)
-        journal = Journal(given.journal, answerer) if given.journal else serve.MemoryJournal(answerer)
-        journal.credit = 1
-        client = Client(url, name, vllm, thinking, rules, solved, shots, turns, journal)
-        for batch in iter(lambda: list(islice(sessions, given.batch)), []):
-            for verdict in client.verdicts(batch):
+    with _endpoint(given, run) as endpoint:
+        client = _client(given, run, rules, endpoint)
+        with stopped:
+            for verdict in chain.from_iterable(map(client.verdicts, batches)):
                 labels[verdict.label] += 1
                 if verdict.label in (*only, None):
-                    print(verdict.as_json() if given.json else as_text(verdict, positives, colours, bool(given.only)))
-            sys.stdout.flush()
+                    print(verdict.as_json() if given.json else as_text(verdict, positives, colours, bool(given.only)),
+                          flush=True)
     totals = ", ".join(f"{labels[label]:,} {label or 'unparsed'}" for label in (*rules.labels, None))
-    enforced = "" if vllm else "; no vLLM, so the answer format was not enforced"
-    print(f"{_account(log, counts, bool(given.where))}: {totals}; {escape_terminal(name)}, {shots} examples{enforced}",
-          file=sys.stderr)
+    enforced = "" if client.vllm else "; no vLLM, so the answer format was not enforced"
+    print(f"{inputs.summary(bool(given.where))}: {totals}; {escape_terminal(client.model)}, {client.shots} "
+          f"examples{enforced}", file=sys.stderr)
     sys.exit(POSITIVE if any(labels[label] for label in positives) else UNPARSED if labels[None] else 0)
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds, for argparse."""
+    if not re.fullmatch(r"\d{1,5}(\.\d+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return float(text)
 
 
 def main() -> None:
@@ -323,9 +392,11 @@ def main() -> None:
 python -m eval.analyze --log app.log --task anomaly_detection --run paper --model qwen2.5-7b --stage dpo
 journalctl -b | python -m eval.analyze --log - --task anomaly_detection --base-url http://127.0.0.1:8000/v1
 python -m eval.analyze --log app.log --task my-task --dry-run
+python -m eval.analyze --log app.log --follow --only bad --task mine --base-url http://127.0.0.1:8000/v1
 python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url http://127.0.0.1:8000/v1 --json \\
     --fail-on equipmentAlarm,environmentalAlarm | jq -c '[.first, .label]'""", optional=["stage"])
-    arguments.add_argument("--log", required=True, help="a file, also packed; - for standard input")
+    arguments.add_argument("--log", required=True, type=Path, nargs="+",
+                           help=f"{log_files.HELP}; - for standard input")
     arguments.add_argument("--task", required=True, help="a file of experiments/tasks")
     arguments.add_argument("--run", help="its examples are in the prompts, and its model is served")
     arguments.add_argument("--model", help="a name of models.yaml; without --base-url vLLM is started for it")
@@ -343,8 +414,13 @@ python -m eval.analyze --log alarms.txt --task root_cause_analysis --base-url ht
                            help="ask about sessions alone that have a matching row, such as level=ERROR|FATAL")
     arguments.add_argument("--dry-run", action="store_true",
                            help="print the sessions as a model would be asked about them, and ask nothing")
+    arguments.add_argument("--follow", action="store_true", help="judge what is appended to the log, until Ctrl-C, "
+                           "also after it was rotated")
+    arguments.add_argument("--wait", type=seconds, metavar="SECONDS",
+                           help=f"with --follow: after them a window that is not full is judged (default: {WAIT:g}; 1 "
+                           "for single lines)")
     arguments.add_argument("--json", action="store_true", help="one JSON object a session")
-    arguments.add_argument("--batch", type=positive, default=256, help="sessions judged at once; 1 follows a live log")
+    arguments.add_argument("--batch", type=positive, default=256, help="sessions judged at once; 1 for a live pipe")
     arguments.add_argument("--journal", type=Path, help="store every answer in this file and never ask for it again")
     cli.run(arguments, _main)
 

@@ -7,12 +7,12 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from logreasoner.cli import UserError
-from logreasoner.reading import BLOCK, UNPACKED, Log, Reading
+from logreasoner.reading import BLOCK, UNPACKED, Log, Reading, log_of
 
 POLL = 0.2  # seconds between two looks at a file that did not grow
 PACKED = r"(?:\.(?:gz|bz2|xz|zst|zip))?"
@@ -49,8 +49,7 @@ def find(given: Sequence[Path], notes: list[str]) -> list[tuple[Path, ...]]:
 def logs(paths: Sequence[Path], given: argparse.Namespace, reading: Reading) -> list[Log]:
     """Return the logs that a command line names."""
     notes: list[str] = []
-    found = [Log(parts[-1], given.member, given.encoding, reading.encoding, usual=reading.member, earlier=parts[:-1])
-             for parts in find(paths, notes)]
+    found = [replace(log_of(parts[-1], given, reading), earlier=parts[:-1]) for parts in find(paths, notes)]
     found[0].notes += notes
     return found
 
@@ -59,7 +58,7 @@ def _files(path: Path, notes: list[str]) -> list[Path]:
     if path.is_dir():
         found = [name for name in path.rglob("*")
                  if not any(part.startswith(".") for part in name.relative_to(path).parts)]
-    elif str(path) == "-" or path.exists() or not glob.has_magic(str(path)):
+    elif str(path) == "-" or path.exists():
         return [path]
     else:
         found = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207, of any folder

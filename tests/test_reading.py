@@ -490,8 +490,8 @@ def asked(path, *options):
     for option in ("--log", "--text"):
         parser.add_argument(option)
     given, task = parser.parse_args(["--log", str(path), *options]), config.task("mine")
-    read = analyze.reading_of(given, task)
-    return list(analyze.windows(reading.log_of(path, given, read), read, task.window, None, Counter()))
+    log = reading.log_of(path, given, task.reading)
+    return list(analyze.windows(log, analyze.reading_of(log, given, task), task.window, None, Counter()))
 
 
 def call(module, *arguments):

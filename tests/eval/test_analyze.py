@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from logreasoner.config import declare, resolve
 from logreasoner.files import ROOT, write_jsonl
 from logreasoner.generation import serve
 from logreasoner.generation.response_cache import endpoints
-from tests.conftest import SERVE
+from tests.conftest import SERVE, running
 from tests.results import write_solutions
 
 AD = ["normal", "abnormal"]
@@ -129,6 +130,59 @@ def test_json_records_may_lack_a_field_unless_all_do(endpoint: Endpoint, workdir
     for wrong in ("--where", "error.kind=x"), ("--text", "message"):
         done = command(endpoint, *dry, *wrong, log=log)
         assert done.returncode == 1 and b"has no '" in done.stderr and not done.stdout
+
+
+def test_sessions_of_several_logs_name_their_files(endpoint: Endpoint, workdir: Path) -> None:
+    endpoint.answers["boom"] = ANSWER
+    Path("logs/pod").mkdir(parents=True)
+    for name, content in (("a.log.1", "a\n"), ("a.log", "boom\nb\n"), ("pod/b.log", "c\n"), ("d.json", "")):
+        Path("logs", name).write_text(content)
+    done = command(endpoint, "--log", "logs", "--window", "2")
+    assert [line for line in done.stdout.decode().splitlines() if not line.startswith("  ")] == [
+        "logs/a.log.1 line 1 to logs/a.log line 1: abnormal", "logs/a.log line 2: normal  b",
+        "logs/pod/b.log line 1: normal  c"]
+    assert b"note: logs/d.json: is empty: left out" in done.stderr and done.returncode == 3
+    assert b"2 logs: 4 lines (0 skipped): 2 normal, 1 abnormal" in done.stderr
+    objects = rows(command(endpoint, "--log", "logs/a*", "logs/pod", "--json", "--window", "1"))
+    assert [(row["file"], row["first"], row["last"], row["log"]) for row in objects] == [
+        ("logs/a.log.1", 1, 1, ["a"]), ("logs/a.log", 1, 1, ["boom"]), ("logs/a.log", 2, 2, ["b"]),
+        ("logs/pod/b.log", 1, 1, ["c"])]
+    assert "file" not in rows(command(endpoint, "--log", "logs/a.log", "--json"))[0]
+    assert b"logs/none: no such file" in command(endpoint, "--log", "logs/none").stderr
+
+
+def test_a_log_that_grows_is_judged_until_it_is_stopped(endpoint: Endpoint, workdir: Path) -> None:
+    endpoint.answers["boom"] = ANSWER
+    log = Path("app.log")
+    log.write_text("old\n")
+    with running([sys.executable, "-m", "eval.analyze", "--log", "app.log", "--task", "anomaly_detection", "--base-url",
+                  endpoint.url, "--follow", "--wait", "0.3", "--window", "2", "--json"], 120, stdout=subprocess.PIPE,
+                 stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as process:
+        assert b"what is appended from now on is judged" in process.stderr.readline()
+
+        def judged(content: str, count: int) -> list[tuple[int, int, list[str], str]]:
+            with open(log, "a") as stream:
+                stream.write(content)
+            found = [json.loads(process.stdout.readline()) for _ in range(count)]
+            return [(row["first"], row["last"], row["log"], row["label"]) for row in found]
+
+        assert judged("a\nb\nboom\nunfinished", 2) == [(1, 2, ["a", "b"], "normal"), (3, 3, ["boom"], "abnormal")]
+        log.rename("app.log.1")
+        assert judged("c\n", 1) == [(4, 5, ["unfinished", "c"], "normal")]
+        process.send_signal(signal.SIGTERM)
+        out, said = process.communicate()
+    assert process.returncode == 3 and not out and b"5 lines (0 skipped): 2 normal, 1 abnormal" in said
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    (("--log", "a.log", "b.log"), "follows one file"), (("--session", "x"), "judges windows of lines"),
+    (("--log", "-"), "only a file can be followed"), (("--wait", "soon"), "'soon' is not a number of seconds")])
+def test_what_cannot_be_followed_is_said_before_a_model_is_asked(options: tuple[str, ...], message: str,
+                                                                 endpoint: Endpoint, workdir: Path) -> None:
+    for name in ("a.log", "b.log"):
+        Path(name).write_text("x\n")
+    done = command(endpoint, "--log", "a.log", "--follow", *options)
+    assert done.returncode in (1, 2) and message in done.stderr.decode() and not endpoint.bodies
 
 
 @pytest.mark.parametrize(("environment", "colours"), [

@@ -98,7 +98,7 @@ def test_every_line_of_a_log_is_in_one_session_and_none_changes_a_terminal(place
     assert sum(len(session.log) for session in result) + counts["unmatched"] + counts["blank"] == counts["lines"]
     assert all(one.last < other.first for one, other in pairwise(result))
     for session in result:
-        verdict = analyze.Verdict(session.first, session.last, None, session.log[:1], "", session.log)
+        verdict = analyze.Verdict(session, None, session.log[:1], "")
         assert all(char.isprintable() or char == "\n" for char in analyze.as_text(verdict, (), False))
 
 

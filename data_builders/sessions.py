@@ -14,7 +14,7 @@ import random
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from itertools import chain, compress, islice
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from logreasoner.schemas import Task
 
 WINDOW = 20  # section 4.3.1
+LABEL = "label "  # counts of sessions by their label begin so
 
 EXAMPLES = """
 python -m data_builders.sessions --format bgl --window 20 --out sessions.jsonl BGL.log
@@ -80,7 +81,7 @@ def windows(rows: Iterable[list[bytes]], layout: str, window: int, source: str, 
             joined = b"\n".join(contents[start:start + window])
             normal = labels[start:start + window].count(b"-") == window
             label = "" if layout == "lines" else "normal" if normal else "abnormal"
-            counts[label] += 1
+            counts[LABEL + label] += 1
             yield _session(source, numbers[start], joined, label)
         del numbers[:whole], labels[:whole], contents[:whole]
         if sum(map(len, contents)) > LONGEST:
@@ -117,7 +118,7 @@ def sessions(log: Log, layout: str, window: int, source: str, counts: Counter[st
 
 
 def read_sessions(log: Log, reading: Reading, window: int, source: str, counts: Counter[str], *, task: "Task",
-                  limit: int | None = None, labels: Mapping[str, str] | None = None) -> Iterator[dict[str, Any]]:
+                  limit: int | None = None, labels: table_reader.Labels | None = None) -> Iterator[dict[str, Any]]:
     """Yield the sessions of a log's first `limit` rows or events as a task reads them; `labels` has those of ids.
 
     Raises UserError for rows without the column that the task reads.
@@ -129,7 +130,7 @@ def read_sessions(log: Log, reading: Reading, window: int, source: str, counts: 
             counts["blank"] += 1
             continue
         label = _label(row["label"], task) if reading.format in LABELLED or labels is not None else ""
-        counts.update(["sessions", label])
+        counts.update(["sessions", LABEL + label])
         yield _session(source, number, hide(row[reading.text], reading).encode(), label, task.name,
                        row.get("session", ""))
     counts["malformed"] = counts["unmatched"] + counts["blank"]
@@ -163,9 +164,12 @@ def slug(name: str) -> str:
 def report(name: str, window: int | str, counts: Counter[str]) -> str:
     """Return one line of text that accounts for every line of a log; `window` may say in words what a session is."""
     of = f"of {window} lines" if isinstance(window, int) else window
-    labelled = "labels unknown" if counts[""] else f"{counts['abnormal']:,} abnormal"
+    labels = {key.removeprefix(LABEL): count for key, count in sorted(counts.items()) if key.startswith(LABEL)}
+    labelled = ", ".join(f"{count:,} {label or 'without a label'}" for label, count in labels.items())
+    labelled = "labels unknown" if set(labels) == {""} else labelled
+    lines = "events" if counts["joined"] else "lines"
     return (f"{name}: {counts['lines']:,} lines -> {counts['sessions']:,} sessions {of}, {labelled}; "
-            f"{counts['malformed']:,} malformed lines skipped, {counts['dropped']:,} of a short last window dropped")
+            f"{counts['malformed']:,} malformed {lines} skipped, {counts['dropped']:,} of a short last window dropped")
 
 
 def _task(name: str) -> "Task":
@@ -184,7 +188,7 @@ def source_names(paths: Sequence[Path]) -> list[str]:
 
 
 def cut(log: Log, read: Reading, window: int, source: str, counts: Counter[str], options: argparse.Namespace,
-        task: "Task | None", labels: Mapping[str, str] | None) -> Iterator[dict[str, Any]]:
+        task: "Task | None", labels: table_reader.Labels | None) -> Iterator[dict[str, Any]]:
     """Yield the sessions of one log, by columns where its lines have a layout with labels or are taken whole."""
     read = table_reader.resolved(log, read)
     if (read.format in LABELLED or (read.format, read.event_start) == ("lines", "none")) and not (
@@ -238,9 +242,11 @@ def build(options: argparse.Namespace) -> None:
              counts=total)
     kind = f"of {read.every}" if read.every else "by id" if read.session else window
     for log, of_log in zip(logs, counts, strict=True):
-        for note in log.notes:
+        for note in [*log.notes, *table_reader.notes(of_log)]:
             print(f"note: {note}")
         print(report(str(log), kind, of_log))
+    for note in labels.notes() if labels else ():
+        print(f"note: {note}")
 
 
 def main() -> None:

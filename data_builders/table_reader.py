@@ -12,7 +12,7 @@ import re
 import sqlite3
 import zipfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,11 +39,15 @@ KINDS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "jsonl", "ndjson":
          "pq": "parquet", "xlsx": "xlsx", "xlsm": "xlsx", "export": "journal"}  # endings of names; also formats
 STREAMED = ("jsonl", "journal")  # kinds of several parts, each of whole records
 SPARSE = ("json", *STREAMED)  # kinds whose records may lack a field
+LABELS = re.compile("label|class|anomal")
 DATUM = re.compile(r"[-+]?\d[\d.,:/+TZ -]*")  # numbers, dates, times and addresses
 BLANKS = re.compile(r"[\s\x1e]*")  # between JSON values; RFC 7464 begins each by a record separator
 FORMATS = (f"raw lines: {', '.join(RAW)}, auto, or a regular expression with named groups; a table whose name does not "
            f"say what it is: {', '.join(dict.fromkeys(KINDS.values()))}")
 JOINED = "lines joined to the event before them; --event-start says how an event begins, none that each line is one"
+NOTES = {"joined": JOINED, "nuls": "NUL characters removed",
+         "without id": "rows without an id for --session left out",
+         "month first": "dates are read with the month first, as none shows which of two numbers is the month"}
 Row = dict[str, str]
 Numbered = Iterator[tuple[int, Row]]  # rows, each with a number of its line (of tables: the one that it ends on)
 Part = list[tuple[int, Row]]  # the rows of a session
@@ -64,6 +68,32 @@ class Table:
         return [value for row in self.rows if (value := row[column].strip())]
 
 
+@dataclass
+class Labels:
+    """The labels of sessions by their ids, as a file has them (`log`), and which of them were asked for."""
+
+    log: Log
+    by_id: dict[str, str] = field(default_factory=dict)
+    used: set[str] = field(default_factory=set)
+    missing: int = 0
+
+    def of(self, name: str) -> str:
+        """Return the label of a session, "" for one that has none."""
+        label = self.by_id.get(name, "")
+        if label.strip():
+            self.used.add(name)
+        else:
+            self.missing += 1
+        return label
+
+    def notes(self) -> list[str]:
+        """Say how the file was read, and which sessions and labels have no counterpart."""
+        unused = sum(bool(label.strip()) for label in self.by_id.values()) - len(self.used)
+        return self.log.notes + [f"{count:,} {what}" for count, what in (
+            (self.missing, f"sessions have no label in {self.log}"),
+            (unused, f"ids of {self.log} are in no session that was read")) if count]
+
+
 def is_table(path: Path) -> bool:
     """Tell from its name whether a file is a table."""
     return Path(ENDINGS.sub("", path.name)).suffix.lower().lstrip(".") in KINDS
@@ -82,18 +112,22 @@ def resolved(log: Log, reading: Reading) -> Reading:
 
 
 def read(log: Log, reading: Reading | None = None, window: int = 1, limit: int | None = None,
-         labels: Mapping[str, str] | None = None) -> Table:
+         labels: Labels | None = None) -> Table:
     """Read the first `limit` sessions of a file, each as a row (`windowed`), by default one of each of its rows.
 
     Raises UserError with file and line for what does not have the format that it should.
     """
     reading, counts = reading or Reading(), Counter[str]()
     table = _fill(log, islice(windowed(rows(log, reading, counts), reading, window, counts, labels), limit))
-    skipped = {"joined": JOINED, "unmatched": "lines do not match --format and are left out",
-               "nuls": "NUL characters removed", "dropped": "of a short last window left out",
-               "without id": "rows without an id for --session left out"}
-    table.notes = log.notes + [f"{counts[name]:,} {what}" for name, what in skipped.items() if counts[name]]
+    unmatched = f"{'events' if counts['joined'] else 'lines'} do not match --format and are left out"
+    table.notes = [*log.notes, *notes(counts, unmatched=unmatched, dropped="of a short last window left out"),
+                   *(labels.notes() if labels else [])]
     return table
+
+
+def notes(counts: Counter[str], **others: str) -> list[str]:
+    """Return what a user should know about the rows that were read, `others` that a report does not say already."""
+    return [f"{counts[name]:,} {what}" for name, what in {**NOTES, **others}.items() if counts[name]]
 
 
 def _fill(log: Log, source: Numbered) -> Table:
@@ -116,7 +150,7 @@ def _fill(log: Log, source: Numbered) -> Table:
 
 
 def windowed(source: Numbered, reading: Reading, window: int, counts: Counter[str],
-             labels: Mapping[str, str] | None = None) -> Numbered:
+             labels: Labels | None = None) -> Numbered:
     """Yield sessions as rows: the values of each column joined by line ends.
 
     One of a labelled layout is abnormal if one of its lines is; `labels` has the label of each id. A window that is
@@ -133,7 +167,7 @@ def windowed(source: Numbered, reading: Reading, window: int, counts: Counter[st
         if reading.session:
             row["session"] = name
         if labels is not None:
-            row["label"] = labels.get(name, "")
+            row["label"] = labels.of(name)
         yield part[0][0], row
 
 
@@ -143,7 +177,7 @@ def parts(source: Numbered, reading: Reading, window: int, counts: Counter[str])
     Raises UserError where no row has an id, or a time that it needs.
     """
     if reading.every:
-        yield from (("", part) for part in log_times.windows(source, reading))
+        yield from (("", part) for part in log_times.windows(source, reading, counts))
         return
     if not reading.session:
         while part := list(islice(source, window)):
@@ -174,29 +208,39 @@ def parts(source: Numbered, reading: Reading, window: int, counts: Counter[str])
             yield name, part
 
 
-def labels_given(path: Path | None, reading: Reading) -> dict[str, str] | None:
+def labels_given(path: Path | None, reading: Reading) -> Labels | None:
     """Read the file of --labels, if there is one. Raises UserError where the reading has no ids."""
     if path and not reading.session:
         raise UserError("--labels: has the labels of ids; say by --session what an id looks like")
     return labels_by_id(Log(path)) if path else None
 
 
-def labels_by_id(log: Log) -> dict[str, str]:
-    """Read a file of labels: the id of each session in its first column, the label in the one called so or the last.
+def labels_by_id(log: Log) -> Labels:
+    """Read a file of labels: the id of each session in its first column, the label in the one called so or the other.
 
-    Raises UserError for a file with one column, and for an id with two labels.
+    Raises UserError for a file in which that is none or not the only one, and for an id with two labels.
     """
-    result, label = dict[str, str](), ""
+    result, label = Labels(log), ""
     for number, row in rows(log, Reading(), Counter()):
         identifier, *others = row
-        if not others:
-            raise UserError(f"{log}:{number}: needs two columns, the ids of sessions and their labels")
-        label = label or next((name for name in others if re.search("label|class|anomal", name.lower())), others[-1])
+        label = label or _column_of_labels(f"{log}:{number}", others)
         key, value = row[identifier].strip(), row.get(label, "")
-        if result.setdefault(key, value) != value:
-            raise UserError(f"{log}:{number}: {key!r} has the label {value!r} here and {result[key]!r} before; leave "
-                            "one")
+        if result.by_id.setdefault(key, value) != value:
+            raise UserError(f"{log}:{number}: {key!r} has the label {value!r} here and {result.by_id[key]!r} before; "
+                            "leave one")
     return result
+
+
+def _column_of_labels(place: str, columns: list[str]) -> str:
+    """Return the column that is called label, else the only one that is called so, else the only one."""
+    likely = next(filter(None, ([name for name in columns if name.lower() == "label"],
+                                [name for name in columns if LABELS.search(name.lower())], columns)), [])
+    if not likely:
+        raise UserError(f"{place}: needs two columns, the ids of sessions and their labels")
+    if len(likely) > 1:
+        raise UserError(f"{place}: which column has the labels? As likely are {', '.join(map(repr, likely))}; call it "
+                        "label, or leave the others out")
+    return likely[0]
 
 
 def rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:

@@ -183,7 +183,8 @@ def test_layouts_of_others_are_read_and_recognised(tmp_path, kind):
     path = written(tmp_path, "x.log", f"{line}\n" * 9 + f"{line}\n  at more\nodd line\n")
     result = read(path, name)
     assert [row["text"] for row in result.rows] == [text] * 9 + [f"{text}\n  at more"]
-    assert "1 lines do not match" in result.notes[-1]
+    assert "1 events do not match" in result.notes[-1]
+    assert "1 lines do not match" in read(written(tmp_path, "y.log", f"{line}\nodd\n"), name).notes[-1]
     log = Log(path)
     assert table_reader.resolved(log, Reading(format="auto", masks=("a",))) == Reading(format=name, masks=("a",))
     assert log.notes == [f"{path}: is read as --format {name}"]
@@ -306,6 +307,20 @@ def test_windows_of_time(tmp_path):
         reading.duration("5 minutes")
 
 
+@pytest.mark.parametrize(("last", "every", "sizes", "noted"), [
+    ("09/03", "7d", [1, 1, 1, 1, 1], 5), ("13/03", "7d", [2, 2, 1], 0), ("03/13", "7d", [1, 1, 1, 1, 1], 0),
+    ("13/03", "1d", [1, 1, 1, 1, 1], 0)])
+@pytest.mark.parametrize("held", [1 << 20, 10])
+def test_one_date_of_a_log_shows_the_order_of_day_and_month(tmp_path, monkeypatch, last, every, sizes, noted, held):
+    monkeypatch.setattr(log_times, "IN_MEMORY", held)
+    dates = ["01/03", "02/03", "07/03", "08/03", last]
+    path = written(tmp_path, "x.log", "".join(f"[{date}/2026 10:00:00] up\n" for date in dates))
+    result = read(path, "lines", every=every)
+    assert [row["text"].count("\n") + 1 for row in result.rows] == sizes
+    assert [note.partition(",")[0] for note in result.notes] == [
+        f"{noted} dates are read with the month first"][:noted]
+
+
 def test_a_session_that_would_fill_the_memory_is_an_error(tmp_path, monkeypatch):
     path = written(tmp_path, "x.log", "12:00:00 job-1 a\n" * 9)
     for module, name, settings in ((log_times, "LONGEST", {"every": "1h"}),
@@ -333,12 +348,39 @@ def test_sessions_by_id_with_a_file_of_labels(tmp_path, capsys, labels):
     items = list(read_instances(out))
     assert [(len(item.log), item.label) for item in items] == [(3, "normal"), (1, "abnormal"), (1, "")]
     assert items[0].log[2].endswith("delete blk_-16 blk_7") and len({item.id for item in items}) == 3
-    assert "5 lines -> 3 sessions" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "5 lines -> 3 sessions by id, 1 without a label, 1 abnormal, 1 normal; " in output
+    assert f"note: 1 sessions have no label in {tmp_path / 'anomaly_label.csv'}\n" in output and "ids of" not in output
     with pytest.raises(UserError, match="--session 'job': matches nothing in any row"):
         read(log, "lines", session="job")
     assert read(log, "lines", session="blk_").notes == ["1 rows without an id for --session left out"]
     by_group = read(log, "lines", session=r"dfs\.(\w+)")
     assert [row["session"] for row in by_group.rows] == ["DataNode", "FSDataset", "FSNamesystem", "NameNode"]
+
+
+@pytest.mark.parametrize(("table", "expected"), [
+    ("id,host,is_anomaly\na,n1,1\nb,n2,0\n", "1"), ("id,label,class\na,1,x\nb,0,y\n", "1"), ("a;1\nb;0\nc;0", "1"),
+    ("id,host,state\na,n1,1\n", "which column has the labels.*'host', 'state'; call it label"),
+    ("id,class,anomaly\na,n1,1\n", "which column has the labels.*'class', 'anomaly'"),
+    ("id\na\n", "needs two columns")])
+def test_the_column_of_a_file_of_labels(tmp_path, table, expected):
+    log = Log(written(tmp_path, "labels.csv", table))
+    if expected == "1":
+        assert table_reader.labels_by_id(log).of("a") == expected
+        return
+    with pytest.raises(UserError, match=f"labels.csv:2: {expected}" if "id\n" not in table else expected):
+        table_reader.labels_by_id(log)
+
+
+def test_what_a_file_of_labels_lacks_or_has_too_much_is_said(tmp_path):
+    labels = table_reader.labels_by_id(Log(written(tmp_path, "l.csv", "a,1\nb,0\né,1\nd,\n".encode("cp1252"))))
+    log = Log(written(tmp_path, "x.log", "id=a x\nid=d y\nid=e y\n"))
+    notes = table_reader.read(log, Reading(format="lines", session=r"id=(\w)"), labels=labels).notes
+    assert [note.partition("l.csv")[2] for note in notes[:2]] == [
+        ": is not UTF-8 and is read as CP1252, a guess; if letters come out wrong, give --encoding", ": the first row "
+        "looks like data, so the columns are called 'column 1', 'column 2', ...; give --header if it has their names"]
+    assert notes[2:] == [f"2 sessions have no label in {tmp_path / 'l.csv'}",
+                         f"2 ids of {tmp_path / 'l.csv'} are in no session that was read"]
 
 
 # ---- tables

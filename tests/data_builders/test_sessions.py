@@ -284,3 +284,17 @@ def test_a_zip_that_points_before_its_beginning_is_an_error(tmp_path: Path) -> N
     path.write_bytes(data)
     with pytest.raises(UserError, match="x.zip: the archive cannot be read"):
         list(Log(path).lines())
+
+
+def test_the_report_counts_labels_and_says_what_was_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    counts = Counter({"lines": 9, "sessions": 4, "malformed": 1, "label lines": 2, "label fan": 1, "label ": 1})
+    report = sessions.report("x", "by id", counts)
+    assert "4 sessions by id, 1 without a label, 1 fan, 2 lines; 1 malformed lines" in report
+    log = tmp_path / "x.log"
+    log.write_text("E boom\n  at more\nodd\n  at b\nE c\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["x", "--format", "(?P<text>E .*)", "--window", "1", "--out", f"{log}.out", str(log)])
+        sessions.main()
+    output = capsys.readouterr().out
+    assert "note: 2 lines joined to the event before them" in output
+    assert "5 lines -> 2 sessions of 1 lines, labels unknown; 1 malformed events skipped" in output

@@ -18,17 +18,17 @@ import yaml
 
 from data_builders import table_reader, task_checks, task_labels, task_split
 from data_builders.layouts import LABELLED
-from data_builders.sessions import slug, source_name
+from data_builders.sessions import slug, source_name, source_names
 from data_builders.table_reader import DATUM, Table
 from data_builders.task_checks import Findings, Rows
 from data_builders.task_labels import MOST_LABELS
-from logreasoner import cli, examples, reading
+from logreasoner import cli, examples, log_files, reading
 from logreasoner.answer_format import answer_element, parse_label
 from logreasoner.cli import UserError
 from logreasoner.files import EXPERIMENTS, manifest, write_jsonl, writing
 from logreasoner.instances import Instance
 from logreasoner.prompts import has_control_tokens
-from logreasoner.reading import Reading, hide, pattern
+from logreasoner.reading import Log, Reading, hide, pattern
 from logreasoner.schemas import Data
 from logreasoner.text_table import aligned
 
@@ -65,16 +65,16 @@ def choose_columns(table: Table, options: argparse.Namespace) -> tuple[dict[str,
     why = dict.fromkeys(ROLES, "as you say")
     for name in (*columns.values(), options.rule_column):
         if name not in (None, "none", *table.columns):
-            raise UserError(f"{options.file}: has no column {name!r}; it has {', '.join(map(repr, table.columns))}")
+            raise UserError(f"{table.path}: has no column {name!r}; it has {', '.join(map(repr, table.columns))}")
     named = set(columns.values())
     free = {name: values for name in table.columns if name not in named and (values := table.values(name))}
     if not columns["text"]:
-        columns["text"], why["text"] = _text_column(options.file, free)
+        columns["text"], why["text"] = _text_column(table.path, free)
     free.pop(columns["text"], None)
     if options.label_rule:
         columns["label"] = ""
     elif columns["label"] is None:
-        columns["label"], why["label"] = task_labels.label_column(options.file, free, len(table.rows))
+        columns["label"], why["label"] = task_labels.label_column(table.path, free, len(table.rows))
     free.pop(columns["label"], None)
     if columns["description"] is None:
         called_so = [name for name in free if name.lower() == DESCRIPTIONS and _is_prose(free[name])]
@@ -84,7 +84,8 @@ def choose_columns(table: Table, options: argparse.Namespace) -> tuple[dict[str,
         columns["description"] = called_so[0] if called_so else ""
         why["description"] = "is called so" if called_so else "no column is called so"
     if columns["source"] is None:
-        called_so = [name for name in free if SOURCES.search(name.lower()) and _is_source(free[name])]
+        called_so = [name for name in free
+                     if (name == table.file_column or SOURCES.search(name.lower())) and _is_source(free[name])]
         columns["source"] = called_so[0] if called_so else ""
         why["source"] = f"{len(set(free[called_so[0]]))} values" if called_so else "one source: the file"
     return {role: "" if name == "none" else name for role, name in columns.items()}, why
@@ -188,9 +189,10 @@ def instances(table: Table, columns: dict[str, str], options: argparse.Namespace
     for row, line, label in zip(table.rows, table.lines, read_labels(table, columns, options), strict=True):
         log = hide(row[columns["text"]], read)
         description = hide(row[columns["description"]], read) if columns["description"] else ""
-        source = source_slug(row[columns["source"]]) if columns["source"] else source_name(options.file)
+        source = source_slug(row[columns["source"]]) if columns["source"] else source_name(table.path)
         checksum = hashlib.sha256(log.encode()).hexdigest()[:8]
-        items.append(Instance(f"{options.name}-{line}-{checksum}", options.name, source, log, label,
+        place = f"{row[table.file_column]}-{line}" if table.file_column else line
+        items.append(Instance(f"{options.name}-{place}-{checksum}", options.name, source, log, label,
                               description=description))
     return items
 
@@ -262,26 +264,32 @@ def output_paths(name: str, replace: bool) -> tuple[list[Path], Path]:
 
 def show(table: Table, options: argparse.Namespace, choices: list[list[str]]) -> None:
     """Print what was read, and what was chosen, each choice with its flag."""
-    print(f"{options.file}: {len(table.rows):,} rows, columns {', '.join(map(repr, table.columns))}")
+    print(f"{table.path}: {len(table.rows):,} rows, columns {', '.join(map(repr, table.columns))}")
     print(aligned(choices, indent="  "))
     for note in table.notes:
         print(f"note: {note}")
 
 
-def _read(options: argparse.Namespace) -> tuple[reading.Log, Reading, Table]:
-    """Read the file. Raises UserError for labels of ids without ids."""
+def _read(options: argparse.Namespace) -> tuple[list[Log], Reading, Table]:
+    """Read the logs. Raises UserError for logs of several layouts, and for labels of ids without ids."""
     read = reading.chosen(options, Reading())
-    log = reading.log_of(options.file, options, read)
-    read = table_reader.resolved(log, read)
-    table = table_reader.read(log, read, options.window, options.limit,
-                              table_reader.labels_given(options.labels, read))
-    return log, read, table
+    logs = log_files.logs(options.files, options, read)
+    readings = {table_reader.resolved(log, read): log for log in logs}
+    if len(readings) > 1:
+        kinds = ", ".join(f"{log} {found.format}" for found, log in readings.items())
+        raise UserError(f"the files have several layouts ({kinds}); give those of one, or say it by --format")
+    read = next(iter(readings))
+    labels = table_reader.labels_given(options.labels, read)
+    names = source_names([log.path for log in logs])
+    table = table_reader.joined({name: table_reader.read(log, read, options.window, options.limit, labels)
+                                 for name, log in zip(names, logs, strict=True)})
+    return logs, read, table
 
 
 def new_task(options: argparse.Namespace) -> None:
-    """Read the file, print what is wrong with it, and write the task, its runs and its instances."""
+    """Read the logs, print what is wrong with them, and write the task, its runs and its instances."""
     paths, folder = output_paths(options.name, options.replace)
-    log, read, table = _read(options)
+    logs, read, table = _read(options)
     columns, why = choose_columns(table, options)
     several = options.window > 1 or read.session or read.every
     if several and not (options.label_rule or options.labels or read.format in LABELLED):
@@ -289,9 +297,10 @@ def new_task(options: argparse.Namespace) -> None:
                         "of its lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column; or give "
                         "a table of ids and labels with --labels")
     read = replace(read, text=columns["text"], description=columns["description"],
-                   header=read.header if log.named is None else log.named, encoding=log.encoding or log.likely)
+                   header=next((log.named for log in logs if log.named is not None), read.header),
+                   encoding=next((seen for log in logs if (seen := log.encoding or log.likely)), None))
     items = instances(table, columns, options, read)
-    labels = classes(items, columns["label"], options.file)
+    labels = classes(items, columns["label"], table.path)
     positive_class, why["positive"] = task_labels.positive_class(labels, options.positive, columns["label"])
     choices = [[f"--{role}", repr(name) if name else "-", why[role]]
                for role, name in (columns | {"positive": positive_class}).items()]
@@ -315,7 +324,7 @@ def new_task(options: argparse.Namespace) -> None:
         for text in texts:
             print(f"{kind}: {text}")
     if findings.errors:
-        raise UserError(f"{options.file}: nothing was written: " + "; ".join(findings.errors))
+        raise UserError(f"{table.path}: nothing was written: " + "; ".join(findings.errors))
     task = declare_task(options, labels, positive_class, read)
     runs = [declare_run(options.name, base, train, options.seed) for base in ("paper", "demo")]
     for path, content in zip(paths, [task, *runs], strict=True):
@@ -324,7 +333,8 @@ def new_task(options: argparse.Namespace) -> None:
     parts = {"train": train, "test": test, "handbook": []}
     for part, rows in parts.items():
         write_jsonl(folder / f"{part}.jsonl", ({**item.as_json(), "split": part} for item in rows))
-    manifest(folder, [options.file], settings={key: str(value) for key, value in vars(options).items()},
+    files = [file for log in logs for file in (*log.earlier, log.path)]
+    manifest(folder, files, settings={key: str(value) for key, value in vars(options).items()},
              reading=read.as_yaml(), columns={role: columns[role] for role in ("text", "label", "source")},
              warnings=findings.warnings,
              counts={part: dict(Counter(item.label for item in rows)) for part, rows in parts.items()})
@@ -346,8 +356,9 @@ def main() -> None:
     parser = cli.parser("data_builders.new_task", "Declare a custom task from a file of labelled logs.", EXAMPLES)
     add = parser.add_argument
     add("--name", required=True, help="of the task and its run: lower case letters, digits, - and _")
-    add("--from", required=True, type=Path, dest="file", metavar="FILE",
-        help="a table: .csv, .tsv, .json, .jsonl, .parquet, .xlsx; or raw lines with --format; also packed")
+    add("--from", required=True, type=Path, nargs="+", dest="files", metavar="FILE",
+        help="a table: .csv, .tsv, .json, .jsonl, .parquet, .xlsx; or raw lines with --format; also packed, or "
+        "several: files, folders, quoted patterns; rotated files (app.log.1) are parts of one log")
     for role in ROLES:
         none = "; none for none" if role in ("description", "source") else ""
         add(f"--{role}", metavar="COLUMN", help=f"the column to use, instead of the one that is chosen{none}")

@@ -8,6 +8,7 @@ that are too short, guesses types, and does not keep the numbers of the lines.
 
 import csv
 import json
+import os
 import re
 import sqlite3
 import zipfile
@@ -56,12 +57,17 @@ Attempts = Iterator[tuple[int, Row | str]]  # the same, with the reason in place
 
 @dataclass
 class Table:
-    """The rows of a file by column, the number of each one's line, and notes on what was changed or left out."""
+    """The rows of a log by column, the number of each one's line, and notes on what was changed or left out.
 
+    Where there are several logs, `path` is their folder, and `file_column` has the name of each row's log.
+    """
+
+    path: Path
     columns: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    file_column: str = ""
 
     def values(self, column: str) -> list[str]:
         """Return a column's values that are not empty."""
@@ -131,7 +137,7 @@ def notes(counts: Counter[str], **others: str) -> list[str]:
 
 
 def _fill(log: Log, source: Numbered) -> Table:
-    table, columns, size = Table(), dict[str, None](), 0
+    table, columns, size = Table(log.path), dict[str, None](), 0
     for number, row in source:
         table.rows.append(row)
         table.lines.append(number)
@@ -147,6 +153,18 @@ def _fill(log: Log, source: Numbered) -> Table:
     table.columns = list(columns)
     table.rows = [{column: row.get(column, "") for column in columns} for row in table.rows]
     return table
+
+
+def joined(tables: Mapping[str, Table]) -> Table:
+    """Return the rows of several logs, by their names, as one table."""
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    columns = list(dict.fromkeys(column for table in tables.values() for column in table.columns))
+    file = "file" if "file" not in columns else "file of the log"
+    rows = [{**dict.fromkeys(columns, ""), **row, file: name} for name, table in tables.items() for row in table.rows]
+    folder = Path(os.path.commonpath([table.path for table in tables.values()]))
+    return Table(folder, [*columns, file], rows, [line for table in tables.values() for line in table.lines],
+                 list(dict.fromkeys(note for table in tables.values() for note in table.notes)), file)
 
 
 def windowed(source: Numbered, reading: Reading, window: int, counts: Counter[str],

@@ -56,6 +56,29 @@ def part(name):
     return list(read_instances(Path("build/data/own") / NAME / f"{name}.jsonl"))
 
 
+def test_the_logs_of_a_folder_are_sources_and_rotated_parts_are_one(place, capsys):
+    logs = place / "logs"
+    (logs / "a").mkdir(parents=True)
+    (logs / "b").mkdir()
+    lines = [f"{label} {text}\n" for text, label in many()]
+    for name, part_of in (("a/app.log", lines[1::4]), ("a/app.log.1", lines[::4]), ("b/app.log", lines[2::4]),
+                          ("b/db.log", lines[3::4])):
+        (logs / name).write_text("".join(part_of))
+    run("--format", r"(?P<label>\w+) (?P<text>.*)", path=logs)
+    said = capsys.readouterr().out
+    assert f"note: {logs}/a/app.log: is one log of the files app.log.1, app.log, in this order" in said
+    assert f"{logs}: 120 rows, columns 'label', 'text', 'file'" in said
+    assert "--source       'file'   3 values" in said
+    rows = part("train") + part("test")
+    assert Counter(item.source for item in rows) == {"a-app": 60, "b-app": 30, "b-db": 30}
+    assert len({item.id for item in rows}) == 120 and any(item.id.startswith(f"{NAME}-b-db-7-") for item in rows)
+    read = config.task(NAME).reading
+    assert read.text == "text" and read.format.startswith("(?P<label>")
+    (logs / "c.log").write_text('{"text": "a"}\n' * 9)
+    with pytest.raises(SystemExit, match="the files have several layouts .*c.log jsonl.*"):
+        run("--format", "auto", "--replace", path=logs)
+
+
 def test_the_tutorials_file_becomes_a_task_with_disjoint_splits(place, capsys):
     run()
     output = capsys.readouterr().out
@@ -247,7 +270,7 @@ def test_texts_without_blanks(place):
     (["1.5", "1.50", "v1", "v1.0"], {"1.5", "v1", "v1.0"})])
 def test_labels_that_are_one_are_merged_and_said(values, expected):
     given = new_task.argparse.Namespace(label_rule=[], merge=[], drop_rare=1)
-    rows = table_reader.Table(["label"], [{"label": value} for value in values])
+    rows = table_reader.Table(Path("x.csv"), ["label"], [{"label": value} for value in values])
     assert set(new_task.read_labels(rows, {"label": "label"}, given)) == expected
     merged = {value for value in values if "\n" not in value and value not in expected} - {"NaN", "null"}
     assert all(any(repr(value) in note for note in rows.notes) for value in merged)

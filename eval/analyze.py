@@ -301,7 +301,7 @@ class Inputs:
             raise UserError("--follow: judges windows of lines; what --session or --every make one session is known at "
                             "the end of a log only")
         log = self.logs[0]
-        self.logs = [replace(log, followed=log_files.Followed(log.path, wait))]
+        self.logs = [replace(log, followed=log_files.Followed(log.path, wait).blocks)]
         log.note(f"{log}: what is appended from now on is judged, and lines are counted from here; Ctrl-C stops it")
 
     def sessions(self, given: argparse.Namespace, rules: Task) -> Iterator[list[Session]]:

@@ -19,13 +19,10 @@ from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, cast
+from typing import Any, BinaryIO, ClassVar, cast
 
 from logreasoner.cli import UserError
 from logreasoner.instances import LEVEL_MASK
-
-if TYPE_CHECKING:
-    from logreasoner.log_files import Followed
 
 BLOCK = 1 << 16  # bytes; the lines of one stay in the processor's cache, and are too few to wake the garbage collector
 LONGEST = 12 << 20  # bytes of one line, and of one session; what is longer is not a log, and would fill the memory
@@ -127,7 +124,7 @@ class Log:
     usual: str | None = None
     notes: list[str] = field(default_factory=list)
     earlier: tuple[Path, ...] = ()
-    followed: "Followed | None" = None
+    followed: Callable[[], Iterator[bytes]] | None = None
     begins: list[tuple[int, Path]] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -226,7 +223,7 @@ class Log:
 
     def _file_blocks(self) -> Iterator[bytes]:
         if self.followed:
-            yield from self._decoded(self.followed.blocks())
+            yield from self._decoded(self.followed())
             return
         with self.opened() as stream:
             regular = str(self.path) != "-" and self.path.is_file()

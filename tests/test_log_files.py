@@ -133,13 +133,13 @@ def test_what_cannot_be_followed_is_said(tmp_path):
             Followed(tmp_path / name, 0)
     with pytest.raises(UserError, match="is a table"):
         path = folder_of(tmp_path, "t.csv") / "t.csv"
-        list(table_reader.rows(Log(path, followed=Followed(path, 0)), Reading(), Counter()))
+        list(table_reader.rows(Log(path, followed=Followed(path, 0).blocks), Reading(), Counter()))
 
 
 def test_numbers_go_on_from_reading_to_reading(tmp_path):
     for name, read, line in (("a.log", Reading(format="lines"), b"a\n"), ("a.jsonl", Reading(format="jsonl"), b"{}\n")):
         path = folder_of(tmp_path, name) / name
-        log, counts = Log(path, followed=Followed(path, 0)), Counter[str]()
+        log, counts = Log(path, followed=Followed(path, 0).blocks), Counter[str]()
         for number in (1, 3):
             appended(path, line, line)
             assert [at for at, _ in table_reader.rows(log, read, counts)] == [number, number + 1]

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_builders import table_reader
+from data_builders.layouts import recognise
 from logreasoner import cli, examples, log_files, reading, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
 from logreasoner.cli import UserError, escape_terminal, positive
@@ -208,13 +209,17 @@ def windows(log: Log, read: Reading, window: int, description: str | None, count
 def reading_of(log: Log, given: argparse.Namespace, rules: Task) -> Reading:
     """Return how a log is read: as the task says, and what is given instead.
 
-    Lines that are no table are the texts of a task that was made from one.
+    Of a task that was made from a table, JSON lines are records whatever the file is called, and other lines are texts.
     """
     declared = rules.reading or Reading(format="lines")
     if declared.format == "table" and not given.format and not table_reader.is_table(log.path):
-        declared = replace(declared, format="lines", text="text", header=None)
-        log.note(f"{log}: its name is no table's, so each line is a text; give --format csv (tsv, ...) if it is a "
-                 "table like the one that the task was made from")
+        if log.path.is_file() and log.path.stat().st_size and recognise(replace(log, notes=[])) == "jsonl":
+            declared = replace(declared, format="jsonl")
+            log.note(f"{log}: its lines are read as JSON (--format jsonl)")
+        else:
+            declared = replace(declared, format="lines", text="text", header=None)
+            log.note(f"{log}: its name is no table's, so each line is a text; give --format csv (tsv, jsonl, ...) if "
+                     "it is a table like the one that the task was made from")
     read = reading.chosen(given, declared)
     return table_reader.resolved(log, replace(read, text=given.text) if given.text else read)
 
@@ -330,7 +335,7 @@ class Inputs:
         counts = sum(self.counts, Counter[str]())
         if counts["joined"]:
             print(f"note: {counts['joined']:,} {table_reader.JOINED}", file=sys.stderr)
-        skipped = counts["unmatched"] + counts["blank"] + counts["bad"]
+        skipped = counts["unmatched"] + counts["blank"] + counts["bad"] + counts["without id"]
         unasked = f", {counts['unasked']:,} sessions not asked" if where else ""
         name = str(self.logs[0].path) if len(self.logs) == 1 else f"{len(self.logs)} logs"
         return f"{name}: {counts['lines']:,} lines ({skipped:,} skipped{unasked})"

@@ -552,6 +552,12 @@ def test_raw_lines_are_the_texts_of_a_task_that_was_made_from_a_table(own_place)
     assert [session.asked for session in asked(path, "--text", "a")] == ["one two"]
 
 
+def test_json_lines_are_records_whatever_the_file_is_called(own_place):
+    call(new_task, "--name", "mine", "--from", written(own_place, "x.csv", TABLE))
+    path = written(own_place, "today.log", '{"message": "fan met belt", "a": 1}\n{"message": "all\\nwell"}\n')
+    assert [session.asked for session in asked(path)] == ["fan met belt", "all\nwell"]
+
+
 def workbook(**sheets):
     book, stream = openpyxl.Workbook(), io.BytesIO()
     book.remove(book.active)

@@ -282,11 +282,12 @@ def test_layouts_single_logs_and_other_labels_to_fail_on(endpoint: Endpoint, wor
 
 
 def test_sessions_by_id_are_named(endpoint: Endpoint, workdir: Path) -> None:
-    log = b"req-1 a\nreq-2 b\nreq-1 boom\n"
+    log = b"req-1 a\nreq-2 b\nall well\nreq-1 boom\n"
     endpoint.answers["boom"] = ANSWER
     done = command(endpoint, "--session", "req-[0-9]+", log=log)
     assert [line for line in done.stdout.decode().splitlines() if line.startswith("line")] == [
-        "lines 1-3 (req-1): abnormal", "line 2 (req-2): normal  req-2 b"]
+        "lines 1-4 (req-1): abnormal", "line 2 (req-2): normal  req-2 b"]
+    assert b"4 lines (1 skipped): 1 normal, 1 abnormal" in done.stderr
     assert [row["session"] for row in rows(command(endpoint, "--json", "--session", "req-([0-9]+)", log=log))] == [
         "1", "2"]
 

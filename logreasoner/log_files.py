@@ -8,6 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -47,11 +48,15 @@ def find(given: Sequence[Path], notes: list[str]) -> list[tuple[Path, ...]]:
 
 
 def logs(paths: Sequence[Path], given: argparse.Namespace, reading: Reading) -> list[Log]:
-    """Return the logs that a command line names."""
+    """Return the logs that a command line names; where sessions are by id, all are one: an id may be in several."""
     notes: list[str] = []
-    found = [replace(log_of(parts[-1], given, reading), earlier=parts[:-1]) for parts in find(paths, notes)]
-    found[0].notes += notes
-    return found
+    found = find(paths, notes)
+    if len(found) > 1 and (reading.session if given.session is None else given.session):
+        notes.append(f"{len(found)} logs are read as one, in the order of their names, since sessions are by --session")
+        found = [tuple(chain.from_iterable(found))]
+    result = [replace(log_of(parts[-1], given, reading), earlier=parts[:-1]) for parts in found]
+    result[0].notes += notes
+    return result
 
 
 def _files(path: Path, notes: list[str]) -> list[Path]:
@@ -68,7 +73,7 @@ def _files(path: Path, notes: list[str]) -> list[Path]:
         reasons = "; ".join(left_out[:5]) or ("holds no file" if path.is_dir() else "no such file")
         raise UserError(f"{path}: {reasons}")
     notes += [f"{reason}: left out" for reason in left_out]
-    return logs
+    return result
 
 
 def _is_log(path: Path, reasons: list[str]) -> bool:

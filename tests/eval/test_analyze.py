@@ -148,6 +148,13 @@ def test_sessions_of_several_logs_name_their_files(endpoint: Endpoint, workdir: 
         ("logs/a.log.1", 1, 1, ["a"]), ("logs/a.log", 1, 1, ["boom"]), ("logs/a.log", 2, 2, ["b"]),
         ("logs/pod/b.log", 1, 1, ["c"])]
     assert "file" not in rows(command(endpoint, "--log", "logs/a.log", "--json"))[0]
+    objects = rows(command(endpoint, "--log", "logs", "--json", "--session", "[abc]"))
+    assert [(row["session"], row["file"], row.get("last_file")) for row in objects] == [
+        ("a", "logs/a.log.1", None), ("b", "logs/a.log", None), ("c", "logs/pod/b.log", None)]
+    Path("logs/pod/b.log").write_text("a b\n")
+    objects = rows(command(endpoint, "--log", "logs", "--json", "--session", "[abc]"))
+    assert [(row["session"], row["file"], row["first"], row["last_file"], row["last"]) for row in objects] == [
+        ("a", "logs/a.log.1", 1, "logs/pod/b.log", 1), ("b", "logs/a.log", 1, "logs/pod/b.log", 1)]
     assert b"logs/none: no such file" in command(endpoint, "--log", "logs/none").stderr
 
 

@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import chain, groupby, islice
+from itertools import chain, dropwhile, groupby, islice
 from operator import itemgetter
 from pathlib import Path
+from statistics import median_high
 from typing import Any
 
 from data_builders import log_times
@@ -35,6 +36,7 @@ LONGEST = 1 << 20  # characters of one value; a CSV field that is longer has los
 MOST_COLUMNS, MOST_ROWS = 500, 1_000_000
 MOST_BAD, SOME_BAD = 0.1, 10  # share of rows that cannot be read; the share of fewer rows is looked at in the end only
 PARQUET_ROWS = 16  # decoded at once
+DELIMITERS = ",;\t|"
 HEAD = 50  # rows that show whether the first one has names
 KINDS = {"csv": "csv", "tsv": "tsv", "json": "json", "jsonl": "jsonl", "ndjson": "jsonl", "parquet": "parquet",
          "pq": "parquet", "xlsx": "xlsx", "xlsm": "xlsx", "export": "journal"}  # endings of names; also formats
@@ -434,8 +436,11 @@ def _csv(log: Log, delimiter: str, counts: Counter[str]) -> Iterator[tuple[int, 
             break
         skipped += 1
     csv.field_size_limit(LONGEST)
-    source = (f"{line}\n" for line in chain([first], lines))
-    reader = csv.reader(source, delimiter=delimiter or max(",;\t|", key=first.count), strict=True)
+    head = [first]
+    while len(head) < HEAD and sum(map(len, head)) < LONGEST and (line := next(lines, None)) is not None:
+        head.append(line)
+    source = (f"{line}\n" for line in chain(head, lines))
+    reader = csv.reader(source, delimiter=delimiter or _delimiter(head), strict=True)
     if re.match(r"\s*<(\?xml|table)\b", first, re.IGNORECASE):
         raise UserError(f"{log}: is XML or HTML, not a table; save it as .csv or .xlsx")
     while True:
@@ -473,7 +478,7 @@ def _xlsx(log: Log) -> Iterator[tuple[int, list[str] | str]]:
 
 
 def _table(log: Log, source: Iterator[tuple[int, list[str] | str]], header: bool | None) -> Attempts:
-    """Yield rows by the names in the first one, or by numbers where it has none.
+    """Yield rows by the names in the first one below a report's titles, or by numbers where it has none.
 
     A column without name and values goes (a trailing comma); one more field than names gets a number.
     """
@@ -483,6 +488,10 @@ def _table(log: Log, source: Iterator[tuple[int, list[str] | str]], header: bool
     if not full:
         yield from ((number, reason) for number, reason in head if isinstance(reason, str))
         return
+    if header is not False and (titles := _titles(full)):
+        log.note(f"{log}: what stands above the names of the columns is left out: "
+                 f"{', '.join(repr(' '.join(row).strip()) for row in full[:titles])}")
+        head, full = list(dropwhile(lambda row: row[1] is not full[titles], head)), full[titles:]
     first = full[0]
     named = log.named = header if header is not None else not _is_datum(first, full[1:])
     if not named and header is None:
@@ -510,6 +519,31 @@ def _table(log: Log, source: Iterator[tuple[int, list[str] | str]], header: bool
                            "the delimiter in double quotes")
         else:
             yield number, {name: value for name, value in zip(columns, values, strict=True) if name not in empty}
+
+
+def _titles(rows: list[list[str]]) -> int:
+    """Count the rows above the names of the columns, such as a report's title: half as many cells, or fewer."""
+    cells = [sum(bool(value.strip()) for value in row) for row in rows]
+    usual = median_high(cells)
+    at = next((at for at, count in enumerate(cells) if count > usual / 2), 0)
+    titles = usual > 1 and at + 1 < len(rows) and all(row[0].strip() for row in rows[:at])
+    return at if titles and not _is_datum(rows[at], rows[at + 1:]) else 0
+
+
+def _delimiter(lines: list[str]) -> str:
+    """Return what delimits the fields of a table: the most frequent in its first line, or below its titles.
+
+    A title has blanks or a blank line after it, and not what the line after it has.
+    """
+    first, *others = [*filter(str.strip, lines)] or [""]
+    found = max(DELIMITERS, key=first.count)
+    if others and not (found in first and found in others[0]) and (" " in first.strip() or not lines[1].strip()):
+        for delimiter in DELIMITERS:
+            with suppress(csv.Error):
+                rows = list(filter(None, csv.reader([first, *others], delimiter=delimiter)))
+                if rows and _titles(rows):
+                    return delimiter
+    return found
 
 
 def _is_datum(first: list[str], others: list[list[str]]) -> bool:

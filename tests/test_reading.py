@@ -439,6 +439,41 @@ def test_a_table_without_names_is_seen_and_said(tmp_path, content, seen):
     assert len(read(path, header=True).rows) + 1 == len(read(path, header=False).rows) == content.count("\n")
 
 
+@pytest.mark.parametrize("titles", ["Incident report 2024\n\n", "Incidents\n\n", "Incident report, Berlin 2024\n\n",
+                                    "Incident report\nof 2024-01-02\n", "Incident report{0}{0}{0}\n{0}{0}{0}\n"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_titles_above_a_table_are_seen_said_and_left_out(tmp_path, titles, delimiter):
+    if delimiter == "," in titles:
+        titles = f'"{titles.strip()}"\n\n'
+    lines_of = [["id", "message", "who", "label"], *([f"{at}", f"text {at}", "me", "ab"[at % 2]] for at in range(6))]
+    table = "".join(f"{delimiter.join(row)}\n" for row in lines_of)
+    path = written(tmp_path, "x.csv", titles.format(delimiter) + table)
+    result = read(path)
+    assert result.columns == lines_of[0] and [row["label"] for row in result.rows] == list("ababab")
+    assert "what stands above the names of the columns is left out: 'Incident" in result.notes[0]
+    assert read(written(tmp_path, "y.csv", table)).rows == result.rows == read(path, header=True).rows
+    book = openpyxl.Workbook()
+    for row in [["Incident report 2024"], [], ["by", "me"], *lines_of]:
+        book.active.append(row)
+    book.save(tmp_path / "x.xlsx")
+    result = read(tmp_path / "x.xlsx")
+    assert result.columns == lines_of[0] and len(result.rows) == 6 and result.lines[0] == 5
+    assert result.notes[0].endswith("'Incident report 2024', 'by me'")
+
+
+@pytest.mark.parametrize(("content", "columns"), [
+    ("message\na; b\nc; d\n", ["message"]), ("log message\n1 | INFO | a\n2 | INFO | b\n", ["log message"]),
+    ("message,\nx,bad\ny,fine\nz,bad\n", ["message", "column 2"]), (",text\n0,foo\n1,bar\n", ["column 1", "text"]),
+    ("a,b\n1,\n2,\n3,x\n", ["a", "b"]), ("message\nx\n", ["message"]), ("a,b,c\n", None)])
+def test_a_row_of_names_is_no_title(tmp_path, content, columns):
+    if columns is None:
+        with pytest.raises(UserError, match="holds no rows"):
+            read(written(tmp_path, "x.csv", content))
+        return
+    result = read(written(tmp_path, "x.csv", content))
+    assert result.columns == columns and not any("left out" in note for note in result.notes)
+
+
 def test_a_bad_row_is_left_out_and_many_are_an_error(tmp_path):
     good = "".join(f"text {at},x\n" for at in range(30))
     path = written(tmp_path, "x.csv", f"text,label\na,b,c\n{good}" + '"a"b,c\n')
@@ -451,7 +486,7 @@ def test_a_bad_row_is_left_out_and_many_are_an_error(tmp_path):
         result = read(written(tmp_path, name, f'{rows}{{"a": \n{rows}'))
         assert len(result.rows) == 60 and f"{name}:31: not valid JSON" in result.notes[0]
     with pytest.raises(UserError, match="x.csv:4: 4 fields"):
-        read(written(tmp_path, "x.csv", "text,label\na,b\nc,d\n" + "a,b,c,d\n" * 20))
+        read(written(tmp_path, "x.csv", "text,label\na,b\nc,d\n" + "".join(f"a{at},b,c,d\n" for at in range(20))))
 
 
 def test_a_workbook_is_read_like_a_table(tmp_path):

@@ -73,7 +73,7 @@ def _files(path: Path, notes: list[str]) -> list[Path]:
         reasons = "; ".join(left_out[:5]) or ("holds no file" if path.is_dir() else "no such file")
         raise UserError(f"{path}: {reasons}")
     notes += [f"{reason}: left out" for reason in left_out]
-    return result
+    return logs
 
 
 def _is_log(path: Path, reasons: list[str]) -> bool:

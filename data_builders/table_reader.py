@@ -128,8 +128,7 @@ def read(log: Log, reading: Reading | None = None, window: int = 1, limit: int |
     reading, counts = reading or Reading(), Counter[str]()
     table = _fill(log, islice(windowed(rows(log, reading, counts), reading, window, counts, labels), limit))
     unmatched = f"{'events' if counts['joined'] else 'lines'} do not match --format and are left out"
-    table.notes = [*log.notes, *notes(counts, unmatched=unmatched, dropped="of a short last window left out"),
-                   *(labels.notes() if labels else [])]
+    table.notes = [*log.notes, *notes(counts, unmatched=unmatched, dropped="of a short last window left out")]
     return table
 
 
@@ -229,10 +228,13 @@ def parts(source: Numbered, reading: Reading, window: int, counts: Counter[str])
 
 
 def labels_given(path: Path | None, reading: Reading) -> Labels | None:
-    """Read the file of --labels, if there is one. Raises UserError where the reading has no ids."""
+    """Read the file of --labels, if there is one, in the log's encoding unless it is UTF-8.
+
+    Raises UserError where the reading has no ids.
+    """
     if path and not reading.session:
         raise UserError("--labels: has the labels of ids; say by --session what an id looks like")
-    return labels_by_id(Log(path)) if path else None
+    return labels_by_id(Log(path, likely=reading.encoding)) if path else None
 
 
 def labels_by_id(log: Log) -> Labels:
@@ -399,7 +401,6 @@ def _pattern_row(regex: str) -> Callable[[bytes], Row | None]:
     if not groups.groupindex:
         raise UserError(f"--format {regex!r}: a regular expression needs named groups such as (?P<text>.*), which "
                         "become the columns")
-
     parts = [] if "text" in groups.groupindex else [name for name in groups.groupindex if re.fullmatch(r"text\d", name)]
 
     def row(line: bytes) -> Row | None:

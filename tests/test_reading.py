@@ -372,15 +372,18 @@ def test_the_column_of_a_file_of_labels(tmp_path, table, expected):
         table_reader.labels_by_id(log)
 
 
-def test_what_a_file_of_labels_lacks_or_has_too_much_is_said(tmp_path):
-    labels = table_reader.labels_by_id(Log(written(tmp_path, "l.csv", "a,1\nb,0\né,1\nd,\n".encode("cp1252"))))
-    log = Log(written(tmp_path, "x.log", "id=a x\nid=d y\nid=e y\n"))
-    notes = table_reader.read(log, Reading(format="lines", session=r"id=(\w)"), labels=labels).notes
-    assert [note.partition("l.csv")[2] for note in notes[:2]] == [
-        ": is not UTF-8 and is read as CP1252, a guess; if letters come out wrong, give --encoding", ": the first row "
-        "looks like data, so the columns are called 'column 1', 'column 2', ...; give --header if it has their names"]
-    assert notes[2:] == [f"2 sessions have no label in {tmp_path / 'l.csv'}",
-                         f"2 ids of {tmp_path / 'l.csv'} are in no session that was read"]
+def test_what_a_file_of_labels_lacks_or_has_too_much_is_said(own_place, capsys):
+    log = written(own_place, "x.log", "".join(f"{text} id=j{at}\n" for at, text in enumerate(NOISE)))
+    ids = [f"j{at},{kind}\n" for at, kind in enumerate(KIND)]
+    path = written(own_place, "l.csv", "".join([*ids[:-2], "x\xe9,bad\n", "j99999,\n"]).encode("cp1252"))
+    call(new_task, "--name", "mine", "--from", log, "--format", "lines", "--session", r"id=(\w+)", "--labels", path)
+    call(sessions, "--task", "mine", "--labels", path, "--out", own_place / "o.jsonl", log)
+    output = capsys.readouterr().out
+    assert output.count("note: 2 sessions have no label in ") == output.count("is not UTF-8 and is read as CP1252") == 2
+    assert output.count(f"note: 1 ids of {path} are in no session that was read") == 2
+    assert output.count(f"note: {path}: the first row looks like data") == 2
+    given = table_reader.labels_given(path, Reading(session="x", encoding="cp1252"))
+    assert given.by_id["x\xe9"] == "bad" and not any("a guess" in note for note in given.notes())
 
 
 # ---- tables

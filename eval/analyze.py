@@ -277,7 +277,7 @@ def as_asked(session: Session, rules: Task, as_json: bool) -> str:
     text, description = (escape_control_tokens(untrusted(part)) for part in (text, session.description))
     if as_json:
         return json.dumps({**session.place(), "text": text, **({"description": description} if description else {})})
-    shown = [f"  | {escape_terminal(line)}" for line in text.split("\n")]
+    shown = [f"  | {line}" for line in escape_terminal(text, keep="\n\t").split("\n")]
     shown += [f"  description: {escape_terminal(line)}" for line in description.split("\n") if line]
     return "\n".join([f"{session}:", *shown])
 

@@ -30,14 +30,14 @@ def make():
 def checkout(tmp_path_factory):
     """Make a copy of the checkout without anything built, or skip where an environment is missing."""
 
-    def copy(name):
-        for environment in ENVIRONMENTS:
+    def copy(name, environments=ENVIRONMENTS):
+        for environment in environments:
             if not (ROOT / environment / ".ready").exists():
                 pytest.skip(f"no {environment}; `make test` makes it")
         folder = tmp_path_factory.mktemp(name) / "checkout"
         left_out = shutil.ignore_patterns(".git", "build", ".venv*", ".*_cache", ".hypothesis")
         shutil.copytree(ROOT, folder, ignore=left_out)
-        for environment in ENVIRONMENTS:
+        for environment in environments:
             (folder / environment).symlink_to(ROOT / environment)
         return folder
 

@@ -139,7 +139,7 @@ class Client:
 
     def verdicts(self, sessions: list[Session]) -> list[Verdict]:
         """Judge some sessions, in their order. Where an answer was cut off, vLLM is asked for its end, a label."""
-        title = f"lines {sessions[0].first:,}-{sessions[-1].last:,}"
+        title = f"{len(sessions):,} sessions from {sessions[0]}"
         requests = [self.request(session) for session in sessions]
         answers = self.ask(requests, title)
         unfinished = {at: text for at, (text, _) in enumerate(answers) if text is not None and self.vllm
@@ -311,16 +311,16 @@ class Inputs:
 
     def sessions(self, given: argparse.Namespace, rules: Task) -> Iterator[list[Session]]:
         """Yield the sessions of all logs, at most --batch at once; of a log that is followed those that are there."""
-        where = where_of(given.where) if given.where else None
-        for log, read, counts in zip(self.logs, self.read, self.counts, strict=True):
-            going_on = True
-            while going_on:
-                self.print_notes()
-                sessions = windows(log, read, given.window or rules.window, given.description, counts, where,
-                                   len(self.logs) > 1)
-                while batch := list(islice(sessions, given.batch)):
-                    yield batch
-                going_on = given.follow
+        where, window = where_of(given.where) if given.where else None, given.window or rules.window
+        while True:
+            self.print_notes()
+            sessions = chain.from_iterable(
+                windows(log, read, window, given.description, counts, where, len(self.logs) > 1)
+                for log, read, counts in zip(self.logs, self.read, self.counts, strict=True))
+            while batch := list(islice(sessions, given.batch)):
+                yield batch
+            if not given.follow:
+                return
 
     def print_notes(self) -> None:
         """Print the notes that are new."""

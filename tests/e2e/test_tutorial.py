@@ -1,7 +1,7 @@
 """The tutorials' commands run as written, in order, offline on a CPU, in a copy of the checkout, and print the quotes.
 
 A block of commands is fenced as `sh`. One that comes after the line `<!-- not run: why -->` is left out. Indented lines
-after a block quote what it prints; "..." stands for the rest of a line, or for lines.
+after a block quote what it prints; "..." stands for a part of a line, or for lines.
 """
 
 import csv
@@ -46,8 +46,8 @@ def follow(page, folder):
             printed.append(done.stdout)
         lines = "".join(printed).splitlines()
         for quoted in re.findall(r"^ {4}(.+)$", below, re.MULTILINE):
-            begin = quoted.removesuffix("...")
-            if not any(line == quoted or (begin != quoted and line.startswith(begin.rstrip())) for line in lines):
+            form = re.compile(".*".join(map(re.escape, quoted.split("..."))))
+            if not any(map(form.fullmatch, lines)):
                 untrue.append(quoted)
     assert not untrue, f"{page} quotes what was not printed: {untrue}\n" + "".join(printed)[-6000:]
     return printed

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from logreasoner import config
-from logreasoner.instances import Instance
+from logreasoner.instances import LEVEL_MASK, Instance
 
 LEAST = 8  # distinct logs of a class: stage 1, stage 2, examples and test each need some
 FEW = 50  # below it a class is warned about: a fifth of it, ten logs, measures recall within some 30 points
@@ -70,7 +70,7 @@ def check(items: Rows, labels: Sequence[str], findings: Findings) -> None:
     if len(items) < SMALL:
         findings.warnings.append(f"{len(items):,} distinct logs in all; the paper trains on 1,000 and more a source")
     _check_labels_in_texts(items, labels, findings)
-    if len(labels) > 1 and (place := telling_place(items)):
+    if len(labels) > 1 and not _masks_tell(items, labels, findings) and (place := telling_place(items)):
         at, values = place
         hidden = shlex.quote("|".join(sorted(map(whole_word, values), key=len, reverse=True)))
         shown = ", ".join(sorted(values))
@@ -114,16 +114,32 @@ def telling_place(items: Rows) -> tuple[int, set[str]] | None:
     return None
 
 
+def _shares(items: Rows, label: str, word: re.Pattern[str]) -> tuple[float, float]:
+    """Return in what shares of a label's own logs, and of the others, an expression stands."""
+    own, others = ([bool(word.search(f"{item.text}\n{item.description}")) for item in items
+                    if (item.label == label) is same] for same in (True, False))
+    return sum(own) / max(1, len(own)), sum(others) / max(1, len(others))
+
+
 def _check_labels_in_texts(items: Rows, labels: Sequence[str], findings: Findings) -> None:
     for label in labels:
-        word = re.compile(whole_word(label), re.IGNORECASE)
-        own, others = ([bool(word.search(f"{item.text}\n{item.description}")) for item in items
-                        if (item.label == label) is same] for same in (True, False))
-        own_share, other_share = (sum(hits) / max(1, len(hits)) for hits in (own, others))
-        if own_share >= SHARE and own_share > TIMES * other_share:
-            findings.warnings.append(f"the label {label!r} stands in {own_share:.0%} of its own texts and in "
-                                     f"{other_share:.0%} of the others: a model need not reason. Hide it with "
-                                     f"--mask {shlex.quote(f'(?i){whole_word(label)}')}")
+        own, others = _shares(items, label, re.compile(whole_word(label), re.IGNORECASE))
+        if own >= SHARE and own > TIMES * others:
+            findings.warnings.append(f"the label {label!r} stands in {own:.0%} of its own texts and in {others:.0%} of "
+                                     f"the others: a model need not reason. Hide it with --mask "
+                                     f"{shlex.quote(f'(?i){whole_word(label)}')}")
+
+
+def _masks_tell(items: Rows, labels: Sequence[str], findings: Findings) -> bool:
+    """Report a class of which nearly all logs have a mask, and nearly no others; return whether there is one."""
+    for label in labels:
+        own, others = _shares(items, label, re.compile(re.escape(LEVEL_MASK)))
+        if own >= TELLING and others <= 1 - TELLING:
+            findings.warnings.append(f"{LEVEL_MASK} stands in {own:.0%} of the texts of {label!r} and in {others:.0%} "
+                                     "of the others: what is hidden still gives the label away. Let --mask also match "
+                                     "what stands in its place in the others, such as 'INFO|WARN|ERROR'")
+            return True
+    return False
 
 
 def logs_by_source(items: Iterable[Instance]) -> Counter[str]:

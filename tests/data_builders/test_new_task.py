@@ -208,6 +208,13 @@ def test_a_mask_hides_what_tells_the_label(place, capsys):
     assert all(item.text.endswith(": [MASK]") for item in part("train") + part("test"))
 
 
+def test_a_mask_that_only_one_class_has_is_warned_of(place, capsys):
+    rows = [(f"{text[:at % 9]} ERROR {text[at % 9:]}" if label == "bad" else text, label)
+            for at, (text, label) in enumerate(many())]
+    run("--mask", "ERROR", path=table(place / "x.csv", rows))
+    assert "[MASK] stands in 100% of the texts of 'bad' and in 0% of the others" in capsys.readouterr().out
+
+
 def test_labels_in_other_case_are_one_and_repeats_go(place):
     rows = [(text, label.upper() if at % 5 == 0 else label) for at, (text, label) in enumerate(many())]
     run(path=table(place / "x.csv", rows + rows[:7]))

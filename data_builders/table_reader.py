@@ -527,7 +527,8 @@ def _titles(rows: list[list[str]]) -> int:
     cells = [sum(bool(value.strip()) for value in row) for row in rows]
     usual = median_high(cells)
     at = next((at for at, count in enumerate(cells) if count > usual / 2), 0)
-    titles = usual > 1 and at + 1 < len(rows) and all(row[0].strip() for row in rows[:at])
+    # In a table of two columns, the name of the first one may be missing.
+    titles = at + 1 < len(rows) and (usual > 2 or (usual == 2 and all(row[0].strip() for row in rows[:at])))
     return at if titles and not _is_datum(rows[at], rows[at + 1:]) else 0
 
 

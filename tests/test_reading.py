@@ -456,7 +456,7 @@ def test_titles_above_a_table_are_seen_said_and_left_out(tmp_path, titles, delim
     assert "what stands above the names of the columns is left out: 'Incident" in result.notes[0]
     assert read(written(tmp_path, "y.csv", table)).rows == result.rows == read(path, header=True).rows
     book = openpyxl.Workbook()
-    for row in [["Incident report 2024"], [], ["by", "me"], *lines_of]:
+    for row in [[None, "Incident report 2024"], [], ["by", "me"], *lines_of]:
         book.active.append(row)
     book.save(tmp_path / "x.xlsx")
     result = read(tmp_path / "x.xlsx")
@@ -466,7 +466,7 @@ def test_titles_above_a_table_are_seen_said_and_left_out(tmp_path, titles, delim
 
 @pytest.mark.parametrize(("content", "columns"), [
     ("message\na; b\nc; d\n", ["message"]), ("log message\n1 | INFO | a\n2 | INFO | b\n", ["log message"]),
-    ("message,\nx,bad\ny,fine\nz,bad\n", ["message", "column 2"]), (",text\n0,foo\n1,bar\n", ["column 1", "text"]),
+    ("message,\nx,bad\ny,fine\nz,bad\n", ["message", "column 2"]), (",text\na,foo\nb,bar\n", ["column 1", "text"]),
     ("a,b\n1,\n2,\n3,x\n", ["a", "b"]), ("message\nx\n", ["message"]), ("a,b,c\n", None)])
 def test_a_row_of_names_is_no_title(tmp_path, content, columns):
     if columns is None:

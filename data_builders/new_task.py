@@ -19,7 +19,8 @@ import yaml
 from data_builders import table_reader, task_checks, task_labels, task_split
 from data_builders.layouts import LABELLED
 from data_builders.sessions import slug, source_name, source_names
-from data_builders.table_reader import DATUM, Table
+from data_builders.table_kinds import DATUM
+from data_builders.table_reader import Table
 from data_builders.task_checks import Findings, Rows
 from data_builders.task_labels import MOST_LABELS
 from logreasoner import cli, examples, log_files, reading

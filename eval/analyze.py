@@ -19,7 +19,7 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from data_builders import table_reader
+from data_builders import table_kinds, table_reader
 from data_builders.layouts import recognise
 from logreasoner import cli, examples, log_files, reading, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
@@ -212,7 +212,7 @@ def reading_of(log: Log, given: argparse.Namespace, rules: Task) -> Reading:
     Of a task that was made from a table, JSON lines are records whatever the file is called, and other lines are texts.
     """
     declared = rules.reading or Reading(format="lines")
-    if declared.format == "table" and not given.format and not table_reader.is_table(log.path):
+    if declared.format == "table" and not given.format and not table_kinds.is_table(log.path):
         if log.path.is_file() and log.path.stat().st_size and recognise(replace(log, notes=[])) == "jsonl":
             declared = replace(declared, format="jsonl")
             log.note(f"{log}: its lines are read as JSON (--format jsonl)")
@@ -333,8 +333,8 @@ class Inputs:
         """Print the last notes; return how many lines there are, and how many of them were not used."""
         self.print_notes()
         counts = sum(self.counts, Counter[str]())
-        if counts["joined"]:
-            print(f"note: {counts['joined']:,} {table_reader.JOINED}", file=sys.stderr)
+        for note in table_reader.notes(counts):
+            print(f"note: {note}", file=sys.stderr)
         skipped = counts["unmatched"] + counts["blank"] + counts["bad"] + counts["without id"]
         unasked = f", {counts['unasked']:,} sessions not asked" if where else ""
         name = str(self.logs[0].path) if len(self.logs) == 1 else f"{len(self.logs)} logs"

@@ -12,13 +12,14 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import chain, dropwhile, islice
 from pathlib import Path
 from statistics import median_high
 from typing import Any
 
-from data_builders.layouts import RAW
+from data_builders.layouts import RAW, recognise
 from logreasoner.cli import UserError
 from logreasoner.reading import ANSI_TEXT, ENDINGS, Log
 from logreasoner.reading import LONGEST as LONGEST_ENTRY
@@ -47,7 +48,7 @@ def is_table(path: Path) -> bool:
 
 
 def kind_of(log: Log) -> str:
-    """Tell the kind of a table by its first bytes, else by its name."""
+    """Tell the kind of a table by its first bytes, else by its name, else by its first lines."""
     if log.path.is_file():
         with open(log.path, "rb") as stream:
             if stream.read(4) == b"PAR1":
@@ -57,10 +58,20 @@ def kind_of(log: Log) -> str:
             if "xl/workbook.xml" in archive.namelist():
                 return "xlsx"
     suffix = Path(ENDINGS.sub("", log.path.name)).suffix.lower().lstrip(".")
+    if suffix not in KINDS and has_json_lines(log):
+        return "jsonl"
     if suffix in ("log", "txt"):
         raise UserError(f"{log}: raw lines need --format: auto, {', '.join(RAW)}, or a regular expression with named "
                         "groups; rename a table with this ending to .csv")
     return KINDS.get(suffix, "csv")
+
+
+def has_json_lines(log: Log) -> bool:
+    """Tell whether a file's first lines are JSON objects, and note it; not of what is read but once."""
+    if not log.path.is_file() or not log.path.stat().st_size or recognise(replace(log, notes=[])) != "jsonl":
+        return False
+    log.note(f"{log}: its lines are read as JSON (--format jsonl)")
+    return True
 
 
 def records(log: Log, kind: str, header: bool | None, counts: Counter[str]) -> Numbered:

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from data_builders import table_kinds, table_reader
-from data_builders.layouts import recognise
 from logreasoner import cli, examples, log_files, reading, weights
 from logreasoner.answer_format import after_thinking, element, parse_label, parse_steps
 from logreasoner.cli import UserError, escape_terminal, positive
@@ -213,9 +212,8 @@ def reading_of(log: Log, given: argparse.Namespace, rules: Task) -> Reading:
     """
     declared = rules.reading or Reading(format="lines")
     if declared.format == "table" and not given.format and not table_kinds.is_table(log.path):
-        if log.path.is_file() and log.path.stat().st_size and recognise(replace(log, notes=[])) == "jsonl":
+        if table_kinds.has_json_lines(log):
             declared = replace(declared, format="jsonl")
-            log.note(f"{log}: its lines are read as JSON (--format jsonl)")
         else:
             declared = replace(declared, format="lines", text="text", header=None)
             log.note(f"{log}: its name is no table's, so each line is a text; give --format csv (tsv, jsonl, ...) if "

@@ -563,13 +563,13 @@ def test_a_model_is_asked_about_the_texts_that_it_was_trained_on(own_place, case
     assert not any("ERROR" in text or "\x1b" in text or "koi" in text for text in trained if "--mask" in options)
 
 
-def asked(path, *options):
-    """Return what analyze asks about a file on the task `mine`."""
+def asked(path, *options, task="mine"):
+    """Return what analyze asks about a file."""
     parser = argparse.ArgumentParser()
     reading.add_options(parser, "")
     for option in ("--log", "--text"):
         parser.add_argument(option)
-    given, task = parser.parse_args(["--log", str(path), *options]), config.task("mine")
+    given, task = parser.parse_args(["--log", str(path), *options]), config.task(task)
     log = reading.log_of(path, given, task.reading)
     return list(analyze.windows(log, analyze.reading_of(log, given, task), task.window, None, Counter()))
 
@@ -591,9 +591,15 @@ def test_raw_lines_are_the_texts_of_a_task_that_was_made_from_a_table(own_place)
 
 
 def test_json_lines_are_records_whatever_the_file_is_called(own_place):
-    call(new_task, "--name", "mine", "--from", written(own_place, "x.csv", TABLE))
-    path = written(own_place, "today.log", '{"message": "fan met belt", "a": 1}\n{"message": "all\\nwell"}\n')
+    records = "".join(json.dumps({"log": f"{text}\n", "stream": kind}) + "\n" for text, kind in PAIRS)
+    call(new_task, "--name", "mine", "--from", written(own_place, "c-json.log", records), "--label", "stream")
+    path = written(own_place, "today.txt", '{"log": "fan met belt", "a": 1}\n{"log": "all\\nwell"}\n')
     assert [session.asked for session in asked(path)] == ["fan met belt", "all\nwell"]
+    call(sessions, "--task", "mine", "--out", "build/sessions.jsonl", path)
+    assert [item.text for item in read_instances("build/sessions.jsonl")] == ["fan met belt", "all\nwell"]
+    call(new_task, "--name", "other", "--from", written(own_place, "x.csv", TABLE))
+    path = written(own_place, "today.log", '{"message": "fan met belt"}\n')
+    assert [session.asked for session in asked(path, task="other")] == ["fan met belt"]
 
 
 def workbook(**sheets):

@@ -27,10 +27,8 @@ WRITTEN = re.compile(
     r"(?P<dotted>\b\d\d\.\d\d\.\d{4} \d\d:\d\d:\d\d)|(?P<logcat>^\d\d-\d\d \d\d:\d\d:\d\d)|"
     r"(?P<syslog>[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d(?: \d{4})?)|(?P<hdfs>\b\d{6} \d{6}\b)|"
     r"(?P<slashes>\d\d?/\d\d?/\d{4},? \d\d?:\d\d:\d\d(?: [AP]M)?)|(?P<clock>\b\d\d:\d\d:\d\d)")
-FORMS = {"bgl": "%Y-%m-%d-%H.%M.%S", "hdfs": "%y%m%d %H%M%S", "dotted": "%d.%m.%Y %H:%M:%S"}
-
-
 SLASHES = re.compile(r"(\d\d?)/(\d\d?)/\d{4}")
+FORMS = {"bgl": "%Y-%m-%d-%H.%M.%S", "hdfs": "%y%m%d %H%M%S", "dotted": "%d.%m.%Y %H:%M:%S"}
 
 
 def moment(text: str, day_first: bool = False) -> float | None:

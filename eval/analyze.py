@@ -188,7 +188,7 @@ def windows(log: Log, read: Reading, window: int, description: str | None, count
     """
     needed = {read.text: "name the one with the text by --text"}
     if where and where.column:
-        needed.setdefault(where.column, "name one of these in --where")
+        needed.setdefault(where.column, "name one of these in --where, or write \\= to look for the character =")
     rows = table_reader.rows_with(log, read, counts, needed)
     for name, part in table_reader.parts(rows, read, window, counts):
         log_lines = tuple(row[read.text] for _, row in part)

@@ -127,6 +127,8 @@ def test_json_records_may_lack_a_field_unless_all_do(endpoint: Endpoint, workdir
     assert [row["text"] for row in rows(command(endpoint, *dry, log=log))] == ["a", "b"]
     done = command(endpoint, *dry, "--where", "error.type=Time", log=log)
     assert [row["text"] for row in rows(done)] == ["b"] and b"3 lines (1 skipped, 1 sessions not asked)" in done.stderr
+    done = command(endpoint, *dry, "--where", r"e\=mc|b", log=log + b'{"text": "e=mc"}\n')
+    assert [row["text"] for row in rows(done)] == ["b", "e=mc"]
     for wrong in ("--where", "error.kind=x"), ("--text", "message"):
         done = command(endpoint, *dry, *wrong, log=log)
         assert done.returncode == 1 and b"has no '" in done.stderr and not done.stdout
@@ -344,7 +346,7 @@ def test_a_runs_examples_are_in_the_prompt(endpoint: Endpoint, workdir: Path) ->
 @pytest.mark.parametrize(("more", "log", "message"), [
     (["--only", "odd"], b"a", "--only odd: anomaly_detection has the labels normal, abnormal"),
     (["--where", "level=("], b"a", "--where '(': not a regular expression"),
-    (["--where", "level=x"], b"a", "has no 'level' but 'text'; name one of these in --where"),
+    (["--where", "sev=x"], b"sev=x", "has no 'sev' but 'text'; name one of these in --where, or write \\= to look"),
     (["--fail-on", "normal,bad"], b"a", "--fail-on normal,bad: anomaly_detection has the labels normal, abnormal"),
     (["--name", "n"], b"a", "serves 'm'; choose with --name"),
     (["--format", "bgl"], b"a\nb\n", "none of 2 lines has the layout bgl"),

@@ -29,6 +29,8 @@ LABELS = re.compile("label|class|anomal")
 FORMATS = (f"raw lines: {', '.join(RAW)}, auto, or a regular expression with named groups; a table whose name does not "
            f"say what it is: {', '.join(dict.fromkeys(KINDS.values()))}")
 NOTES = {
+    "earlier": "rows are earlier than the window of --every before them: is the log sorted by time, the oldest row "
+               "first? Sort it (several logs as one)",
     "joined": "lines joined to the event before them; --event-start says how one begins, none that each line is one",
     "nuls": "NUL characters removed",
     "without id": "rows without an id for --session left out",

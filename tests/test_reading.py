@@ -288,6 +288,8 @@ def test_lines_of_a_stack_trace_are_one_event(tmp_path):
     ("5/1/2024 8:00:00 PM", 1714593600), ("12:00:01 x", 946728001), ("no time 12:3", None),
     ("99/99/2024 8:00:00", None), ("01-Mar-2026 02:00:00.123 x", 1772330400), ("1 Mar 2026 02:00:00", 1772330400),
     ("01.03.2026 02:00:00", 1772330400), ("20260301 02:00:00", 1772330400), ("03-01 02:00:00.5 tag", 951876000),
+    ("02.03.2026 08:30 x", 1772440200), ("01/03/2026 08:30", 1767429000), ("Mar 02 2026 08:00:09 x", 1772438409),
+    ("Mar 2, 2026 8:00:09 AM", 1772438409), ("type=SYSCALL msg=audit(1772438400.123:45): a", 1772438400.123),
     ("Mar 1 02:00:00 h", 951876000), ("E0301 02:00:00", None), ("2026年03月01日 02:00:00", None)])
 def test_times_are_found(text, seconds):
     assert log_times.moment(text) == seconds
@@ -307,8 +309,52 @@ def test_windows_of_time(tmp_path):
         reading.duration("5 minutes")
 
 
+LATE = "rows are earlier than the window of --every before them: is the log sorted by time"
+
+
+@pytest.mark.parametrize(("minutes", "sizes", "late"), [
+    ([*range(59, -1, -10), 61], [2, 2, 2, 1], 5), ([0, 1, 21, 22, 0, 1, 21, 22], [2, 2, 2, 2], 1),
+    ([0, 9, 11, 9, 12, 31], [2, 3, 1], 1), ([0, 9, 11, 12, 31], [2, 2, 1], 0)])
+@pytest.mark.parametrize("date", ["2026-03-02 ", "Mar 02 ", ""])
+def test_rows_that_are_not_sorted_by_time_are_said(tmp_path, minutes, sizes, late, date):
+    path = written(tmp_path, "x.log", "".join(f"{date}{10 + at // 60}:{at % 60:02}:00 up\n" for at in minutes))
+    result = read(path, "lines", every="10m")
+    assert [row["text"].count("\n") + 1 for row in result.rows] == sizes
+    assert result.notes == [] if not late else result.notes[0].startswith(f"{late} {LATE}")
+
+
+@pytest.mark.parametrize(("before", "after"), [("Dec 31 23:59:59", "Jan  1 00:00:01"), ("23:59:59", "00:00:01")])
+def test_a_time_without_year_or_day_begins_again(tmp_path, before, after):
+    result = read(written(tmp_path, "x.log", f"{before} a\n{after} b\n"), "lines", every="1m")
+    assert len(result.rows) == 2 and not result.notes
+
+
+@pytest.mark.parametrize(("names", "values"), [
+    (name, f"2026-03-{{}}T08:00:09Z,{extra}") for name, extra in (
+        ("firstTimestamp,lastTimestamp", "2026-03-02T08:00:09Z"), ("eventTime,a", ""), ("@t,a", ""),
+        ("opened_at,a", ""), ("Opened,a", ""), ("created,response_time", "1234567890"), ("Zeitstempel,a", ""),
+        ("start_time,end_date", ""), ("event.created_date,time", "later"))] + [
+    ("response_time,logged", "1234567890,2026-03-{} 08:00:09"), ("Date,Time", "2026-03-{},08:00:09.5"),
+    ("Time,Date", "08:30,{}.03.2026"), ("Date,Day,Time", "Mar,{},08:00:09"), ("Date,Time", "0803{},203518"),
+    ("end_date,log_date,log_time", "2026-04-02,2026-03-{},08:00:09"), ("time,timestamp", "08:00:09,1772{}9000")])
+def test_the_time_of_a_table_is_found(tmp_path, names, values):
+    path = written(tmp_path, "x.csv", f"{names},text\n" + "".join(f"{values.format(day)},a {day}\n" for day in (
+        "02", "04", "04")))
+    assert [row["text"] for row in read(path, every="1h").rows] == ["a 02", "a 04\na 04"]
+
+
+@pytest.mark.parametrize(("name", "content", "form", "advice"), [
+    ("x.csv", "Date,Time,text\n2nd of March,08:00:09,a\n", "table",
+     "there are the columns 'Date', 'Time', 'text': rename the one with the time to 'time'"),
+    ("x.log", "a\n", r"(?P<a>a)", r"--format names a: name the time \(\?P<time>"),
+    ("x.log", "a\n", "lines", r"name the time \(\?P<time>...\) in --format")])
+def test_what_to_do_without_a_time(tmp_path, name, content, form, advice):
+    with pytest.raises(UserError, match=f"--every 5m: no row has a time .*; {advice}"):
+        read(written(tmp_path, name, content), form, every="5m")
+
+
 @pytest.mark.parametrize(("last", "every", "sizes", "noted"), [
-    ("09/03", "7d", [1, 1, 1, 1, 1], 5), ("13/03", "7d", [2, 2, 1], 0), ("03/13", "7d", [1, 1, 1, 1, 1], 0),
+    ("09/03", "7d", [1, 1, 1, 1, 1], 5), ("13/03", "7d", [2, 2, 1], 0), ("09/13", "7d", [1, 1, 1, 1, 1], 0),
     ("13/03", "1d", [1, 1, 1, 1, 1], 0)])
 @pytest.mark.parametrize("held", [1 << 20, 10])
 def test_one_date_of_a_log_shows_the_order_of_day_and_month(tmp_path, monkeypatch, last, every, sizes, noted, held):

@@ -4,7 +4,7 @@ import json
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
@@ -157,6 +157,22 @@ def time_text(row: dict[str, str], text: str) -> str:
     clocks = [" ".join(values[part] for part in (*dates, name) if values[part])
               for name, dates in columns.items() if name not in dates and CLOCK.match(values[name])]
     return next((value for value in (*whole, *clocks, row.get(text, "")[:100]) if moment(value, False) is not None), "")
+
+
+def order(rows: Sequence[dict[str, str]], text: str) -> list[int] | None:
+    """Return the places of rows in the order of their times (`time_text`).
+
+    None unless each row has one with a date, whose order of day and month is known, and is of one year if none is
+    written.
+    """
+    texts = [time_text(row, text) for row in rows]
+    first = next((order for order in map(day_first, texts) if order is not None), None)
+    times = [time for part in texts if (time := moment(part, bool(first))) is not None]
+    again, slashes = min(map(period, texts), default=inf), any(map(_date_with_slashes, texts))
+    unclear = again == DAY or (slashes and first is None)
+    if len(times) < len(rows) or unclear or (times and max(times) - min(times) >= again / 2):
+        return None
+    return sorted(range(len(rows)), key=times.__getitem__)
 
 
 @lru_cache(maxsize=256)

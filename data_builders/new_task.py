@@ -298,6 +298,7 @@ def new_task(options: argparse.Namespace) -> None:
         raise UserError("--window, --every and --session: whose label is a session's? Decide it by a pattern that one "
                         "of its lines has: --label-rule 'ERROR|FATAL=abnormal', if need be with --rule-column; or give "
                         "a table of ids and labels with --labels")
+    table = table_reader.sorted_by_time(table, columns["text"]) if options.latest else table
     read = replace(read, text=columns["text"], description=columns["description"],
                    header=next((log.named for log in logs if log.named is not None), read.header),
                    encoding=next((seen for log in logs if (seen := log.encoding or log.likely)), None))
@@ -377,7 +378,8 @@ def main() -> None:
     add("--merge", action="append", default=[], metavar="A,B=C", help="repeatable: make one class of several")
     add("--drop-rare", type=cli.positive, default=1, metavar="N", help="leave out classes of fewer than N rows")
     add("--test-share", type=share, default=0.2, help="of each class (default 0.2)")
-    add("--latest", action="store_true", help="test on the last rows of the file, instead of on whole templates")
+    add("--latest", action="store_true", help="test on the latest rows, instead of on whole templates: by their times "
+        "if all have one with a date, else the last of the file")
     add("--seed", type=int, default=42)
     add("--replace", action="store_true", help="overwrite a task of this name that was made here before")
     cli.run(parser, new_task)

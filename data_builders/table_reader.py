@@ -144,6 +144,21 @@ def joined(tables: Mapping[str, Table]) -> Table:
                  list(dict.fromkeys(note for table in tables.values() for note in table.notes)), file)
 
 
+def sorted_by_time(table: Table, text: str) -> Table:
+    """Return a table with its rows, whose text is in a column, in the order of their times if all have one.
+
+    A note says what order it has unless it is that of the file and of the times.
+    """
+    order = log_times.order(table.rows, text)
+    if order is None:
+        files = "one file after the other" if table.file_column else "as they stand in the file"
+        return replace(table, notes=[*table.notes, "not all rows have a time with a date that is understood, so the "
+                                     f"last ones, {files}, are taken for the latest"])
+    note = ["the rows are sorted by time for --latest, which changes their order"] if order != sorted(order) else []
+    return replace(table, rows=[table.rows[at] for at in order], lines=[table.lines[at] for at in order],
+                   notes=[*table.notes, *note])
+
+
 def windowed(source: Numbered, reading: Reading, window: int, counts: Counter[str],
              labels: Labels | None = None) -> Numbered:
     """Yield sessions as rows: the values of each column joined by line ends.

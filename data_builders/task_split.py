@@ -35,7 +35,7 @@ def split(items: Rows, labels: Sequence[str], share: float, seed: int, findings:
     """Divide rows into (train, test) and report what the test set is worth.
 
     About `share` of each class, by whole groups of near-duplicates where the class has enough; with `latest` the last
-    share of all rows, in the order of the file.
+    share of all rows.
     """
     group = near_duplicates(items)
     tested = {item.id for item in items[len(items) - round(share * len(items)):]} if latest else \

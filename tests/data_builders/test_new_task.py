@@ -192,6 +192,38 @@ def test_what_is_warned_about(place, capsys, rows, flags, message):
     assert {item.label for item in part("test")} == {item.label for item in part("train")}
 
 
+TIMES = [f"2026-03-{day:02} {hour:02}:00:00" for day in range(1, 11) for hour in range(12)]
+
+
+@pytest.mark.parametrize(("columns", "given", "note"), [
+    ("when", TIMES[::-1], "the rows are sorted by time for --latest"), ("when", TIMES, ""),
+    ("Date,Time", [time.replace(" ", ",") for time in TIMES[::-1]], "the rows are sorted by time for --latest"),
+    ("when", [time[11:] for time in TIMES], "as they stand in the file, are taken for the latest"),
+    ("when", [f"0{3 + at // 60}/0{1 + at % 7}/2026 08:30" for at in range(120)], "as they stand in the file"),
+    ("when", [f"{month} 28 08:00:00" for month in ("Dec", "Jan") for _ in range(60)], "as they stand in the file"),
+    ("when", ["", *TIMES[:0:-1]], "as they stand in the file"), ("a", TIMES[::-1], "as they stand in the file")])
+def test_the_latest_are_so_by_time(place, capsys, columns, given, note):
+    rows = [(*value.split(","), text, ("bad", "fine")[at % 2]) for at, (value, (text, _)) in enumerate(
+        zip(given, many(), strict=True))]
+    path = table(place / "x.csv", rows, (*columns.split(","), "message", "state"))
+    run("--latest", "--text", "message", "--label", "state", path=path)
+    said = capsys.readouterr().out
+    assert note in said if note else "for --latest" not in said and "for the latest" not in said
+    lines = sorted(int(item.id.split("-")[2]) for item in part("test"))
+    assert lines == list(range(2, 26) if "sorted" in note else range(98, 122))
+
+
+def test_the_latest_of_several_logs_are_of_all(place, capsys):
+    logs = place / "logs"
+    logs.mkdir()
+    for name, skip in (("a", 0), ("b", 1)):
+        (logs / f"{name}.log").write_text("".join(f"{time} {('bad', 'fine')[at % 3 == 0]} {text}\n" for at, (
+            time, (text, _)) in enumerate(zip(TIMES, many(), strict=True)) if at % 2 == skip))
+    run("--format", r"(?P<time>\S+ \S+) (?P<label>\w+) (?P<text>.*)", "--latest", path=logs)
+    assert "the rows are sorted by time for --latest" in capsys.readouterr().out
+    assert Counter(item.id.split("-")[2] for item in part("test")) == {"a": 12, "b": 12}
+
+
 def test_every_pool_has_the_rare_label(place):
     rows = [(text, label) for text, label in many(91) if label == "fine"] + [row for row in many(12) if "bad" in row]
     run(path=table(place / "x.csv", rows))

@@ -284,7 +284,9 @@ def _read(options: argparse.Namespace) -> tuple[list[Log], Reading, Table]:
     names = source_names([log.path for log in logs])
     table = table_reader.joined({name: table_reader.read(log, read, options.window, options.limit, labels)
                                  for name, log in zip(names, logs, strict=True)})
-    table.notes += labels.notes() if labels else []
+    if labels:
+        labels.check()
+        table.notes += labels.notes()
     return logs, read, table
 
 

@@ -202,6 +202,11 @@ def cut(log: Log, read: Reading, window: int, source: str, counts: Counter[str],
                          limit=options.limit, labels=labels)
 
 
+def _checked(rows: Iterator[dict[str, Any]], labels: table_reader.Labels) -> Iterator[dict[str, Any]]:
+    yield from rows
+    labels.check()
+
+
 def build(options: argparse.Namespace) -> None:
     """Write the sessions of one log or several, and print what they are."""
     if not (options.format or options.task):
@@ -225,6 +230,7 @@ def build(options: argparse.Namespace) -> None:
     rows: Iterator[dict[str, Any]] = chain.from_iterable(
         cut(log, read, window, source, of_log, options, task, labels)
         for log, source, of_log in zip(logs, sources, counts, strict=True))
+    rows = _checked(rows, labels) if labels else rows
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -47,8 +47,11 @@ def is_table(path: Path) -> bool:
     return Path(ENDINGS.sub("", path.name)).suffix.lower().lstrip(".") in KINDS
 
 
-def kind_of(log: Log) -> str:
-    """Tell the kind of a table by its first bytes, else by its name, else by its first lines."""
+def kind_of(log: Log, surely: bool = False) -> str:
+    """Tell the kind of a table by its first bytes, else by its name, else by its first lines.
+
+    Raises UserError for the name of raw lines, unless it is `surely` a table.
+    """
     if log.path.is_file():
         with open(log.path, "rb") as stream:
             if stream.read(4) == b"PAR1":
@@ -60,7 +63,7 @@ def kind_of(log: Log) -> str:
     suffix = Path(ENDINGS.sub("", log.path.name)).suffix.lower().lstrip(".")
     if suffix not in KINDS and has_json_lines(log):
         return "jsonl"
-    if suffix in ("log", "txt"):
+    if suffix in ("log", "txt") and not surely:
         raise UserError(f"{log}: raw lines need --format: auto, {', '.join(RAW)}, or a regular expression with named "
                         "groups; rename a table with this ending to .csv")
     return KINDS.get(suffix, "csv")

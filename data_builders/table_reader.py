@@ -64,7 +64,7 @@ class Labels:
     log: Log
     by_id: dict[str, str] = field(default_factory=dict)
     used: set[str] = field(default_factory=set)
-    missing: int = 0
+    missing: list[str] = field(default_factory=list)  # ids of sessions that have none
 
     def of(self, name: str) -> str:
         """Return the label of a session, "" for one that has none."""
@@ -72,14 +72,20 @@ class Labels:
         if label.strip():
             self.used.add(name)
         else:
-            self.missing += 1
+            self.missing.append(name)
         return label
+
+    def check(self) -> None:
+        """Raise UserError where sessions were read, and none of them is in the file."""
+        if self.missing and not self.used and self.by_id.keys().isdisjoint(self.missing):
+            raise UserError(f"{self.log}: no session has one of its ids: it has {next(iter(self.by_id), '')!r}, and "
+                            f"--session finds {self.missing[0]!r}; write both in the same way")
 
     def notes(self) -> list[str]:
         """Say how the file was read, and which sessions and labels have no counterpart."""
         unused = sum(bool(label.strip()) for label in self.by_id.values()) - len(self.used)
         return self.log.notes + [f"{count:,} {what}" for count, what in (
-            (self.missing, f"sessions have no label in {self.log}"),
+            (len(self.missing), f"sessions have no label in {self.log}"),
             (unused, f"ids of {self.log} are in no session that was read")) if count]
 
 
@@ -234,7 +240,7 @@ def labels_by_id(log: Log) -> Labels:
     Raises UserError for a file in which that is none or not the only one, and for an id with two labels.
     """
     result, label = Labels(log), ""
-    for number, row in rows(log, Reading(), Counter()):
+    for number, row in rows(log, Reading(format=kind_of(log, surely=True)), Counter()):
         identifier, *others = row
         label = label or _column_of_labels(f"{log}:{number}", others)
         key, value = row[identifier].strip(), row.get(label, "")

@@ -432,6 +432,20 @@ def test_what_a_file_of_labels_lacks_or_has_too_much_is_said(own_place, capsys):
     assert given.by_id["x\xe9"] == "bad" and not any("a guess" in note for note in given.notes())
 
 
+def test_labels_of_other_ids_are_an_error_that_shows_both(own_place):
+    log = written(own_place, "x.log", "".join(f"{text} id=j{at}\n" for at, text in enumerate(NOISE)))
+    path = written(own_place, "l.txt", "id,label\n" + "".join(f"J{at},{kind}\n" for at, kind in enumerate(KIND)))
+    options = ["--format", "lines", "--session", r"id=(\w+)", "--labels", path]
+    for module, more in ((new_task, ["--name", "mine", "--from", log]), (sessions, ["--out", own_place / "o", log])):
+        with pytest.raises(SystemExit, match="l.txt: no session has one of its ids: it has 'J0', .* finds 'j0'; "):
+            call(module, *options, *more)
+    assert not (own_place / "o").exists()
+    options[3] = r"id=j(\d+)"
+    path.write_text("".join(f"{at},{kind}\n" for at, kind in enumerate(KIND)))
+    call(new_task, "--name", "mine", "--from", log, *options)
+    assert len(list(read_instances("build/data/own/mine/train.jsonl"))) > len(NOISE) / 2
+
+
 # ---- tables
 def test_values_that_are_no_texts(tmp_path):
     path = written(tmp_path, "x.jsonl", '{"MESSAGE": [104, 105], "a": {"b": {"c": 1.5}}, "n": NaN, "e": {}}\n'

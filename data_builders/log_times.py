@@ -150,7 +150,7 @@ def time_text(row: dict[str, str], text: str) -> str:
 
     A clock gets the date that stands in other columns. Else it is the beginning of the column `text`.
     """
-    columns = _time_columns(tuple(row))
+    columns = time_columns(tuple(row))
     # Of a session, the values of its first row.
     values = {name: row[name].strip().partition("\n")[0] for name in {*columns, *chain(*columns.values())}}
     whole = [values[name] for name in columns if not CLOCK.match(values[name])]
@@ -176,7 +176,7 @@ def order(rows: Sequence[dict[str, str]], text: str) -> list[int] | None:
 
 
 @lru_cache(maxsize=256)
-def _time_columns(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+def time_columns(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     """Return the names of columns with times, the surest first, each with those that may have its date."""
     parts = {name: words(name) or [""] for name in names}
     sure = [name for name in names if NAMES.fullmatch(name.lower())]

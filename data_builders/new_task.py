@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from data_builders import table_reader, task_checks, task_labels, task_split
+from data_builders import log_times, table_reader, task_checks, task_labels, task_split
 from data_builders.layouts import LABELLED
 from data_builders.sessions import slug, source_name, source_names
 from data_builders.table_kinds import DATUM
@@ -70,7 +70,10 @@ def choose_columns(table: Table, options: argparse.Namespace) -> tuple[dict[str,
     named = set(columns.values())
     free = {name: values for name in table.columns if name not in named and (values := table.values(name))}
     if not columns["text"]:
-        columns["text"], why["text"] = _text_column(table.path, free)
+        columns["text"], why["text"] = _text_column(table.path, free, len(table.rows))
+        if 2 * (count := len(free[columns["text"]])) < len(table.rows):
+            table.notes.append(f"only {count:,} of {len(table.rows):,} rows have a {columns['text']!r}; if the text is "
+                               "in another column, name it with --text")
     free.pop(columns["text"], None)
     if options.label_rule:
         columns["label"] = ""
@@ -92,16 +95,22 @@ def choose_columns(table: Table, options: argparse.Namespace) -> tuple[dict[str,
     return {role: "" if name == "none" else name for role, name in columns.items()}, why
 
 
-def _text_column(path: Path, values: dict[str, list[str]]) -> tuple[str, str]:
+def _text_column(path: Path, values: dict[str, list[str]], rows: int) -> tuple[str, str]:
+    """Choose the column of the text, one that most rows have where it is possible; return it and why."""
     if not values:
         raise UserError(f"{path}: no column is left for the log's text; name it with --text")
-    texts = {name: texts for name, texts in values.items() if not _are_paths(texts)}
+    times = log_times.time_columns(tuple(values))
+    texts = {name: texts for name, texts in values.items() if not (name in times or _are_paths(texts))}
     prose = [name for name, texts in texts.items() if _is_prose(texts)]
-    called_so = [name for name, texts in texts.items() if TEXTS.fullmatch(name.lower().rpartition(".")[2]) and (
-        name in prose or len({text for text in texts if not DATUM.fullmatch(text)}) > MOST_LABELS)]
-    likely = [name for name in prose if name in called_so] or called_so or prose or values
+    named = [name for name in texts if TEXTS.fullmatch(name.lower().rpartition(".")[2])]
+    called_so = [name for name in named if name in prose or len(
+        {text for text in texts[name] if not DATUM.fullmatch(text)}) > MOST_LABELS]
+    both = [name for name in prose if name in called_so]
+    kinds = (both, called_so, prose, named if prose or called_so else [])
+    filled = [[name for name in names if 2 * len(values[name]) >= rows] for names in kinds]
+    likely = next(filter(None, (*filled, *kinds)), [*values])
     longest = max(likely, key=lambda name: sum(map(len, values[name])))
-    return longest, f"the longest free text{' that is called so' if called_so else ''}"
+    return longest, f"the longest free text{' that is called so' if longest in called_so else ''}"
 
 
 def _are_paths(values: list[str]) -> bool:
@@ -110,8 +119,12 @@ def _are_paths(values: list[str]) -> bool:
 
 
 def _is_prose(values: list[str]) -> bool:
-    """Tell whether values have two words and more; letters outside ASCII count: not all languages write blanks."""
-    words = sum(value.count(" ") + 1 + len(value) - len(value.encode("ascii", "ignore")) for value in values)
+    """Tell whether values have two words and more; letters outside ASCII count: not all languages write blanks.
+
+    A date has none.
+    """
+    words = sum(value.count(" ") + 1 + len(value) - len(value.encode("ascii", "ignore"))
+                for value in values if not DATUM.fullmatch(value))
     return words >= 2 * len(values)
 
 

@@ -281,7 +281,25 @@ def test_a_mask_hides_words_only_and_the_rule_is_looked_for_in_what_it_leaves(pl
     ({"log": "/dev/sd{} is full", "msg": "full {} now"}, "log"), ({"event": "E{}", "id": "00000{}"}, "event")])
 def test_paths_and_codes_are_no_texts(place, columns, expected):
     values = {name: [text.format(at) for at in range(40)] for name, text in columns.items()}
-    assert new_task._text_column(place, values)[0] == expected
+    assert new_task._text_column(place, values, 40)[0] == expected
+
+
+@pytest.mark.parametrize(("columns", "expected"), [
+    ({"msg": (40, "served {}"), "error.message": (9, "the connection was closed by the other side {}")}, "msg"),
+    ({"msg": (40, "served"), "error": (9, "the connection was closed by the other side {}")}, "msg"),
+    ({"detail": (40, "port {} is down"), "message": (9, "the connection was closed by the other side {}")}, "detail"),
+    ({"level": (40, "INFO"), "ts": (40, "Mar 02 08:00:{}"), "seen": (40, "2026-03-02 08:00:{}"),
+      "message": (9, "port {} is down")}, "message")])
+def test_a_text_that_most_rows_lack_is_not_chosen_where_another_is_possible(place, columns, expected):
+    values = {name: [text.format(10 + at) for at in range(count)] for name, (count, text) in columns.items()}
+    assert new_task._text_column(place, values, 40)[0] == expected
+
+
+def test_a_text_that_most_rows_lack_is_said(place, capsys):
+    rows = [(text if at % 3 == 0 else "", "a", label) for at, (text, label) in enumerate(many(91))]
+    run(path=table(place / "x.csv", rows, ("note", "level", "state")))
+    assert "note: only 61 of 182 rows have a 'note'; if the text is in another column, name it with --text" in \
+        capsys.readouterr().out
 
 
 def test_an_explanation_is_left_out_and_said(place, capsys):
@@ -299,7 +317,7 @@ def test_texts_without_blanks(place):
     rows = [(f"{text}{at}", f"https://example.org/{'x' * 40}/{at}", label)
             for at, (text, label) in enumerate([(one, "a"), (other, "b")] * 20)]
     read = table_reader.read(Log(table(place / "x.csv", rows, header)))
-    assert new_task._text_column(place, {name: read.values(name) for name in header})[0] == "message"
+    assert new_task._text_column(place, {name: read.values(name) for name in header}, 40)[0] == "message"
 
 
 @pytest.mark.parametrize(("values", "expected"), [

@@ -47,7 +47,7 @@ DEMO_STAGE1, DEMO_STAGE2, DEMO_TEST = 48, 200, 60  # in all
 DEMO_USE = 0.6  # of the training logs: the rest teaches the tiny base the answer form
 ROLES = ("text", "label", "description", "source")
 SPELT = {"y": "yes", "n": "no", "t": "true", "f": "false"}
-MISSING = ("nan", "null")  # labels that are none
+MISSING = ("nan", "null", "na", "n/a")  # labels that are none
 DECIDED = 0.97  # of the rows: then a rule decides the label
 
 EXAMPLES = """
@@ -155,7 +155,7 @@ def read_labels(table: Table, columns: dict[str, str], options: argparse.Namespa
     """Return each row's label, by the rules if there are any, else from its column with white space collapsed.
 
     Labels that differ in case, number format or Unicode's form only are spelt as most rows spell them, Y is Yes, and
-    several are joined in one order: `table.notes` says what was merged. NaN is no label.
+    several are joined in one order: `table.notes` says what was merged. NaN, NA and n/a are no label.
     """
     if options.label_rule:
         values = [row[options.rule_column or columns["text"]] for row in table.rows]

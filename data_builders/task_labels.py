@@ -10,11 +10,11 @@ MOST_LABELS = 20
 SURE = ("label", "verdict", "truth", "anomal", "abnormal", "fault", "fail", "attack", "intrusion")
 VAGUE = ("class", "target", "category", "cause", "outcome", "status", "state", "result")
 BAD = re.compile(r"abnormal|anomal|fail|(?<!de)fault|error|bad|attack|intrusion|malicious|malware|fraud|positive|"
-                 r"critical|incident|broken|^(true|yes|y|1)$", re.I)
+                 r"critical|incident|broken|^(true|yes|y|1(\.0+)?)$", re.I)
 GOOD = re.compile(r"(?<!ab)normal|benign|good|healthy|success|passed|cleared|resolved|recovered|reachable|^up$|"
-                  r"^(ok|pass|false|no|n|0|none|-)$", re.I)
+                  r"^(ok|pass|false|no|n|0(\.0+)?|none|-)$", re.I)
 NOT = re.compile(r"(not?|non)[ _-]+|un(?=normal|healthy|reachable|success)", re.I)
-BARE = re.compile(r"true|false|yes|no|y|n|1|0|none|-", re.I)  # which judge only what a name says
+BARE = re.compile(r"true|false|yes|no|y|n|[10](\.0+)?|none|-", re.I)  # which judge only what a name says
 
 
 def words(name: str) -> list[str]:
@@ -68,7 +68,7 @@ def positive_class(labels: list[str], option: str | None, column: str = "") -> t
     if len(labels) != 2:
         return None, f"{len(labels)} classes: accuracy and weighted F1"
     bad, good = ([label for label in labels if verdict_of(label) == kind] for kind in ("bad", "good"))
-    told = set(labels) != {"-1", "1"} and not GOOD.search(" ".join(words(column)))
+    told = {re.sub(r"\.0+$", "", label) for label in labels} != {"-1", "1"} and not GOOD.search(" ".join(words(column)))
     if told and len(bad) == 1:
         return bad[0], "looks like what is searched for"
     if told and len(good) == 1:

@@ -322,14 +322,15 @@ def test_texts_without_blanks(place):
 
 @pytest.mark.parametrize(("values", "expected"), [
     (["1", "1.0", "0", "0.0"], {"1", "0"}), (["Yes", "Y", "y", "No", "n"], {"Yes", "No"}),
-    (["caf\xe9", "cafe\u0301", "tea"], {"caf\xe9", "tea"}), (["bad", "NaN", "null", "good"], {"bad", "", "good"}),
+    (["caf\xe9", "cafe\u0301", "tea"], {"caf\xe9", "tea"}),
+    (["bad", "NaN", "null", "NA", "n/a", "good"], {"bad", "", "good"}),
     (["a\nb", "b\na", "b\n a\nb", "c"], {"a + b", "c"}), (["TRUE", "t", "False", "F"], {"TRUE", "False"}),
     (["1.5", "1.50", "v1", "v1.0"], {"1.5", "v1", "v1.0"})])
 def test_labels_that_are_one_are_merged_and_said(values, expected):
     given = new_task.argparse.Namespace(label_rule=[], merge=[], drop_rare=1)
     rows = table_reader.Table(Path("x.csv"), ["label"], [{"label": value} for value in values])
     assert set(new_task.read_labels(rows, {"label": "label"}, given)) == expected
-    merged = {value for value in values if "\n" not in value and value not in expected} - {"NaN", "null"}
+    merged = {value for value in values if "\n" not in value and value not in expected} - {"NaN", "null", "NA", "n/a"}
     assert all(any(repr(value) in note for note in rows.notes) for value in merged)
 
 

@@ -13,7 +13,7 @@ VALUES = {  # a column's name -> its values, repeated
     "AnomalyLabelName": ["ok", "cpu", "mem", "net"], "month": ["Jun", "Jul"], "pid": ["17", "23"], "state": ["x", "y"],
     "kind": ["normal", "abnormal"], "code": ["4", "5"], "statute": ["x", "y"],
     "class": ["core", "edge"], "is_anomaly": ["yes", "no"], "fault": ["disk", "cpu", "none"], "category": ["x", "y"],
-    "outcome": ["ok", "failed"], "cached": ["true", "false"], "failure_type": ["a", "b"]}
+    "flag": ["0.0", "1.0"], "outcome": ["ok", "failed"], "cached": ["true", "false"], "failure_type": ["a", "b"]}
 
 
 def columns(*names):
@@ -25,7 +25,7 @@ def columns(*names):
     (["kind", "month"], "kind"), (["pid", "label"], "label"), (["class", "is_anomaly"], "is_anomaly"),
     (["class", "fault"], "fault"), (["class", "kind"], "kind"), (["state", "outcome"], "outcome"),
     (["cached", "month"], "cached"), (["label_source", "kind"], "kind"), (["failure_type", "is_anomaly"], "is_anomaly"),
-    (["label", "outcome"], "label")])
+    (["label", "outcome"], "label"), (["flag", "month"], "flag")])
 def test_a_label_is_called_so_or_judges(names, expected):
     assert label_column(Path("x.csv"), columns(*names), ROWS)[0] == expected
 
@@ -53,7 +53,8 @@ def test_names_are_read_word_by_word(name, expected):
 
 @pytest.mark.parametrize(("labels", "expected"), [
     (["normal", "abnormal"], "abnormal"), (["True", "False"], "True"), (["no failure", "failure"], "failure"),
-    (["0", "1"], "1"), (["a", "b", "error"], None), (["attack", "normal"], "attack"), (["ok", "degraded"], "degraded"),
+    (["0", "1"], "1"), (["0.0", "1.0"], "1.0"),
+    (["a", "b", "error"], None), (["attack", "normal"], "attack"), (["ok", "degraded"], "degraded"),
     (["benign", "DDoS"], "DDoS"), (["reachable", "not reachable"], "not reachable"),
     (["unhealthy", "healthy"], "unhealthy"), (["up", "down"], "down"), (["-", "KERNDTLB"], "KERNDTLB")])
 def test_the_positive_class_is_what_is_searched_for(labels, expected):
@@ -61,14 +62,15 @@ def test_the_positive_class_is_what_is_searched_for(labels, expected):
 
 
 @pytest.mark.parametrize("column", ["success", "is_normal", "Reachable"])
-def test_true_of_something_good_is_not_searched_for(column):
+@pytest.mark.parametrize("labels", [["true", "false"], ["1.0", "0.0"]])
+def test_true_of_something_good_is_not_searched_for(column, labels):
     with pytest.raises(UserError, match="--positive"):
-        positive_class(["true", "false"], None, column)
+        positive_class(labels, None, column)
     assert positive_class(["true", "false"], None, "is_failure")[0] == "true"
 
 
-@pytest.mark.parametrize("labels", [["1", "-1"], ["a", "b"], ["attack", "intrusion"], ["default", "tuned"],
-                                    ["fault cleared", "info"]])
+@pytest.mark.parametrize("labels", [["1", "-1"], ["1.0", "-1.0"], ["a", "b"], ["attack", "intrusion"],
+                                    ["default", "tuned"], ["fault cleared", "info"]])
 def test_a_positive_class_that_no_name_tells_is_asked_for(labels):
     with pytest.raises(UserError, match=f"which label is searched for, {labels[0]} or {labels[1]}.*--positive"):
         positive_class(labels, None)

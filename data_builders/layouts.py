@@ -67,12 +67,13 @@ FORMS = {"bgl": re.compile(rb"\S+ \d+ [\d.]{10} \S+ \d{4}-\d\d-\d\d-\d\d\.\d\d\.
 FORMS["thunderbird"] = FORMS["spirit"]
 # Layouts whose lines have named parts, of which a model sees `text`, or text1 and text2: CEF's severity stands between
 # its message and the rest. One that may stand behind the header of another comes first.
+HOST = r"(?!(?i:trace|debug|info|notice|warn(?:ing)?|err(?:or)?|fatal|crit(?:ical)?|severe)\b)\S+"  # not a level
 PATTERNS = {
     "cef": r"(?P<header>.*?)CEF:\d+" + "".join(rf"\|(?P<{name}>(?:[^|\\]|\\.)*)" for name in (
         "vendor", "product", "version", "signature")) +
         r"\|(?P<text1>(?P<name>(?:[^|\\]|\\.)*))\|(?P<severity>(?:[^|\\]|\\.)*)\|(?P<text2>(?P<extension>.*))",
-    "rfc3164": r"(?:<\d{1,3}>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) (?P<host>\S+) "
-               r"(?P<text>(?P<program>[^\s:\[<]+)(?:\[\d+\])?:.*)",
+    "rfc3164": r"(?:<\d{1,3}>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) "
+               r"(?P<host>" + HOST + r") (?P<text>(?P<program>[^\s:\[<]+)(?:\[\d+\])?:.*)",
     "rfc5424": r"<\d{1,3}>1 (?P<time>\S+) (?P<host>\S+) (?P<program>\S+) \S+ (?P<id>\S+) "
                r"(?P<data>-|(?:\[(?:[^\]\\]|\\.)*\])+) ?\ufeff?(?P<text>.*)",
     "access": r"(?P<client>\S+) \S+ (?P<user>\S+) \[(?P<time>[^\]]+)\] "
@@ -83,7 +84,7 @@ PATTERNS = {
 # comes in parts (P), of which the last is F.
 HEADERS = {
     "rfc3164": re.compile(rb"(?:<\d{1,3}>)?(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) "
-                          rb"(?P<who>\S+ [^\s:\[<]+(?:\[\d+\])?:) ?"),
+                          rb"(?P<who>" + HOST.encode() + rb" [^\s:\[<]+(?:\[\d+\])?:) ?"),
     "rfc5424": re.compile(rb"<\d{1,3}>1 \S+ (?P<who>\S+ \S+ \S+) \S+ (?:-|(?:\[(?:[^\]\\]|\\.)*\])+) ?"),
     "cri": re.compile(rb"\d{4}-\d\d-\d\dT\S+ (?P<who>stdout|stderr) (?P<part>[FP]) "),
 }

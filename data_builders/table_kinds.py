@@ -70,8 +70,13 @@ def kind_of(log: Log, surely: bool = False) -> str:
 
 
 def has_json_lines(log: Log) -> bool:
-    """Tell whether a file's first lines are JSON objects, and note it; not of what is read but once."""
-    if not log.path.is_file() or not log.path.stat().st_size or recognise(replace(log, notes=[])) != "jsonl":
+    """Tell whether a file's first lines are JSON objects, of a pipe the first one, and note it."""
+    if str(log.path) == "-":
+        found = re.fullmatch(rb"\s*\{.*\}\s*", log.first_line()) is not None
+    else:
+        found = (log.path.is_file() and log.path.stat().st_size > 0
+                 and recognise(replace(log, notes=[])) == "jsonl")
+    if not found:
         return False
     log.note(f"{log}: its lines are read as JSON (--format jsonl)")
     return True

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import sqlite3
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -25,6 +25,7 @@ from logreasoner.reading import LONGEST as LONGEST_SESSION
 from logreasoner.reading import Log, Reading, events, pattern
 
 MOST_COLUMNS, MOST_ROWS = 500, 1_000_000
+CONTAINER = re.compile(rb"(?P<who>\w*) (?P<part>[FP]) ")
 LABELS = re.compile("label|class|anomal")
 FORMATS = (f"raw lines: {', '.join(RAW)}, auto, or a regular expression with named groups; a table whose name does not "
            f"say what it is: {', '.join(dict.fromkeys(KINDS.values()))}")
@@ -271,7 +272,39 @@ def rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
     if reading.format not in ("table", *KINDS.values()):
         return _line_rows(log, reading, counts)
     kind = reading.format if reading.format != "table" else kind_of(log)
-    return table_kinds.records(log, kind, reading.header, counts)
+    records = table_kinds.records(log, kind, reading.header, counts)
+    first = next(records, None)
+    if first is None:
+        return records
+    source = chain([first], records)
+    if {"log", "stream"} <= first[1].keys():
+        return _container_events(source, reading.event_start, first[1]["log"].endswith("\n"), counts)
+    if reading.event_start not in ("auto", "none"):
+        raise UserError(f"{log}: --event-start is for raw lines, and each row of a table ({kind}) is an event")
+    return source
+
+
+def _container_events(source: Numbered, start: str, ends: bool, counts: Counter[str]) -> Numbered:
+    """Join the lines of events of a container as Docker's json-file writes them: records with `log` and `stream`.
+
+    `ends`: a record without an end of line is a part of a longer line.
+    """
+    waiting: deque[tuple[int, Row]] = deque()
+
+    def lines() -> Iterator[list[bytes]]:
+        for number, row in source:
+            waiting.append((number, row))
+            text, who = row.get("log", ""), re.sub(r"\W", "", row.get("stream", ""))
+            part = "F" if text.endswith("\n") or not ends else "P"
+            yield [f"{who} {part} ".encode() + text.rstrip("\r\n").encode()]
+
+    for batch in events(lines(), start, CONTAINER):
+        for event, size in batch:
+            number, row = waiting.popleft()
+            for _ in range(size - 1):
+                waiting.popleft()
+            counts["joined"] += size - 1
+            yield number, row | {"log": CONTAINER.sub(b"", event, count=1).decode()}
 
 
 def rows_with(log: Log, reading: Reading, counts: Counter[str], columns: Mapping[str, str]) -> Numbered:

@@ -295,11 +295,11 @@ class Inputs:
             raise UserError(f"{rules.name} judges logs by a description: give it with --description")
         if given.follow:
             single = (given.window or rules.window) == 1
-            self._follow((1.0 if single else WAIT) if given.wait is None else given.wait)
+            self._follow(given, (1.0 if single else WAIT) if given.wait is None else given.wait)
 
-    def _follow(self, wait: float) -> None:
-        if len(self.logs) > 1 or self.logs[0].earlier:
-            raise UserError("--follow: follows one file; start one program for each")
+    def _follow(self, given: argparse.Namespace, wait: float) -> None:
+        if len(self.logs) > 1 or self.logs[0].earlier or self.logs[0].path != given.log[0]:
+            raise UserError("--follow: follows one file, named as it is; start one program for each")
         if self.read[0].session or self.read[0].every:
             raise UserError("--follow: judges windows of lines; what --session or --every make one session is known at "
                             "the end of a log only")

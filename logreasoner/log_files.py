@@ -50,7 +50,10 @@ def find(given: Sequence[Path], notes: list[str]) -> list[tuple[Path, ...]]:
 def logs(paths: Sequence[Path], given: argparse.Namespace, reading: Reading) -> list[Log]:
     """Return the logs that a command line names; where sessions are by id, all are one: an id may be in several."""
     notes: list[str] = []
-    found = find(paths, notes)
+    labels = getattr(given, "labels", None)  # may lie in the folder of the logs
+    found = [parts for parts in find(paths, notes) if not (labels and labels.exists() and parts[-1].samefile(labels))]
+    if not found:
+        raise UserError(f"{labels}: is the file of the labels, and there is no other; name the log")
     if len(found) > 1 and (reading.session if given.session is None else given.session):
         notes.append(f"{len(found)} logs are read as one, in the order of their names, since sessions are by --session")
         found = [tuple(chain.from_iterable(found))]
@@ -62,7 +65,7 @@ def logs(paths: Sequence[Path], given: argparse.Namespace, reading: Reading) -> 
 def _files(path: Path, notes: list[str]) -> list[Path]:
     if path.is_dir():
         found = [name for name in path.rglob("*")
-                 if not any(part.startswith(".") for part in name.relative_to(path).parts)]
+                 if not any(part.startswith(".") or part.endswith("~") for part in name.relative_to(path).parts)]
     elif str(path) == "-" or path.exists():
         return [path]
     else:
@@ -71,6 +74,7 @@ def _files(path: Path, notes: list[str]) -> list[Path]:
     logs = [name for name in sorted(found) if name.is_file() and _is_log(name, left_out)]
     if not logs:
         reasons = "; ".join(left_out[:5]) or ("holds no file" if path.is_dir() else "no such file")
+        reasons += "; of several give the folder, or a pattern in quotes" if " " in str(path) and not left_out else ""
         raise UserError(f"{path}: {reasons}")
     notes += [f"{reason}: left out" for reason in left_out]
     return logs
@@ -120,6 +124,9 @@ class Followed:
         """Open the file at the beginning of a line. Raises UserError for what is no plain file."""
         if not self.path.is_file():
             raise UserError(f"{self.path}: only a file can be followed; a pipe is read as it comes")
+        if ROTATED[1].fullmatch(self.path.name) or ROTATED[2].fullmatch(self.path.name):
+            raise UserError(f"{self.path}: has a date in its name, so the log goes on in another file; follow a link "
+                            "to the newest one, or: tail -F FILE | ... --log -")
         self.stream = open(self.path, "rb")  # noqa: SIM115, it stays open
         head = self.stream.read(BLOCK)
         if head.startswith((b"PK\x03\x04", *(magic for magic, _ in UNPACKED))) or re.search(b"\n\0|\0\n", head):

@@ -32,7 +32,16 @@ ANSI_TEXT, ANSI_BYTES = re.compile(ANSI.decode()), re.compile(ANSI)
 # Lines of stack traces; the exception itself stands at a line's beginning. A level begins an event, also set right.
 CONTINUES = re.compile(rb"(?!\s*(?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|FATAL|CRITICAL|SEVERE)\b)(?:\s+\S|"
                        rb"at [\w.$/<>]+\(|Caused by|\.\.\. ?\d|Traceback \(most recent|"
-                       rb"(?:[\w$]+\.)+[\w$]*(?:Exception|Error|Throwable)\b|\w+(?:Error|Exception)(?::|\s*$))")
+                       rb"(?:[\w$]+\.)+[\w$]*(?:Exception|Error|Throwable)\b|\w+(?:Error|Exception)(?::|\s*$)|"
+                       rb"stack backtrace:|note: run with|[}\])]+[,;]?\s*$)")
+# In a trace: frames that are not indented; below indented ones an exception of any name; after a blank line what came
+# of it (Python, Go, PHP).
+TRACE = re.compile(rb"Traceback \(most recent call last\)|^panic: |^goroutine \d+ \[|Stack trace:")
+FRAME = re.compile(rb"#\d+ |[\w./*()-]+\([^ ]*\)\s*$|created by |exit status \d|\[signal |goroutine \d+ \[|"
+                   rb"Stack trace:")
+RAISED = re.compile(rb"[\w.]+(?:: |:?\s*$)")
+CHAINED = (b"During handling of the above exception", b"The above exception was the direct cause", b"goroutine ",
+           b"Traceback (most recent call last)")
 REPLACEMENT = "\ufffd"
 MOST_LOST = 0.01  # of all characters: more is another encoding than the one that was taken
 FEW = 8  # bytes over 127, each alone: the accents of a Western log, too few for chardet
@@ -125,6 +134,7 @@ class Log:
     notes: list[str] = field(default_factory=list)
     earlier: tuple[Path, ...] = ()
     followed: Callable[[], Iterator[bytes]] | None = None
+    piped: io.BufferedReader | None = None
     begins: list[tuple[int, Path]] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -150,9 +160,14 @@ class Log:
             if path.stat().st_size:
                 yield replace(self, path=path, earlier=())
 
+    def first_line(self) -> bytes:
+        """Return the first line of a pipe, which stays to be read; it waits for it."""
+        return self._raw().peek(BLOCK).partition(b"\n")[0]
+
     def _raw(self) -> io.BufferedReader:
         if str(self.path) == "-":
-            return open(0, "rb", closefd=False)
+            self.piped = self.piped or open(0, "rb", closefd=False)  # noqa: SIM115, one reader: it may be peeked at
+            return self.piped
         if self.path.is_dir():
             raise UserError(f"{self}: is a folder; give a log file")
         return open(self.path, "rb")
@@ -292,6 +307,8 @@ class Log:
         if lost <= 0.1 * decoded or 2 * lost <= len(re.findall("[\u0800-\U0010ffff]", text)):
             return "utf-8"
         if self.likely is not None:
+            self.note(f"{self}: is not UTF-8 and is read as {self.likely.upper()}, like the file before it; if letters "
+                      "come out wrong, give --encoding")
             return self.likely
         import chardet
 
@@ -399,28 +416,35 @@ def events(batches: Iterable[list[bytes]], start: str | None, header: re.Pattern
     begins = None if start is None or start == "auto" else pattern("--event-start", start)
 
     def continues(line: bytes, text: bytes) -> bool:
-        if begins is None:
+        if begins is not None:
+            return not any(begins.match(part.decode("utf-8", "replace")) for part in (line, text))
+        if start is None or not traced:
             return start is not None and bool(CONTINUES.match(text))
-        return not any(begins.match(part.decode("utf-8", "replace")) for part in (line, text))
+        if blanks:
+            return text.startswith(CHAINED)
+        return bool(CONTINUES.match(text) or FRAME.match(text) or (pending[-1][:3].isspace() and RAISED.match(text)))
 
-    pending, who, partial = list[bytes](), b"", False
-    count = 0
+    pending, who, partial, traced = list[bytes](), b"", False, False
+    count = blanks = 0  # lines of the pending event, and those after it that are blank
     for batch in batches:
         whole = []
         for line in batch:
             found = header.match(line) if header else None
             text = line[found.end():] if found else line
+            if traced and begins is None and not text.strip():
+                blanks += 1
+                continue
             same = not found or found["who"] == who
             if pending and same and count < MOST_LINES and (partial or (pending[0] and continues(line, text))):
-                pending.append(text if partial else b"\n" + text)
-                count += 1
+                pending += [b"\n"] * blanks + [text if partial else b"\n" + text]
+                count, blanks = count + blanks + 1, 0
             else:
-                if pending:
-                    whole.append((b"".join(pending), count))
-                pending, count, who = [line], 1, found["who"] if found else b""
+                whole += [(b"".join(pending), count)] * bool(pending) + [(b"", 1)] * blanks
+                pending, count, blanks, who, traced = [line], 1, 0, found["who"] if found else b"", False
+            traced = traced or bool(TRACE.search(text))
             partial = bool(found and found.groupdict().get("part") == b"P")
         yield whole
-    yield [(b"".join(pending), count)] if pending else []
+    yield [(b"".join(pending), count)] * bool(pending) + [(b"", 1)] * blanks
 
 
 @functools.cache

@@ -51,7 +51,7 @@ def test_other_numbers_are_no_rotation(tmp_path, names):
 
 
 def test_what_is_no_log_is_left_out_of_a_folder_and_said(tmp_path):
-    folder_of(tmp_path, "a.log", "sub/b.log", ".hidden/c.log", ".d")
+    folder_of(tmp_path, "a.log", "sub/b.log", ".hidden/c.log", ".d", "a.log~")
     (tmp_path / "ls").write_bytes(b"\x7fELF\2\1")
     (tmp_path / "empty.log").touch()
     logs, notes = found(tmp_path, "")
@@ -60,8 +60,10 @@ def test_what_is_no_log_is_left_out_of_a_folder_and_said(tmp_path):
     assert found(tmp_path, "*.log", "a.log", "**/*.log")[0] == [["a.log"], ["sub/b.log"]]
     (tmp_path / "nothing").mkdir()
     folder_of(tmp_path, "x.log.1", "x.log.1.gz", "[x].log")
-    for name, message in (("no*.log", "no such file"), ("none.log", "no such file"), ("ls*", "is a program"), (
-            "nothing", "holds no file"), ("x*", r"x\.log\.1 and .*x\.log\.1\.gz are the same part of x\.log")):
+    for name, message in (
+            ("no*.log", "no such file"), ("none.log", "no such file"), ("a.log b.log", "of several give the folder"),
+            ("ls*", "is a program"), ("nothing", "holds no file"),
+            ("x*", r"x\.log\.1 and .*x\.log\.1\.gz are the same part of x\.log")):
         with pytest.raises(UserError, match=message):
             found(tmp_path, name)
     assert found(tmp_path, "[x].log")[0] == [["[x].log"]]
@@ -128,7 +130,9 @@ def test_the_wait_begins_with_the_first_line(tmp_path):
 def test_what_cannot_be_followed_is_said(tmp_path):
     folder_of(tmp_path, "a.log.gz")
     (tmp_path / "u.log").write_bytes("a\nb\n".encode("utf-16-le"))
-    for name, message in (("a.log.gz", "is packed or UTF-16"), ("u.log", "is packed or UTF-16"), ("", "only a file")):
+    folder_of(tmp_path, "a-2026-01-31.log")
+    for name, message in (("a.log.gz", "is packed or UTF-16"), ("u.log", "is packed or UTF-16"), ("", "only a file"),
+                          ("a-2026-01-31.log", "has a date in its name")):
         with pytest.raises(UserError, match=message):
             Followed(tmp_path / name, 0)
     with pytest.raises(UserError, match="is a table"):

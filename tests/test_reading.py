@@ -10,6 +10,8 @@ import gzip
 import io
 import json
 import lzma
+import subprocess
+import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -23,6 +25,7 @@ from data_builders import layouts, log_times, new_task, sessions, table_reader
 from eval import analyze
 from logreasoner import cli, config, reading
 from logreasoner.cli import UserError
+from logreasoner.files import ROOT
 from logreasoner.instances import read_instances
 from logreasoner.reading import Log, Reading
 
@@ -212,7 +215,8 @@ def test_parts_of_a_text_are_joined_and_named_parts_stay_columns(tmp_path):
 
 @pytest.mark.parametrize(("name", "content", "form"), [
     ("x.log", BGL, "bgl"), ("x", SPIRIT, "spirit"), ("x.log", '{"a": "CEF:0|a|b|c|d|e|f|g"}\n' * 5, "jsonl"),
-    ("x.log", "a\nb\n", "lines"), ("x.csv.gz", "a,b\n", "table")])
+    ("x.log", "a\nb\n", "lines"), ("x.log", "2024-05-01T10:00:00Z ERROR db: lost\n", "lines"),
+    ("x.csv.gz", "a,b\n", "table")])
 def test_what_else_is_recognised(tmp_path, name, content, form):
     path = written(tmp_path, name, content)
     assert table_reader.resolved(Log(path), Reading(format="auto")).format == form
@@ -220,6 +224,16 @@ def test_what_else_is_recognised(tmp_path, name, content, form):
         table_reader.resolved(Log(Path("-")), Reading(format="auto"))
     with pytest.raises(UserError, match="none.log: no such file"):
         table_reader.resolved(Log(tmp_path / "none.log"), Reading(format="auto"))
+
+
+def test_a_pipe_of_json_lines_is_seen_and_loses_nothing(tmp_path):
+    script = ("from collections import Counter\nfrom pathlib import Path\nfrom data_builders import table_kinds\n"
+              "from logreasoner.reading import Log\nlog = Log(Path('-'))\n"
+              "print(table_kinds.has_json_lines(log), log.notes, len(list(log.lines())))")
+    for content, seen in (('{"a": 1}\n' * 9, True), ("a {b}\n" * 9, False), ("", False)):
+        done = subprocess.run([sys.executable, "-c", script], input=content.encode(), capture_output=True, cwd=ROOT)
+        assert done.stdout.decode().startswith(str(seen)) or b"standard input: is empty" in done.stderr
+        assert not content or done.stdout.decode().endswith(" 9\n")
 
 
 def test_the_export_of_the_systemd_journal_is_read(tmp_path):
@@ -259,11 +273,38 @@ def test_lines_of_an_event_that_have_headers_each_are_joined(tmp_path, layout, l
 @pytest.mark.parametrize(("log", "count"), [
     ("ERROR t a\n INFO t b\nDEBUG t c\n", 3), ("INFO a\nat node2 INFO b\n", 2), ("E a\nError: b\n", 2),
     ("E x failed\njava.io.IOException: disk full\n\tat A.f(B.java:1)\n", 1),
-    ("E x\nTraceback (most recent call last):\n  File y\nValueError: z\nE next\n", 2)])
+    ("E x\nTraceback (most recent call last):\n  File y\nValueError: z\nE next\n", 2),
+    ("E x\nTraceback (most recent call last):\n  File y\nsocket.timeout: timed out\ndb: up\n", 2),
+    ("E x\nTraceback (most recent call last):\n  File y\nKeyError\n\nDuring handling of the above exception, another "
+     "exception occurred:\n\nTraceback (most recent call last):\n  File y\nweb.Http404: no page\n\nE next\n", 3),
+    ("I a\npanic: nil map\n\ngoroutine 1 [running]:\nmain.f(0x1)\n\t/a.go:3\nmain.main()\n\t/a.go:9\n"
+     "exit status 2\nI b\n", 3),
+    ("thread 'main' panicked at a.rs:1:\nx\nnote: run with `RUST_BACKTRACE=1`\n", 2),
+    ("PHP Fatal error: y\nStack trace:\n#0 {main}\n  thrown in a.php\nok\n", 2), ('I {\n  "a": 1\n}\nI b\n', 2),
+    ("I a\n\nI b\n", 3), ("E x\nTraceback (most recent call last):\n  File y\n\n\nI b\n", 4)])
 def test_levels_begin_events_and_exceptions_continue_them(tmp_path, log, count):
-    table = table_reader.read(Log(written(tmp_path, "x.log", log)), Reading(format="lines"))
-    assert len(table.rows) == count
+    path, counts = written(tmp_path, "x.log", log), Counter()
+    rows = list(table_reader.rows(Log(path), Reading(format="lines"), counts))
+    assert len(rows) + counts["blank"] == count and counts["lines"] == log.count("\n")
+    table = table_reader.read(Log(path), Reading(format="lines"))
     assert any("lines joined to the event before" in note for note in table.notes) == (count < log.count("\n"))
+
+
+@pytest.mark.parametrize(("end", "texts"), [
+    ("\n", ["boom\n\tat a.B(C.java:1)", "long line", "  x"]),
+    ("", ["boom\n\tat a.B(C.java:1)", "long ", "line", "  x"])])
+def test_events_of_a_container_are_joined(tmp_path, end, texts):
+    records = [("boom", "stdout"), ("\tat a.B(C.java:1)", "stdout"), ("long ", "stdout"), ("line", "stdout"),
+               ("  x", "stderr")]
+    path = written(tmp_path, "c-json.log", "".join(
+        json.dumps({"log": text + end * (text != "long "), "stream": stream}) + "\n" for text, stream in records))
+    result = read(path, "jsonl")
+    assert [row["log"] for row in result.rows] == texts
+    assert result.lines[:2] == [1, 3] and any("lines joined" in note for note in result.notes)
+    assert len(read(path, "jsonl", event_start="none").rows) == len(texts) + 1
+    assert len(read(path, "jsonl", event_start="boom").rows) == 2
+    with pytest.raises(UserError, match="--event-start is for raw lines"):
+        read(written(tmp_path, "x.csv", "a,b\n1,2\n"), event_start="boom")
 
 
 def test_lines_of_a_stack_trace_are_one_event(tmp_path):

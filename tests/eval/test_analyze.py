@@ -185,6 +185,7 @@ def test_a_log_that_grows_is_judged_until_it_is_stopped(endpoint: Endpoint, work
 
 @pytest.mark.parametrize(("options", "message"), [
     (("--log", "a.log", "b.log"), "follows one file"), (("--session", "x"), "judges windows of lines"),
+    (("--log", "a*"), "follows one file, named as it is"),
     (("--log", "-"), "only a file can be followed"), (("--wait", "soon"), "'soon' is not a number of seconds")])
 def test_what_cannot_be_followed_is_said_before_a_model_is_asked(options: tuple[str, ...], message: str,
                                                                  endpoint: Endpoint, workdir: Path) -> None:

@@ -1,5 +1,6 @@
 """Folders, patterns and rotated files are the logs that a person would say they are; a log that grows is followed."""
 
+import argparse
 import gzip
 import os
 import threading
@@ -83,6 +84,17 @@ def test_parts_are_read_as_one_and_lines_know_their_file(tmp_path):
     assert Log(tmp_path / "a.log.1").place(3) == (tmp_path / "a.log.1", 3)
     with pytest.raises(UserError, match="is a table"):
         list(table_reader.rows(Log(tmp_path / "a.csv", earlier=log.earlier), Reading(), Counter()))
+
+
+def test_the_file_of_the_labels_is_no_log(tmp_path):
+    folder_of(tmp_path, "a.log", "b.log", "labels.csv")
+    given = argparse.Namespace(member=None, encoding=None, session=None, labels=tmp_path / "labels.csv")
+    assert [log.path.name for log in log_files.logs([tmp_path], given, Reading())] == ["a.log", "b.log"]
+    (log,) = log_files.logs([tmp_path], given, Reading(session="x"))
+    assert (log.path.name, [part.name for part in log.earlier]) == ("b.log", ["a.log"])
+    assert any("2 logs are read as one" in note for note in log.notes)
+    with pytest.raises(UserError, match="labels.csv: is the file of the labels, and there is no other"):
+        log_files.logs([tmp_path / "labels.csv"], given, Reading())
 
 
 # ---- a log that grows

@@ -37,7 +37,7 @@ HEADER = "# Written by data_builders.new_task; edit it as you like."
 MOST_SOURCES, LEAST_OF_A_SOURCE = 8, 20
 PATH = re.compile(r"(\w+:/)?[/\\]\S*|[A-Za-z]:\\.*")  # also URLs
 # What columns are called.
-TEXTS = re.compile(r"(raw.?)?(log|message|msg|text|content|line|event)s?([_ ]?(line|text|message))?")
+TEXTS = re.compile(r"(raw.?)?(log|message|msg|text|content|line|event|body)s?([_ ]?(line|text|message))?")
 DESCRIPTIONS, EXPLANATIONS = "description", re.compile(r"explanations?|reason(ing)?|rationale|root.?cause|analysis")
 SOURCES = re.compile(r"source|vendor|system|cluster|dataset|product")
 SHOTS = 3  # few-shot examples of a prompt, as the paper has (section 4.2.3)

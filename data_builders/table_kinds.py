@@ -14,12 +14,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from functools import partial
-from itertools import chain, dropwhile, islice
+from itertools import chain, count, dropwhile, islice, repeat
 from pathlib import Path
 from statistics import median_high
 from typing import Any
 
 from data_builders.layouts import RAW, recognise
+from data_builders.opentelemetry import log_records
 from logreasoner.cli import UserError
 from logreasoner.reading import ANSI_TEXT, ENDINGS, Log
 from logreasoner.reading import LONGEST as LONGEST_ENTRY
@@ -277,7 +278,10 @@ def _is_datum(first: list[str], others: list[list[str]]) -> bool:
 
 
 def _json(log: Log, counts: Counter[str]) -> Iterator[tuple[int, Any]]:
-    """Yield the values of a list, numbered from 1, also of one within an object; else values one after the other."""
+    """Yield the values of a list, numbered from 1, also of one within an object; else values one after the other.
+
+    These have the numbers of their lines. Exports of OpenTelemetry are unpacked wherever they stand.
+    """
     text, decoder = clean(log.text(LARGEST), counts), json.JSONDecoder(parse_constant=lambda name: None)
     start = at = _after_blanks(text, 0)
     line = 1 + text.count("\n", 0, at)
@@ -289,8 +293,12 @@ def _json(log: Log, counts: Counter[str]) -> Iterator[tuple[int, Any]]:
             yield line, ValueError(str(error))
             at = text.find("\n", at) + 1 or len(text)
         else:
-            listed = _records(value) if begin == start and _after_blanks(text, at) == len(text) else None
-            yield from [(line, value)] if listed is None else enumerate(listed, 1)
+            alone = begin == start and _after_blanks(text, at) == len(text)
+            listed = log_records(value)
+            if listed is None and alone:
+                listed = _records(value)
+            numbers = count(1) if alone and listed is not None else repeat(line)
+            yield from zip(numbers, [value] if listed is None else listed, strict=False)
         at = _after_blanks(text, at)
         line += text.count("\n", begin, at)
 
@@ -319,7 +327,8 @@ def _json_lines(log: Log, counts: Counter[str]) -> Iterator[tuple[int, Any]]:
                 value = json.loads(line.lstrip("\x1e"), parse_constant=lambda name: None)
             except (ValueError, RecursionError) as error:
                 value = ValueError(str(error))
-            yield from ((number, record) for record in (value if isinstance(value, list) else [value]))
+            listed = value if isinstance(value, list) else log_records(value)
+            yield from ((number, record) for record in ([value] if listed is None else listed))
 
 
 def _journal(log: Log) -> Iterator[tuple[int, Any]]:

@@ -703,6 +703,37 @@ def test_json_lines_are_records_whatever_the_file_is_called(own_place):
     assert [session.asked for session in asked(path, task="other")] == ["fan met belt"]
 
 
+def export(*bodies):
+    """An export of OpenTelemetry with a resource for each list of texts."""
+    return {"resourceLogs": [{
+        "resource": {"attributes": [{"key": "host", "value": {"stringValue": f"h{at}"}}]},
+        "scopeLogs": [{"scope": {"name": "s"}, "logRecords": [{
+            "timeUnixNano": f"17724384000000000{at}0", "body": {"stringValue": text}, "attributes": [
+                {"key": "code", "value": {"intValue": "7"}}, {"key": "list", "value": {"arrayValue": {"values": [
+                    {"stringValue": "a"}, {"kvlistValue": {"values": [{"key": "k", "value": {"boolValue": True}}]}}]}}}]
+        } for text in texts]}]} for at, texts in enumerate(bodies)]}
+
+
+@pytest.mark.parametrize(("name", "pack", "numbers"), [
+    ("x.json", lambda *parts: json.dumps(export(*parts)), [1, 2, 3]),
+    ("y.json", lambda *parts: "\n".join(json.dumps(export(part)) for part in parts), [1, 1, 2]),
+    ("x.log", lambda *parts: "\n".join(json.dumps(export(part)) for part in parts), [1, 1, 2])])
+def test_the_records_of_opentelemetry_are_rows(tmp_path, name, pack, numbers):
+    result = read(written(tmp_path, name, pack(["one two", "three"], ["four"])))
+    assert [row["body"] for row in result.rows] == ["one two", "three", "four"] and result.lines == numbers
+    assert result.rows[2] | {"timeUnixNano": "", "resource.host": ""} == {
+        "timeUnixNano": "", "body": "four", "attributes.code": "7", "attributes.list": '["a", {"k": true}]',
+        "resource.host": ""}
+    assert len(read(tmp_path / name, every="1h").rows) == 1
+
+
+@pytest.mark.parametrize("content", [
+    '{"resourceLogs": [1, {"scopeLogs": [2, {"logRecords": [{"body": {"a": 1}, "attributes": [3]}]}]}]}',
+    '{"resourceLogs": [{"resource": 4, "scopeLogs": [{"logRecords": [{"body": {"a": 1}}]}, {"logRecords": 5}]}]}'])
+def test_a_damaged_export_of_opentelemetry_is_read_as_far_as_it_goes(tmp_path, content):
+    assert [row["body.a"] for row in read(written(tmp_path, "x.jsonl", content)).rows] == ["1"]
+
+
 def workbook(**sheets):
     book, stream = openpyxl.Workbook(), io.BytesIO()
     book.remove(book.active)

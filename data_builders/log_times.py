@@ -35,7 +35,7 @@ WRITTEN = re.compile(
     r"(?P<bgl>\d{4}-\d\d-\d\d-\d\d\.\d\d\.\d\d)|(?P<access>\d\d/[A-Z][a-z]{2}/\d{4}:\d\d:\d\d:\d\d(?: [+-]\d{4})?)|"
     r"(?P<named>\d{1,2}[- ][A-Z][a-z]{2}[- ]\d{4} \d\d:\d\d:\d\d)|"
     r"(?P<compact>\b\d{8}[ T]\d\d:\d\d:\d\d)|(?P<audit>\baudit\(\d{9,10}\.\d+:\d+\))|"
-    r"(?P<american>[A-Z][a-z]{2} {1,2}\d{1,2},? \d{4},? \d\d?:\d\d:\d\d(?: [AP]M)?)|"
+    r"(?P<american>[A-Z][a-z]{2} {1,2}\d{1,2},? \d{4},?(?: @)? \d\d?:\d\d:\d\d(?: [AP]M)?)|"
     r"(?P<dotted>\b\d\d\.\d\d\.\d{4} \d\d:\d\d(?::\d\d)?)|(?P<logcat>^\d\d-\d\d \d\d:\d\d:\d\d)|"
     r"(?P<syslog>[A-Z][a-z]{2} {1,2}\d{1,2} \d\d:\d\d:\d\d(?: \d{4})?)|(?P<hdfs>\b\d{6} \d{6}\b)|"
     r"(?P<slashes>\d\d?/\d\d?/\d{4},? \d\d?:\d\d(?::\d\d)?(?: [AP]M)?)|(?P<clock>\b\d\d:\d\d:\d\d)")
@@ -66,7 +66,8 @@ def moment(text: str, day_first: bool = False) -> float | None:
         else:
             from dateutil import parser  # type: ignore[import-untyped]
 
-            part = part.replace(",", ".") if form == "iso" else part.replace(":", " ", 1) if form == "access" else part
+            old, new = {"iso": (",", "."), "access": (":", " "), "american": (" @", "")}.get(form, ("", ""))
+            part = part.replace(old, new, 1)
             found = parser.parse(part, default=datetime(2000, 1, 1), dayfirst=day_first and form == "slashes")
     except (ValueError, OverflowError):
         return None

@@ -11,7 +11,8 @@ from contextlib import closing
 from itertools import islice
 
 from logreasoner.cli import UserError
-from logreasoner.reading import Log, events
+from logreasoner.events import events
+from logreasoner.reading import Log
 
 Parsed = tuple[bytes, bytes, bytes]  # label ("-" unless the line is an alert), level, content
 Parser = Callable[[bytes], Parsed | None]

@@ -20,9 +20,10 @@ from data_builders import log_times, table_kinds
 from data_builders.layouts import HEADERS, LABELLED, LAYOUTS, PATTERNS, RAW, check, line_parser, recognise
 from data_builders.table_kinds import KINDS, LARGEST, SPARSE, Numbered, Row, clean, is_table, kind_of
 from logreasoner.cli import UserError
+from logreasoner.events import events
 from logreasoner.files import dump
 from logreasoner.reading import LONGEST as LONGEST_SESSION
-from logreasoner.reading import Log, Reading, events, pattern
+from logreasoner.reading import Log, Reading, pattern
 
 MOST_COLUMNS, MOST_ROWS = 500, 1_000_000
 CONTAINER = re.compile(rb"(?P<who>\w*) (?P<part>[FP]) ")
@@ -330,7 +331,7 @@ def rows_with(log: Log, reading: Reading, counts: Counter[str], columns: Mapping
 def _line_rows(log: Log, reading: Reading, counts: Counter[str]) -> Numbered:
     parse = _layout_row(reading) if reading.format in LAYOUTS else \
         _pattern_row(PATTERNS.get(reading.format, reading.format))
-    start, kept = None if reading.format in LABELLED else reading.event_start, 0
+    start, kept = "none" if reading.format in LABELLED else reading.event_start, 0
     number = counts["lines"] + 1  # a log that is followed is read several times
     with closing(log.batches()) as lines:
         first = next(lines, [])

@@ -14,7 +14,7 @@ import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import chain
@@ -26,22 +26,8 @@ from logreasoner.instances import LEVEL_MASK
 
 BLOCK = 1 << 16  # bytes; the lines of one stay in the processor's cache, and are too few to wake the garbage collector
 LONGEST = 12 << 20  # bytes of one line, and of one session; what is longer is not a log, and would fill the memory
-MOST_LINES = 1_000  # of one event: a log that is indented throughout is not one stack trace
 ANSI = rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[()][0-9A-Z])"  # colours, titles, character sets
 ANSI_TEXT, ANSI_BYTES = re.compile(ANSI.decode()), re.compile(ANSI)
-# Lines of stack traces; the exception itself stands at a line's beginning. A level begins an event, also set right.
-CONTINUES = re.compile(rb"(?!\s*(?:TRACE|DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|FATAL|CRITICAL|SEVERE)\b)(?:\s+\S|"
-                       rb"at [\w.$/<>]+\(|Caused by|\.\.\. ?\d|Traceback \(most recent|"
-                       rb"(?:[\w$]+\.)+[\w$]*(?:Exception|Error|Throwable)\b|\w+(?:Error|Exception)(?::|\s*$)|"
-                       rb"stack backtrace:|note: run with|[}\])]+[,;]?\s*$)")
-# In a trace: frames that are not indented; below indented ones an exception of any name; after a blank line what came
-# of it (Python, Go, PHP).
-TRACE = re.compile(rb"Traceback \(most recent call last\)|^panic: |^goroutine \d+ \[|Stack trace:")
-FRAME = re.compile(rb"#\d+ |[\w./*()-]+\([^ ]*\)\s*$|created by |exit status \d|\[signal |goroutine \d+ \[|"
-                   rb"Stack trace:")
-RAISED = re.compile(rb"[\w.]+(?:: |:?\s*$)")
-CHAINED = (b"During handling of the above exception", b"The above exception was the direct cause", b"goroutine ",
-           b"Traceback (most recent call last)")
 REPLACEMENT = "\ufffd"
 MOST_LOST = 0.01  # of all characters: more is another encoding than the one that was taken
 FEW = 8  # bytes over 127, each alone: the accents of a Western log, too few for chardet
@@ -398,53 +384,6 @@ def _utf16(sample: bytes) -> str | None:
         if error.encoding != "utf-8":
             return None
     return None if b"\n" in sample and "\n" not in text else name
-
-
-def events(batches: Iterable[list[bytes]], start: str | None, header: re.Pattern[bytes] | None = None
-           ) -> Iterator[list[tuple[bytes, int]]]:
-    r"""Join the lines of each event by "\n" and count them; `start` says how the first one begins, "auto" or "none".
-
-    auto: what CONTINUES matches continues, as in stack traces: indented lines, frames, exceptions. `header`: what each
-    line of a layout begins with; a line that continues loses it, and has the same `who`, or it begins an event. Where
-    its group `part` is P, the text of the next line goes on in the same line.
-    """
-    if start == "none":
-        start = None
-    if start is None and header is None:
-        yield from ([(line, 1) for line in batch] for batch in batches)
-        return
-    begins = None if start is None or start == "auto" else pattern("--event-start", start)
-
-    def continues(line: bytes, text: bytes) -> bool:
-        if begins is not None:
-            return not any(begins.match(part.decode("utf-8", "replace")) for part in (line, text))
-        if start is None or not traced:
-            return start is not None and bool(CONTINUES.match(text))
-        if blanks:
-            return text.startswith(CHAINED)
-        return bool(CONTINUES.match(text) or FRAME.match(text) or (pending[-1][:3].isspace() and RAISED.match(text)))
-
-    pending, who, partial, traced = list[bytes](), b"", False, False
-    count = blanks = 0  # lines of the pending event, and those after it that are blank
-    for batch in batches:
-        whole = []
-        for line in batch:
-            found = header.match(line) if header else None
-            text = line[found.end():] if found else line
-            if traced and begins is None and not text.strip():
-                blanks += 1
-                continue
-            same = not found or found["who"] == who
-            if pending and same and count < MOST_LINES and (partial or (pending[0] and continues(line, text))):
-                pending += [b"\n"] * blanks + [text if partial else b"\n" + text]
-                count, blanks = count + blanks + 1, 0
-            else:
-                whole += [(b"".join(pending), count)] * bool(pending) + [(b"", 1)] * blanks
-                pending, count, blanks, who, traced = [line], 1, 0, found["who"] if found else b"", False
-            traced = traced or bool(TRACE.search(text))
-            partial = bool(found and found.groupdict().get("part") == b"P")
-        yield whole
-    yield [(b"".join(pending), count)] * bool(pending) + [(b"", 1)] * blanks
 
 
 @functools.cache

@@ -176,8 +176,10 @@ def test_a_log_that_grows_is_judged_until_it_is_stopped(endpoint: Endpoint, work
             return [(row["first"], row["last"], row["log"], row["label"]) for row in found]
 
         assert judged("a\nb\nboom\nunfinished", 2) == [(1, 2, ["a", "b"], "normal"), (3, 3, ["boom"], "abnormal")]
+        Path("new").write_text("c\n")
         log.rename("app.log.1")
-        assert judged("c\n", 1) == [(4, 5, ["unfinished", "c"], "normal")]
+        Path("new").rename(log)
+        assert judged("", 1) == [(4, 5, ["unfinished", "c"], "normal")]
         process.send_signal(signal.SIGTERM)
         out, said = process.communicate()
     assert process.returncode == 3 and not out and b"5 lines (0 skipped): 2 normal, 1 abnormal" in said

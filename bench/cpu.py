@@ -39,8 +39,7 @@ def answered(run: Run, model: Model, weights: str, log: Path, dtype: str, **envi
     """Serve the model; returns the seconds of ANSWERS answers of TOKENS tokens to three-shot questions."""
     asked = [{**each, "body": {**each["body"], "max_tokens": TOKENS, "ignore_eos": True}}
              for each in evaluation(run, MODEL, "base")]
-    command = vllm.vllm_command(weights, asked[0]["body"]["model"], model, "base", CONTEXT, "--dtype",
-                                dtype)
+    command = vllm.vllm_command(weights, asked[0]["body"]["model"], model, "base", CONTEXT, "--dtype", dtype)
     with patch.dict(os.environ, environment), vllm.server(command, log) as url:
         through(url, asked[ANSWERS:ANSWERS + 1])  # loads what loads late
         return through(url, asked[:ANSWERS])[0]

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from itertools import islice
+from typing import Any
 
 from logreasoner.cli import UserError
 from logreasoner.events import events
@@ -66,17 +67,19 @@ HEADER_SHOWN = ("spirit", "thunderbird")  # unless it is said otherwise
 FORMS = {"bgl": re.compile(rb"\S+ \d+ [\d.]{10} \S+ \d{4}-\d\d-\d\d-\d\d\.\d\d\.\d\d\.\d+ \S+ \S+ \S+ \S+"),
          "spirit": re.compile(rb"\S+ +\d+ +[\d.]{10} +\S+ +[A-Z][a-z]{2} +\d+ +\d\d:\d\d:\d\d ")}
 FORMS["thunderbird"] = FORMS["spirit"]
+TIME = r"[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+"
+HOST = r"(?!(?i:trace|debug|info|notice|warn(?:ing)?|err(?:or)?|fatal|crit(?:ical)?|severe)\b)\S+"  # not a level
+STRUCTURED = r"-|(?:\[(?:[^\]\\]|\\.)*\])+"
 # Layouts whose lines have named parts, of which a model sees `text`, or text1 and text2: CEF's severity stands between
 # its message and the rest. One that may stand behind the header of another comes first.
-HOST = r"(?!(?i:trace|debug|info|notice|warn(?:ing)?|err(?:or)?|fatal|crit(?:ical)?|severe)\b)\S+"  # not a level
 PATTERNS = {
     "cef": r"(?P<header>.*?)CEF:\d+" + "".join(rf"\|(?P<{name}>(?:[^|\\]|\\.)*)" for name in (
         "vendor", "product", "version", "signature")) +
         r"\|(?P<text1>(?P<name>(?:[^|\\]|\\.)*))\|(?P<severity>(?:[^|\\]|\\.)*)\|(?P<text2>(?P<extension>.*))",
-    "rfc3164": r"(?:<\d{1,3}>)?(?P<time>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) "
-               r"(?P<host>" + HOST + r") (?P<text>(?P<program>[^\s:\[<]+)(?:\[\d+\])?:.*)",
+    "rfc3164": rf"(?:<\d{{1,3}}>)?(?P<time>{TIME}) (?P<host>{HOST}) "
+               r"(?P<text>(?P<program>[^\s:\[<]+)(?:\[\d+\])?:.*)",
     "rfc5424": r"<\d{1,3}>1 (?P<time>\S+) (?P<host>\S+) (?P<program>\S+) \S+ (?P<id>\S+) "
-               r"(?P<data>-|(?:\[(?:[^\]\\]|\\.)*\])+) ?\ufeff?(?P<text>.*)",
+               rf"(?P<data>{STRUCTURED}) ?\ufeff?(?P<text>.*)",
     "access": r"(?P<client>\S+) \S+ (?P<user>\S+) \[(?P<time>[^\]]+)\] "
               r'(?P<text>"(?P<request>(?:[^"\\]|\\.)*)" (?P<status>\d{3}) (?P<bytes>\d+|-).*)',
     "cri": r"(?P<time>\d{4}-\d\d-\d\dT\S+) (?P<stream>stdout|stderr) (?P<part>[FP]) (?P<text>.*)",
@@ -84,9 +87,8 @@ PATTERNS = {
 # Where each line of a program gets a header, so do those of its stack traces. A container's line of more than 16 kB
 # comes in parts (P), of which the last is F.
 HEADERS = {
-    "rfc3164": re.compile(rb"(?:<\d{1,3}>)?(?:[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) "
-                          rb"(?P<who>" + HOST.encode() + rb" [^\s:\[<]+(?:\[\d+\])?:) ?"),
-    "rfc5424": re.compile(rb"<\d{1,3}>1 \S+ (?P<who>\S+ \S+ \S+) \S+ (?:-|(?:\[(?:[^\]\\]|\\.)*\])+) ?"),
+    "rfc3164": re.compile(rf"(?:<\d{{1,3}}>)?(?:{TIME}) (?P<who>{HOST} [^\s:\[<]+(?:\[\d+\])?:) ?".encode()),
+    "rfc5424": re.compile(rf"<\d{{1,3}}>1 \S+ (?P<who>\S+ \S+ \S+) \S+ (?:{STRUCTURED}) ?".encode()),
     "cri": re.compile(rb"\d{4}-\d\d-\d\dT\S+ (?P<who>stdout|stderr) (?P<part>[FP]) "),
 }
 JSON_BEHIND = re.compile(r"[^{]*[\s:]\{\s*\".*\}\s*", re.DOTALL)
@@ -104,6 +106,10 @@ def line_parser(layout: str, header: bool | None = None) -> Parser:
     return WITH_HEADER[layout] if header or (header is None and layout in HEADER_SHOWN) else LAYOUTS[layout]
 
 
+def _share(matches: Callable[[Any], object], lines: Sequence[Any]) -> float:
+    return sum(map(bool, map(matches, lines))) / max(1, len(lines))
+
+
 def recognise(log: Log) -> str:
     """Return the layout that nearly all of a log's first lines have, "jsonl", or "lines", and note it.
 
@@ -118,14 +124,13 @@ def recognise(log: Log) -> str:
         log.note(f"{log}: is read as --format journal, what `journalctl -o export` writes")
         return "journal"
     texts = [event.decode("utf-8", "replace") for event in sample]
-    found = {name: sum(map(bool, map(re.compile(regex, re.DOTALL).match, texts)))
-             for name, regex in {"jsonl": r"\s*\{.*\}\s*$", **PATTERNS}.items()}
-    found |= {name: sum(map(bool, map(form.match, sample))) for name, form in FORMS.items()}
-    shares = {name: count / max(1, len(sample)) for name, count in found.items()}
+    shares = {name: _share(re.compile(regex, re.DOTALL).match, texts)
+              for name, regex in {"jsonl": r"\s*\{.*\}\s*$", **PATTERNS}.items()}
+    shares |= {name: _share(form.match, sample) for name, form in FORMS.items()}
     best = max(shares, key=lambda name: shares[name])
     layout = best if shares[best] >= NEARLY_ALL else "lines"
     log.note(f"{log}: is read as --format {layout}")
-    if layout in HEADERS and sum(map(bool, map(JSON_BEHIND.fullmatch, texts))) >= NEARLY_ALL * len(texts):
+    if layout in HEADERS and _share(JSON_BEHIND.fullmatch, texts) >= NEARLY_ALL:
         log.note(f"{log}: what follows the header of each line is JSON, which is read as it stands; to read its "
                  "fields, cut the header off and give --format jsonl")
     return layout
@@ -134,7 +139,7 @@ def recognise(log: Log) -> str:
 def check(log: Log, layout: str, lines: Sequence[bytes]) -> None:
     """Raise UserError where the first lines have another layout than was said; note it where they are taken whole."""
     sample = [line for line in islice(lines, LOOKED_AT) if line.strip()]
-    shares = {name: sum(map(bool, map(form.match, sample))) / max(1, len(sample)) for name, form in FORMS.items()}
+    shares = {name: _share(form.match, sample) for name, form in FORMS.items()}
     other = max(shares, key=lambda name: shares[name])
     if shares[other] < NEARLY_ALL or shares.get(layout, 0.0) >= SOME:
         return

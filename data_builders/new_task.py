@@ -351,9 +351,9 @@ def new_task(options: argparse.Namespace) -> None:
     parts = {"train": train, "test": test, "handbook": []}
     for part, rows in parts.items():
         write_jsonl(folder / f"{part}.jsonl", ({**item.as_json(), "split": part} for item in rows))
-    files = [file for log in logs for file in (*log.earlier, log.path)]
-    manifest(folder, files, settings={key: str(value) for key, value in vars(options).items()},
-             reading=read.as_yaml(), columns={role: columns[role] for role in ("text", "label", "source")},
+    manifest(folder, [file for log in logs for file in log.files()],
+             settings={key: str(value) for key, value in vars(options).items()}, reading=read.as_yaml(),
+             columns={role: columns[role] for role in ("text", "label", "source")},
              warnings=findings.warnings,
              counts={part: dict(Counter(item.label for item in rows)) for part, rows in parts.items()})
     declarations = [str(path.relative_to(EXPERIMENTS.parent)) for path in paths]
@@ -376,7 +376,7 @@ def main() -> None:
     add("--name", required=True, help="of the task and its run: lower case letters, digits, - and _")
     add("--from", required=True, type=Path, nargs="+", dest="files", metavar="FILE",
         help="a table: .csv, .tsv, .json, .jsonl, .parquet, .xlsx; or raw lines with --format; also packed, or "
-        "several: files, folders, quoted patterns; rotated files (app.log.1) are parts of one log")
+        f"{log_files.SEVERAL}")
     for role in ROLES:
         none = "; none for none" if role in ("description", "source") else ""
         add(f"--{role}", metavar="COLUMN", help=f"the column to use, instead of the one that is chosen{none}")

@@ -217,7 +217,7 @@ def build(options: argparse.Namespace) -> None:
     window = options.window or (task.window if task else WINDOW)
     labels = table_reader.labels_given(options.labels, read)
     logs = log_files.logs(options.input, options, read)
-    files = [file for log in logs for file in (*log.earlier, log.path)]
+    files = [file for log in logs for file in log.files()]
     if options.out.exists() and any(file.exists() and options.out.samefile(file) for file in files):
         raise UserError(f"{options.out}: --out is the log itself; name another file")
     if options.source and len(logs) > 1:

@@ -314,13 +314,12 @@ def rows_with(log: Log, reading: Reading, counts: Counter[str], columns: Mapping
     A JSON record may lack a field that others have, and then has "" there. Raises UserError for a column that a row of
     another kind lacks, or all records.
     """
-    table = reading.format in ("table", *KINDS.values())
-    sparse = table and (kind_of(log) if reading.format == "table" else reading.format) in SPARSE
+    reading = replace(reading, format=kind_of(log)) if reading.format == "table" else reading
     missing, row = {name for name in columns if not counts[f"has {name}"]}, Row()
     for number, row in rows(log, reading, counts):
         counts.update(f"has {name}" for name in missing & row.keys())  # for the next reading of a log that is followed
         missing -= row.keys()
-        if missing and not sparse:
+        if missing and reading.format not in SPARSE:
             break
         yield number, row if columns.keys() <= row.keys() else dict.fromkeys(columns, "") | row
     if missing and row:

@@ -322,10 +322,10 @@ class Inputs:
 
     def print_notes(self) -> None:
         """Print the notes that are new."""
-        for note in dict.fromkeys(note for log in self.logs for note in log.notes):
+        for note in chain.from_iterable(log.notes for log in self.logs):
             if note not in self.printed:
                 print(f"note: {note}", file=sys.stderr, flush=True)
-            self.printed.add(note)
+                self.printed.add(note)
 
     def summary(self, where: bool) -> str:
         """Print the last notes; return how many lines there are, and how many of them were not used."""

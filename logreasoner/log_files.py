@@ -7,22 +7,24 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import closing
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
 from logreasoner.cli import UserError
-from logreasoner.reading import BLOCK, UNPACKED, Log, Reading, log_of
+from logreasoner.reading import BLOCK, PACKED, Log, Reading
 
 POLL = 0.2  # seconds between two looks at a file that did not grow
-PACKED = r"(?:\.(?:gz|bz2|xz|zst|zip))?"
+ENDING = r"(?:\.(?:gz|bz2|xz|zst|zip))?"
 DATE = r"(?P<date>\d{4}-?[01]\d-?[0-3]\d)(?P<more>(?:[-_.T]?\d{1,6})*)"
-ROTATED = (re.compile(rf"(?P<base>.+?)\.(?P<number>\d{{1,3}}){PACKED}"),  # app.log.1, app.log.2.gz
-           re.compile(rf"(?P<base>.+?)[.-]{DATE}{PACKED}"),  # app.log-20260131.gz, app.log.2026-01-31
-           re.compile(rf"(?P<base>.+?)[.-]{DATE}(?P<end>\.[A-Za-z]+){PACKED}"),  # app-2026-01-31.0.log
-           re.compile(rf"(?P<base>.+?){PACKED}"))
-HELP = "a log, also packed, or several: files, folders, quoted patterns; rotated files (app.log.1) are parts of one log"
+NUMBERED = re.compile(rf"(?P<base>.+?)\.(?P<number>\d{{1,3}}){ENDING}")  # app.log.1, app.log.2.gz
+DATED = (re.compile(rf"(?P<base>.+?)[.-]{DATE}{ENDING}"),  # app.log-20260131.gz, app.log.2026-01-31
+         re.compile(rf"(?P<base>.+?)[.-]{DATE}(?P<end>\.[A-Za-z]+){ENDING}"))  # app-2026-01-31.0.log
+NEWEST = re.compile(rf"(?P<base>.+?){ENDING}")
+SEVERAL = "several: files, folders, quoted patterns; rotated files (app.log.1) are parts of one log"
+HELP = f"a log, also packed, or {SEVERAL}"
 LOGS = re.compile(r"\.(log|txt|out|err|jsonl?|ndjson)$")
 
 
@@ -57,7 +59,8 @@ def logs(paths: Sequence[Path], given: argparse.Namespace, reading: Reading) -> 
     if len(found) > 1 and (reading.session if given.session is None else given.session):
         notes.append(f"{len(found)} logs are read as one, in the order of their names, since sessions are by --session")
         found = [tuple(chain.from_iterable(found))]
-    result = [replace(log_of(parts[-1], given, reading), earlier=parts[:-1]) for parts in found]
+    result = [Log(parts[-1], given.member, given.encoding, reading.encoding, usual=reading.member, earlier=parts[:-1])
+              for parts in found]
     result[0].notes += notes
     return result
 
@@ -83,7 +86,8 @@ def _files(path: Path, notes: list[str]) -> list[Path]:
 def _is_log(path: Path, reasons: list[str]) -> bool:
     """Tell whether a file begins as a log does; else add the reason."""
     try:
-        next(Log(path).blocks(), b"")
+        with closing(Log(path).blocks()) as blocks:
+            next(blocks, b"")
     except UserError as error:
         reasons.append(str(error))
     except OSError as error:
@@ -95,7 +99,7 @@ def _is_log(path: Path, reasons: list[str]) -> bool:
 
 def _part(path: Path, files: dict[Path, None]) -> tuple[Path, tuple[int, ...]]:
     """Return the log that a file is a part of, and its place there: parts with a date, with a number, the newest."""
-    for form in ROTATED:
+    for form in (NUMBERED, *DATED, NEWEST):
         if (match := form.fullmatch(path.name)) is None:
             continue
         found = match.groupdict()
@@ -124,12 +128,12 @@ class Followed:
         """Open the file at the beginning of a line. Raises UserError for what is no plain file."""
         if not self.path.is_file():
             raise UserError(f"{self.path}: only a file can be followed; a pipe is read as it comes")
-        if ROTATED[1].fullmatch(self.path.name) or ROTATED[2].fullmatch(self.path.name):
+        if any(form.fullmatch(self.path.name) for form in DATED):
             raise UserError(f"{self.path}: has a date in its name, so the log goes on in another file; follow a link "
                             "to the newest one, or: tail -F FILE | ... --log -")
         self.stream = open(self.path, "rb")  # noqa: SIM115, it stays open
         head = self.stream.read(BLOCK)
-        if head.startswith((b"PK\x03\x04", *(magic for magic, _ in UNPACKED))) or re.search(b"\n\0|\0\n", head):
+        if head.startswith(PACKED) or re.search(b"\n\0|\0\n", head):
             raise UserError(f"{self.path}: is packed or UTF-16; only plain text can be followed")
         self.stream.seek(max(0, self.path.stat().st_size - BLOCK))
         unfinished = self.stream.read().rpartition(b"\n")[2]

@@ -61,9 +61,11 @@ def _zstd(stream: BinaryIO) -> BinaryIO:
     return cast(BinaryIO, pyarrow.input_stream(stream, compression="zstd"))
 
 
+ZIP = b"PK\x03\x04"
 UNPACKED: tuple[tuple[bytes, Callable[[BinaryIO], Any]], ...] = (
     (b"\x1f\x8b", lambda stream: gzip.GzipFile(fileobj=stream)), (b"BZh", bz2.BZ2File),
     (b"\xfd7zXZ\0", lzma.LZMAFile), (b"\x28\xb5\x2f\xfd", _zstd))
+PACKED = (ZIP, *(begin for begin, _ in UNPACKED))  # first bytes
 ENDINGS = re.compile(r"\.(gz|bz2|xz|zst|zip)$", re.IGNORECASE)
 BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, RuntimeError, ValueError, OSError)
 
@@ -137,12 +139,16 @@ class Log:
         first, path = next((begin for begin in reversed(self.begins) if begin[0] <= number), (1, self.path))
         return path, number - first + 1
 
+    def files(self) -> tuple[Path, ...]:
+        """Return the files, the oldest first."""
+        return (*self.earlier, self.path)
+
     def parts(self) -> Iterator["Log"]:
         """Yield each file as a log of its own, with the same list of notes; not those that rotation left empty."""
         if not self.earlier:
             yield self
             return
-        for path in (*self.earlier, self.path):
+        for path in self.files():
             if path.stat().st_size:
                 yield replace(self, path=path, earlier=())
 
@@ -169,7 +175,7 @@ class Log:
                 stream = stack.enter_context(self._raw())
                 for _ in range(3):
                     magic = stream.peek(8)
-                    if magic.startswith(b"PK\x03\x04"):
+                    if magic.startswith(ZIP):
                         archive = stack.enter_context(zipfile.ZipFile(stream))
                         unpacked = archive.open(self._choose_member(archive))
                     elif unpack := next((unpack for begin, unpack in UNPACKED if magic.startswith(begin)), None):
@@ -442,10 +448,3 @@ def chosen(given: argparse.Namespace, base: Reading) -> Reading:
                "session": given.session, "every": given.every, "masks": given.mask and tuple(given.mask),
                "encoding": given.encoding, "member": given.member}
     return replace(base, **{name: value for name, value in changes.items() if value is not None})
-
-
-def log_of(path: Path, given: argparse.Namespace, reading: Reading) -> Log:
-    """Return the log that a command line names."""
-    return Log(path, given.member, given.encoding, reading.encoding, usual=reading.member)
-
-

@@ -23,7 +23,7 @@ from pyarrow import parquet
 
 from data_builders import layouts, log_times, new_task, sessions, table_reader
 from eval import analyze
-from logreasoner import cli, config, reading
+from logreasoner import cli, config, log_files, reading
 from logreasoner.cli import UserError
 from logreasoner.files import ROOT
 from logreasoner.instances import read_instances
@@ -672,7 +672,7 @@ def asked(path, *options, task="mine"):
     for option in ("--log", "--text"):
         parser.add_argument(option)
     given, task = parser.parse_args(["--log", str(path), *options]), config.task(task)
-    log = reading.log_of(path, given, task.reading)
+    (log,) = log_files.logs([path], given, task.reading)
     return list(analyze.windows(log, analyze.reading_of(log, given, task), task.window, None, Counter()))
 
 
